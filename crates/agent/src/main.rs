@@ -1,0 +1,2 @@
+//! The agent: a worker beside one MySQL instance that reacts to commands on the bus.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The person's and the scripts' tool: fleet, snapshots, seeds, events.
+fn main() {}

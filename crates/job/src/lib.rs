@@ -1,0 +1,1 @@
+//! A journalled step engine that knows no domain.

@@ -1,0 +1,138 @@
+//! Snapshots of MySQL data, whoever made them.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, SnapshotId};
+use crate::mysql::{Coordinates, ServerVersion};
+
+/// What makes the snapshots of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProviderKind {
+    /// Classic LVM snapshots with a copy-on-write store of fixed size.
+    Lvm,
+    /// Snapshots of a thin volume.
+    LvmThin,
+    /// Read-only btrfs subvolume snapshots.
+    Btrfs,
+    /// A tree of reflinked files (XFS, btrfs).
+    Reflink,
+    /// A plain copy, for trying things out.
+    Directory,
+    /// The user's own argv.
+    Command,
+}
+
+/// Whether the frozen data can still be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
+pub enum Validity {
+    /// Every read gives the frozen data.
+    Valid,
+    /// The data are lost, for example an overflowed classic LVM snapshot.
+    Invalid(String),
+    /// It cannot be told, for example of an inactive volume.
+    Unknown(String),
+}
+
+/// How the data were brought to rest for the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// One atomic instant of a running server; crash recovery makes it whole.
+    Crash,
+    /// Commits were blocked for the instant (`BACKUP STAGE` or `LOCK INSTANCE FOR BACKUP`).
+    Locked,
+    /// The server was stopped.
+    Stopped,
+}
+
+/// Metadata kept with a snapshot that an agent made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotMeta {
+    /// Cluster whose data it holds.
+    pub cluster: String,
+    /// Data centre of its host.
+    pub dc: String,
+    /// Host that made it.
+    pub host: AgentId,
+    /// How the data were brought to rest.
+    pub consistency: Consistency,
+    /// Where the data stand, read at the same instant.
+    pub coordinates: Option<Coordinates>,
+    /// Server that wrote the data.
+    pub server_version: Option<ServerVersion>,
+    /// Path of the datadir inside the snapshot, relative to its root; empty when the root is the datadir.
+    pub datadir: PathBuf,
+    /// When retention may remove it.
+    pub expires_at: Option<Timestamp>,
+    /// Result of the last `snapshot verify`.
+    pub proof: Option<Proof>,
+}
+
+/// The result of starting a private server on a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Proof {
+    /// When it was tried.
+    pub checked_at: Timestamp,
+    /// True when crash recovery ended and every check passed.
+    pub passed: bool,
+    /// What was found, in a sentence.
+    pub detail: String,
+    /// Duration of crash recovery in milliseconds.
+    pub recovery_ms: u64,
+    /// Coordinates read from the recovered server.
+    pub recovered: Option<Coordinates>,
+}
+
+/// A place where a snapshot is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotMount {
+    /// Mount point.
+    pub path: PathBuf,
+    /// True when writes go to the snapshot.
+    pub writable: bool,
+    /// Who holds it (`seed <id>`, `operator`, `verify`); never unmounted while anyone does.
+    pub holders: Vec<String>,
+}
+
+/// One snapshot as its provider lists it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Snapshot {
+    /// Its name.
+    pub id: SnapshotId,
+    /// What made it.
+    pub provider: ProviderKind,
+    /// The live volume or directory that it froze.
+    pub origin: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Size of its own store in bytes (classic LVM: the copy-on-write store); absent where that has no meaning.
+    pub size_bytes: Option<u64>,
+    /// Fill of that store, or of the thin pool, in percent.
+    pub fill_percent: Option<f64>,
+    /// Whether it can be read.
+    pub validity: Validity,
+    /// Where it is mounted now.
+    pub mounts: Vec<SnapshotMount>,
+    /// Metadata; absent when someone else made it.
+    pub meta: Option<SnapshotMeta>,
+}
+
+impl Snapshot {
+    /// True when a seed may use it.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        !matches!(self.validity, Validity::Invalid(_))
+    }
+
+    /// True when `snapshot verify` passed on it.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.meta.as_ref().and_then(|m| m.proof.as_ref()).is_some_and(|p| p.passed)
+    }
+}

@@ -1,0 +1,1 @@
+//! Snapshot providers: LVM, btrfs, reflink, directory, command.

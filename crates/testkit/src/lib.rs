@@ -1,0 +1,1 @@
+//! Real servers for tests: nats-server, mysqld, agents, VMs, faults.

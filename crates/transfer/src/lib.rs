@@ -1,0 +1,1 @@
+//! The way of a seed's bytes from donor to recipient.

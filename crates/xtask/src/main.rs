@@ -1,0 +1,2 @@
+//! Developer tasks: schemas, layering, tidiness, demo, bench.
+fn main() {}
