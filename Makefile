@@ -1,0 +1,53 @@
+# One target per thing that a person does here; each installs what it needs first and says what it installs.
+# Values are given as variables: make demo KEEP=1, make chaos SEED=7 MINUTES=5.
+
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-vm test-compose chaos lint check fmt schemas demo bench clean-cache
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+build: ## Build everything in release mode
+	@scripts/install-deps build
+	$(CARGO) build --release --workspace
+
+test: ## All tests, on real servers, LVM in a VM included
+	@scripts/install-deps build test vm
+	@scripts/test --workspace
+
+test-vm: ## Only the suites that run inside the VM (LVM, device-mapper)
+	@scripts/install-deps build test vm
+	@scripts/test-vm
+
+test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
+	@scripts/install-deps build compose
+	@scripts/test-compose
+
+chaos: ## Random kills and partitions over several agents: SEED=n MINUTES=m
+	@scripts/install-deps build test
+	@scripts/chaos
+
+lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
+	@scripts/install-deps build
+	@scripts/lint
+
+check: test lint ## What CI runs
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+schemas: ## Write schemas/ anew from the code
+	$(CARGO) run --quiet -p xtask -- schemas
+
+demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves it running
+	@scripts/install-deps build demo
+	@KEEP=$(KEEP) scripts/demo
+
+bench: ## Seed speed beside other tools on this machine; writes docs/benchmarks.md
+	@scripts/install-deps build bench
+	$(CARGO) run --quiet --release -p xtask -- bench
+
+clean-cache: ## Remove what the tests keep between runs (the VM's kernel, base images)
+	rm -rf .cache
