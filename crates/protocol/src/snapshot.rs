@@ -51,6 +51,19 @@ pub enum Consistency {
     Stopped,
 }
 
+/// What kept writes away while the copy was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Freeze {
+    /// Nothing was needed: the provider's copy is one atomic instant.
+    #[default]
+    Atomic,
+    /// Every thread of the server was held still while its files were copied one by one.
+    Paused,
+    /// The server did not run.
+    Stopped,
+}
+
 /// Metadata kept with a snapshot that an agent made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotMeta {
@@ -62,6 +75,9 @@ pub struct SnapshotMeta {
     pub host: AgentId,
     /// How the data were brought to rest.
     pub consistency: Consistency,
+    /// What kept writes away meanwhile.
+    #[serde(default)]
+    pub freeze: Freeze,
     /// Where the data stand, read at the same instant.
     pub coordinates: Option<Coordinates>,
     /// Server that wrote the data.
