@@ -1,1 +1,29 @@
 //! The way of a seed's bytes from donor to recipient.
+//!
+//! A *donor* serves one directory tree, a *recipient* pulls it into a staging directory. Between them travel a
+//! manifest and chunks; every chunk is proven by its digest, the whole by one root digest. This crate knows files,
+//! sockets and digests. It must not know NATS, MySQL as a service, snapshot providers or jobs: who offers what to
+//! whom, and what happens to the tree afterwards, is decided by the caller.
+//!
+//! Everything here blocks. Callers on an async runtime use `spawn_blocking` and steer through [`Cancel`],
+//! [`Throttle`] and [`Progress`].
+
+mod cancel;
+mod digest;
+pub mod donor;
+mod error;
+pub mod manifest;
+mod progress;
+pub mod recipient;
+mod secret;
+mod throttle;
+
+pub use cancel::Cancel;
+pub use digest::DigestKind;
+pub use donor::{Donor, DonorOptions, DonorReport, NoGuard, SourceGuard};
+pub use error::{Error, Result};
+pub use manifest::{Exclude, Manifest};
+pub use progress::{Phase, Progress, ProgressSnapshot};
+pub use recipient::{Received, RecipientOptions, receive};
+pub use secret::{Fingerprint, ParseSecretError, Token};
+pub use throttle::Throttle;
