@@ -54,7 +54,9 @@ impl FromStr for AgentId {
 /// Never a path and never an option: it is only ever compared with what the provider lists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct SnapshotId(#[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9+_./:@-]+$"))] String);
+pub struct SnapshotId(
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9+_./:@-]+$"))] String,
+);
 
 impl SnapshotId {
     /// The id as text.
@@ -77,7 +79,8 @@ impl FromStr for SnapshotId {
         if !text.bytes().all(allowed) {
             return invalid("only letters, digits and + _ . / : @ - are allowed");
         }
-        if text.split('/').any(|part| part.is_empty() || part == "." || part == ".." || part.starts_with('-')) {
+        if text.split('/').any(|part| part.is_empty() || part == "." || part == ".." || part.starts_with('-'))
+        {
             return invalid("no part of it may be empty, dots only or begin with a dash");
         }
         Ok(Self(text.to_owned()))

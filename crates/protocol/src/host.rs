@@ -1,0 +1,93 @@
+//! What an agent says of itself and its host.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, BootId};
+
+/// Something the agent can do, or why it cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Capability {
+    /// Its name, for example `snapshot.lvm` or `mysqlbinlog`.
+    pub name: String,
+    /// Whether it is there.
+    pub available: bool,
+    /// What is missing and how to get it; absent when it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Who an agent is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentInfo {
+    /// Its id on the bus.
+    pub agent: AgentId,
+    /// Cluster from its config.
+    pub cluster: String,
+    /// Data centre from its config.
+    pub dc: String,
+    /// Version of the agent program.
+    pub version: String,
+    /// Protocol version.
+    pub protocol: u16,
+    /// This start of the process.
+    pub boot: BootId,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Digest of the effective configuration, secrets left out; equal on hosts configured alike.
+    pub config_digest: String,
+    /// True when it takes unsigned commands.
+    pub accepts_unsigned: bool,
+    /// What it can do and what is missing.
+    pub capabilities: Vec<Capability>,
+}
+
+/// Space of one file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskFree {
+    /// The path asked about, links resolved.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub total_bytes: u64,
+    /// Bytes that an unprivileged process may still use.
+    pub available_bytes: u64,
+    /// Inodes still free; absent where the file system makes them as needed.
+    pub available_inodes: Option<u64>,
+}
+
+/// Bytes used below a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskUsage {
+    /// The path asked about, links resolved.
+    pub path: PathBuf,
+    /// Allocated bytes (blocks, as `du` counts).
+    pub used_bytes: u64,
+    /// Sum of file lengths.
+    pub apparent_bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// When it was counted; figures are cached.
+    pub counted_at: Timestamp,
+}
+
+/// One logical volume.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Volume {
+    /// Volume name.
+    pub name: String,
+    /// Volume group.
+    pub group: String,
+    /// Device path.
+    pub path: PathBuf,
+    /// True for a snapshot, classic or thin.
+    pub is_snapshot: bool,
+    /// Origin, for snapshots.
+    pub origin: Option<String>,
+    /// Fill in percent, for classic snapshots and thin volumes.
+    pub fill_percent: Option<f64>,
+    /// Size in bytes.
+    pub size_bytes: u64,
+}

@@ -1,0 +1,322 @@
+//! A seed: the whole operation of making a recipient from a donor's snapshot.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{AgentId, JobId, OfferId, SnapshotId};
+use crate::mysql::{Coordinates, Layout, ServerVersion};
+use crate::snapshot::Snapshot;
+
+/// A text that is shown to nobody: its `Debug` is a row of stars.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself; never for logs, argv or errors.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("****")
+    }
+}
+
+/// The stages of a seed on the recipient, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SeedStage {
+    /// Guards, again, on the recipient itself.
+    Plan,
+    /// Staging directory and space.
+    Prepare,
+    /// The bytes travel.
+    Transfer,
+    /// The manifest is proven.
+    Verify,
+    /// MySQL stops and staging takes the datadir's place.
+    Swap,
+    /// What must not be cloned is removed, the user's argv runs.
+    PostCopy,
+    /// MySQL starts and answers.
+    Start,
+    /// Replication runs.
+    Replicate,
+    /// The old datadir and the donor's hold go.
+    Cleanup,
+}
+
+impl SeedStage {
+    /// All stages in order.
+    pub const ALL: [Self; 9] = [
+        Self::Plan,
+        Self::Prepare,
+        Self::Transfer,
+        Self::Verify,
+        Self::Swap,
+        Self::PostCopy,
+        Self::Start,
+        Self::Replicate,
+        Self::Cleanup,
+    ];
+
+    /// The stage as it is written on the wire and in the journal.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Prepare => "prepare",
+            Self::Transfer => "transfer",
+            Self::Verify => "verify",
+            Self::Swap => "swap",
+            Self::PostCopy => "post-copy",
+            Self::Start => "start",
+            Self::Replicate => "replicate",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+/// What a recipient must know of a donor to plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DonorFacts {
+    /// The donor.
+    pub agent: AgentId,
+    /// Machine identity (`/etc/machine-id`) and datadir, to see that donor and recipient are not the same.
+    pub machine_id: Option<String>,
+    /// The donor's live datadir, resolved.
+    pub datadir: Option<PathBuf>,
+    /// Cluster from its config.
+    pub cluster: String,
+    /// Data centre from its config.
+    pub dc: String,
+    /// The snapshot that will be sent.
+    pub snapshot: Snapshot,
+    /// Bytes to send; an estimate from the live datadir until the snapshot is mounted.
+    pub bytes: u64,
+    /// Files to send; same remark.
+    pub files: u64,
+    /// Server that wrote the data.
+    pub version: Option<ServerVersion>,
+    /// File layout of the data.
+    pub layout: Option<Layout>,
+    /// Where the data stand.
+    pub coordinates: Option<Coordinates>,
+}
+
+/// A donor's promise: the snapshot is mounted and held, and listens for one recipient until `expires_at`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Offer {
+    /// Its id; also names the hold on the donor.
+    pub id: OfferId,
+    /// The donor's job that serves it.
+    pub job: JobId,
+    /// The recipient that it was made for.
+    pub recipient: AgentId,
+    /// What is offered.
+    pub facts: DonorFacts,
+    /// Where it listens, `host:port`, in the order to try.
+    pub addresses: Vec<String>,
+    /// SHA-256 of the donor's certificate in hex; absent for plain TCP.
+    pub fingerprint: Option<String>,
+    /// One-time token that the recipient shows.
+    pub token: Secret,
+    /// The offer lapses when no recipient has connected by then.
+    pub expires_at: Timestamp,
+}
+
+/// What to do on the recipient, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SeedOptions {
+    /// Leave to stop MySQL when it runs.
+    pub stop_mysql: bool,
+    /// Leave to seed over a server that has replicas or takes writes.
+    pub allow_primary: bool,
+    /// Leave to remove the old datadir before the new one is proven, where space cannot hold both.
+    pub replace: bool,
+    /// Start MySQL on the new data; a failed start puts the old datadir back.
+    pub start_mysql: bool,
+    /// Keep the old datadir this long after success, in seconds; 0 removes it in the cleanup stage.
+    pub keep_old_s: u64,
+    /// Connections to the donor; 0 lets the recipient choose.
+    pub connections: u16,
+    /// Limit in bytes per second; 0 is unlimited.
+    pub throttle_bytes_per_s: u64,
+    /// Compress chunks on the way.
+    pub compression: Compression,
+    /// Demand a snapshot that `snapshot verify` has passed.
+    pub require_proven: bool,
+    /// Reuse equal blocks of the recipient's old datadir.
+    pub delta: bool,
+    /// Make the recipient a replica of this server.
+    pub replicate_from: Option<ReplicationSource>,
+}
+
+impl Default for SeedOptions {
+    fn default() -> Self {
+        Self {
+            stop_mysql: false,
+            allow_primary: false,
+            replace: false,
+            start_mysql: true,
+            keep_old_s: 0,
+            connections: 0,
+            throttle_bytes_per_s: 0,
+            compression: Compression::Auto,
+            require_proven: false,
+            delta: false,
+            replicate_from: None,
+        }
+    }
+}
+
+/// How chunks are compressed on the way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    /// Where it makes the seed faster.
+    #[default]
+    Auto,
+    /// Never.
+    None,
+    /// LZ4.
+    Lz4,
+    /// Zstandard, level 1.
+    Zstd,
+}
+
+/// The server that a new replica follows. Credentials come from a file on the recipient, never over the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationSource {
+    /// Host name or address.
+    #[schemars(length(min = 1, max = 255))]
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One guard of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Guard {
+    /// Donor and recipient are not the same instance.
+    NotOntoItself,
+    /// MySQL is stopped, or may be stopped.
+    MysqlMayStop,
+    /// The recipient is no primary with replicas or live writes.
+    NotAPrimary,
+    /// Vendor equal, recipient's version at or above the donor's.
+    VersionCompatible,
+    /// `innodb_page_size`, `lower_case_table_names` and file layout agree.
+    LayoutCompatible,
+    /// The recipient's filesystem holds the new data beside the old.
+    SpaceSuffices,
+    /// It has inodes for all files.
+    InodesSuffice,
+    /// The snapshot is valid and not about to fill.
+    SnapshotValid,
+    /// It is proven, where that is demanded.
+    SnapshotProven,
+    /// The datadir is known and looks like one.
+    DatadirKnown,
+    /// No other seed on this agent.
+    NoOtherSeed,
+    /// Donor and recipient belong to the same cluster.
+    SameCluster,
+    /// The donor is not overloaded.
+    DonorHealthy,
+    /// Keys of encrypted tablespaces are there.
+    KeysPresent,
+    /// The binlogs needed to catch up are still on the source.
+    BinlogsAvailable,
+}
+
+/// What a guard found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// All is well.
+    Pass,
+    /// Worth a look; the seed may go on.
+    Warn,
+    /// The seed is refused.
+    Refuse,
+}
+
+/// A guard with its verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct GuardResult {
+    /// Which guard.
+    pub guard: Guard,
+    /// What it found.
+    pub verdict: Verdict,
+    /// In a sentence, with what to do when it refuses.
+    pub message: String,
+}
+
+/// What a seed would do; made without touching anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SeedPlan {
+    /// Who is made anew.
+    pub recipient: AgentId,
+    /// From whom.
+    pub donor: AgentId,
+    /// From which snapshot.
+    pub snapshot: SnapshotId,
+    /// Every guard.
+    pub guards: Vec<GuardResult>,
+    /// Bytes that will travel at the most.
+    pub bytes: u64,
+    /// Files that will travel.
+    pub files: u64,
+    /// Bytes free on the recipient's filesystem now.
+    pub free_before_bytes: u64,
+    /// Bytes free at the narrowest point of the seed, negative when they do not suffice.
+    pub free_lowest_bytes: i64,
+    /// Expected seconds of the copy from a measured rate; absent when no rate is known.
+    pub expected_s: Option<u64>,
+    /// What will be stopped, moved and deleted, in order, in sentences.
+    pub actions: Vec<String>,
+    /// Digest over what the plan leans on; `seed start` with it is refused when it no longer holds.
+    pub digest: String,
+}
+
+impl SeedPlan {
+    /// The guards that refuse.
+    pub fn refusals(&self) -> impl Iterator<Item = &GuardResult> {
+        self.guards.iter().filter(|g| g.verdict == Verdict::Refuse)
+    }
+}
+
+/// Counters of a running transfer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TransferProgress {
+    /// Bytes of the whole data set; 0 until the manifest is there.
+    pub bytes_total: u64,
+    /// Bytes proven on the recipient, those of earlier tries included.
+    pub bytes_done: u64,
+    /// Bytes that travelled in this try.
+    pub bytes_moved: u64,
+    /// Files of the whole data set.
+    pub files_total: u64,
+    /// Files complete.
+    pub files_done: u64,
+    /// Bytes per second over the last seconds.
+    pub bytes_per_s: u64,
+}
