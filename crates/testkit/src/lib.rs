@@ -1,1 +1,3 @@
 //! Real servers for tests: nats-server, mysqld, agents, VMs, faults.
+
+pub mod vm;
