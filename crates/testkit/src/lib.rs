@@ -1,3 +1,4 @@
 //! Real servers for tests: nats-server, mysqld, agents, VMs, faults.
 
+pub mod poll;
 pub mod vm;

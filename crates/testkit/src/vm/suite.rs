@@ -189,6 +189,13 @@ fn run_group(group: &Group) -> Result<(), String> {
         VmError::Unavailable(_) => error.to_string(),
         VmError::Harness { source, .. } => format!("{source:#}"),
     })?;
+    let names: Vec<_> = cases.iter().map(|(name, _)| *name).collect();
+    print!("{}", verdict(group.name, &names, &outcome)?);
+    Ok(())
+}
+
+/// The report of a boot; an error unless every case is known to have passed.
+fn verdict(group: &str, cases: &[&str], outcome: &VmOutcome) -> Result<String, String> {
     let results = outcome
         .results
         .lines()
@@ -204,20 +211,15 @@ fn run_group(group: &Group) -> Result<(), String> {
             Some(error) => ("FAILED", format!(": {error}")),
         };
         failures += usize::from(result.error.is_some());
-        let _ = writeln!(
-            report,
-            "  {}::{} {verdict} ({} ms){detail}",
-            group.name, result.case, result.elapsed_ms
-        );
+        let _ = writeln!(report, "  {group}::{} {verdict} ({} ms){detail}", result.case, result.elapsed_ms);
     }
-    for (name, _) in cases.iter().filter(|(name, _)| results.iter().all(|result| result.case != *name)) {
+    for name in cases.iter().filter(|name| results.iter().all(|result| result.case != **name)) {
         failures += 1;
-        let _ = writeln!(report, "  {}::{name} NOT RUN", group.name);
+        let _ = writeln!(report, "  {group}::{name} NOT RUN");
     }
     let _ = writeln!(report, "  guest: {:?} after {:.1} s", outcome.end, outcome.elapsed.as_secs_f64());
     if failures == 0 && outcome.exit_status() == Some(0) {
-        print!("{report}");
-        return Ok(());
+        return Ok(report);
     }
     Err(format!(
         "{report}--- stdout of the guest\n{}\n--- stderr of the guest\n{}\n--- console of the guest\n{}",
@@ -316,4 +318,54 @@ fn record(results: &mut std::fs::File, result: &CaseResult) -> anyhow::Result<()
     line.push(b'\n');
     results.write_all(&line)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::GuestEnd;
+    use super::*;
+
+    fn outcome(end: GuestEnd, results: &str) -> VmOutcome {
+        let (stdout, stderr, console_tail) = ("out".into(), "err".into(), "panic text".into());
+        VmOutcome {
+            end,
+            stdout,
+            stderr,
+            results: results.into(),
+            console_tail,
+            elapsed: Duration::from_secs(9),
+        }
+    }
+
+    const PASSED: &str = r#"{"case":"a","error":null,"elapsed_ms":5}"#;
+    const FAILED: &str = r#"{"case":"b","error":"no such volume","elapsed_ms":7}"#;
+
+    #[test]
+    fn only_all_cases_passed_is_a_pass() {
+        let passed = outcome(GuestEnd::Exited(0), PASSED);
+        assert!(verdict("g", &["a"], &passed).unwrap().contains("g::a ok (5 ms)"));
+    }
+
+    #[test]
+    fn a_failed_case_is_named_with_its_error() {
+        let failed = outcome(GuestEnd::Exited(1), &format!("{PASSED}\n{FAILED}\n"));
+        let report = verdict("g", &["a", "b"], &failed).unwrap_err();
+        assert!(
+            report.contains("g::a ok") && report.contains("g::b FAILED (7 ms): no such volume"),
+            "{report}"
+        );
+    }
+
+    #[test]
+    fn a_case_without_a_result_has_not_passed() {
+        let died = outcome(GuestEnd::Died, PASSED);
+        let report = verdict("g", &["a", "b"], &died).unwrap_err();
+        assert!(report.contains("g::b NOT RUN") && report.contains("panic text"), "{report}");
+    }
+
+    #[test]
+    fn a_status_that_contradicts_the_results_is_a_failure() {
+        assert!(verdict("g", &["a"], &outcome(GuestEnd::Exited(1), PASSED)).is_err());
+        assert!(verdict("g", &["a"], &outcome(GuestEnd::TimedOut, PASSED)).is_err());
+    }
 }
