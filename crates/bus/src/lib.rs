@@ -1,1 +1,28 @@
 //! NATS: connect, serve commands, ask agents, publish and read events, spool them on disk.
+//!
+//! This crate knows NATS and [`protocol`], and nothing of MySQL, snapshots or jobs: what a command does is behind
+//! [`serve::Handler`]. Every call has a time limit of its own, because the NATS client's own limits do not hold while it
+//! is disconnected (it queues up to 2,048 commands and then blocks).
+
+pub mod auth;
+pub mod client;
+pub mod config;
+pub mod conn;
+pub mod dedupe;
+pub mod durable;
+pub mod error;
+pub mod events;
+pub mod fleet;
+pub mod heartbeat;
+pub mod outbox;
+pub mod serve;
+
+pub use auth::{Actor, Authority, AuthorityConfig, TrustedKey};
+pub use client::{CallOptions, Client};
+pub use config::BusConfig;
+pub use conn::{Bus, ConnState};
+pub use dedupe::ReplyCache;
+pub use error::BusError;
+pub use fleet::{FleetEntry, FleetView, Health, LiveFleet};
+pub use outbox::Outbox;
+pub use serve::{Denied, Handler, Incoming, ServeConfig, serve};

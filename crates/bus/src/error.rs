@@ -1,0 +1,136 @@
+//! What can go wrong on the bus, told so that the caller knows what to do.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::error::WireError;
+use protocol::ids::{AgentId, InvalidId};
+
+/// A failure of the bus or of the agent asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// A setting cannot be used.
+    #[error("bus setting {key}: {why}")]
+    Config {
+        /// The key, for example `credentials.nkey_file`.
+        key: &'static str,
+        /// What is wrong and what is expected.
+        why: String,
+    },
+    /// A file of the bus (credentials, spool, reply cache) could not be used.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried, for example `read`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The client could not be set up at all; a server that is down is not such a failure.
+    #[error("cannot set up the NATS client")]
+    Setup(#[source] async_nats::ConnectError),
+    /// There is no connection now; the client goes on trying.
+    #[error("not connected to the bus ({servers}); is nats-server running and reachable?")]
+    NotConnected {
+        /// The servers of the config.
+        servers: String,
+    },
+    /// Nobody listens on the agent's command subject.
+    #[error("agent {0} is not on the bus; see `fleet`, or queue the command until it is back")]
+    NoAgent(AgentId),
+    /// Nobody serves this subject: JetStream is off, or the stream or consumer is missing.
+    #[error("nobody serves {subject}; is JetStream enabled and set up for this account?")]
+    NoResponders {
+        /// The subject asked.
+        subject: String,
+    },
+    /// No answer in time. A command may still run: ask again with the same request id to learn its reply.
+    #[error("no answer to {what} within {} ms; it may still run", after.as_millis())]
+    TimedOut {
+        /// What was asked.
+        what: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The server refused by the permissions of this user.
+    #[error("the bus does not permit this user to {action} {subject}; see the permissions of its account")]
+    NotPermitted {
+        /// `publish to` or `subscribe to`.
+        action: &'static str,
+        /// The subject.
+        subject: String,
+    },
+    /// The agent refused or failed.
+    #[error(transparent)]
+    Agent(#[from] WireError),
+    /// The answer is not what the protocol says.
+    #[error("the answer of {from} is not understood: {why}")]
+    BadReply {
+        /// Who answered.
+        from: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A value cannot be sent: too large, or not JSON.
+    #[error("{what} cannot be sent: {why}")]
+    Unsendable {
+        /// What.
+        what: String,
+        /// Why.
+        why: String,
+    },
+    /// The signing key cannot sign.
+    #[error("cannot sign the command")]
+    Sign(#[from] protocol::signature::SignatureError),
+    /// A name is no valid id.
+    #[error(transparent)]
+    InvalidId(#[from] InvalidId),
+    /// A stream, consumer or object request failed.
+    #[error("JetStream: {what}")]
+    JetStream {
+        /// What was tried, and on what.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The server made the stream otherwise than asked (old servers drop what they do not know).
+    #[error("stream {stream} is not as asked: {difference}; mend it with `nats stream edit` or remove it")]
+    StreamDiffers {
+        /// Name of the stream.
+        stream: String,
+        /// The settings that differ.
+        difference: String,
+    },
+    /// The client was closed.
+    #[error("the connection to the bus was closed")]
+    Closed,
+}
+
+impl BusError {
+    /// True when the same call may succeed later without anybody's doing.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NotConnected { .. }
+            | Self::NoAgent(_)
+            | Self::NoResponders { .. }
+            | Self::TimedOut { .. } => true,
+            Self::Agent(error) => error.retryable,
+            _ => false,
+        }
+    }
+
+    pub(crate) fn jetstream(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::JetStream { what: what.into(), source: source.into() }
+    }
+}
+
+/// Result of this crate.
+pub type Result<T, E = BusError> = std::result::Result<T, E>;
