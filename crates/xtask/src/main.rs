@@ -1,2 +1,44 @@
-//! Developer tasks: schemas, layering, tidiness, demo, bench.
-fn main() {}
+//! Developer tasks: `cargo run -p xtask -- --help`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{layering, repository, schemas, tidy};
+
+#[derive(Debug, Parser)]
+#[command(about = "Developer tasks of this repository")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check that crates lean only on the crates that they may know
+    Layering,
+    /// Write schemas/ from the code
+    Schemas {
+        /// Write nothing; fail when schemas/ and the code differ
+        #[arg(long)]
+        check: bool,
+    },
+    /// Check what neither rustfmt nor clippy sees: file lengths, unfinished code, sleeping tests, paths of one machine
+    Tidy,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let root = repository();
+    let findings = match Args::parse().task {
+        Task::Layering => layering::check(&root)?,
+        Task::Schemas { check: true } => schemas::check(&root)?,
+        Task::Schemas { check: false } => {
+            println!("wrote {} files below schemas/", schemas::write(&root)?);
+            Vec::new()
+        }
+        Task::Tidy => tidy::check(&root)?,
+    };
+    for finding in &findings {
+        eprintln!("{finding}");
+    }
+    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,15 @@
+//! Developer tasks that keep the repository as its texts say: crate arrows, generated schemas, tidiness.
+//!
+//! A library beside the binary so that the same checks run as tests.
+
+pub mod layering;
+pub mod schemas;
+pub mod tidy;
+
+use std::path::{Path, PathBuf};
+
+/// The top of this repository.
+pub fn repository() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    root.canonicalize().unwrap_or(root)
+}

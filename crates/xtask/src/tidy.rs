@@ -1,0 +1,244 @@
+//! What neither rustfmt nor clippy sees and a reviewer should not have to: long files, unfinished code, tests that
+//! sleep for a fixed time, paths of one machine, unsafe code outside its one module, unused dependencies.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use regex::Regex;
+
+use crate::layering;
+
+const MAX_LINES: usize = 800;
+
+/// A line (or the one above it) with this text says why a test sleeps there.
+const SLEEP_REASON: &str = "// sleeps because ";
+
+/// Says, one line each as `file:line: what`, what is untidy among the files that git knows or would add.
+pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
+    let files = files(root)?;
+    let rules = Rules::new()?;
+    let mut found: Vec<String> = files.iter().flat_map(|(path, text)| rules.file(path, text)).collect();
+    found.extend(unsafe_homes(&files));
+    found.extend(unused_dependencies(root, &files)?);
+    Ok(found)
+}
+
+type Files = BTreeMap<String, String>;
+
+/// Paths from the root to texts; what is not UTF-8 has no lines to judge.
+fn files(root: &Path) -> anyhow::Result<Files> {
+    let output = Command::new("git")
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root)
+        .output()
+        .context("cannot start git")?;
+    ensure!(
+        output.status.success(),
+        "git ls-files failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    let names = String::from_utf8(output.stdout).context("a file name is not UTF-8")?;
+    let mut files = Files::new();
+    for name in names.split_terminator('\0') {
+        if let Ok(text) = fs::read_to_string(root.join(name)) {
+            files.insert(name.to_owned(), text);
+        }
+    }
+    ensure!(!files.is_empty(), "git lists no file in {}", root.display());
+    Ok(files)
+}
+
+struct Rules {
+    machine_path: Regex,
+    lock_source: Regex,
+    unfinished: Regex,
+    ignored: Regex,
+    sleep: Regex,
+}
+
+impl Rules {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            // Split so that the rules do not find themselves.
+            machine_path: Regex::new(concat!(
+                r"(^|[^\w.])/wo",
+                r"rk/|\.\./sha",
+                r"red/|/ho",
+                r"me/[a-z]+/|/Us",
+                r"ers/[a-z]+/|/tmp/tar",
+                "get-"
+            ))?,
+            lock_source: Regex::new(r#"^source = "(?P<source>[^"]*)""#)?,
+            unfinished: Regex::new(concat!(
+                r"\bto",
+                r"do!\s*\(|\bunimple",
+                r"mented!\s*\(|\b(TO",
+                "DO|FIX",
+                r"ME|XX",
+                r"X)\b"
+            ))?,
+            ignored: Regex::new(r#"^\s*#\[ignore(\s*=\s*"\s*")?\s*\]"#)?,
+            sleep: Regex::new(r"\bsleep\s*\(")?,
+        })
+    }
+
+    fn file(&self, path: &str, text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let is_rust = path.ends_with(".rs");
+        if is_rust && text.lines().count() > MAX_LINES {
+            found.push(format!("{path}: {} lines, more than {MAX_LINES}: split it", text.lines().count()));
+        }
+        let mut in_tests = path.contains("tests/");
+        let mut previous = "";
+        for (index, line) in text.lines().enumerate() {
+            in_tests |= is_rust && line.trim_start().starts_with("#[cfg(test)]");
+            let mut say = |what: &str| found.push(format!("{path}:{}: {what}", index + 1));
+            if self.machine_path.is_match(line) {
+                say("a path of one machine or of one person");
+            }
+            if path == "Cargo.lock" && !self.is_public_source(line) {
+                say("a package from somewhere else than crates.io");
+            }
+            if is_rust {
+                if self.unfinished.is_match(line) {
+                    say("unfinished code");
+                }
+                if self.ignored.is_match(line) {
+                    say("an ignored test without a reason");
+                }
+                let has_reason = line.contains(SLEEP_REASON) || previous.contains(SLEEP_REASON);
+                if in_tests && self.sleep.is_match(line) && !has_reason {
+                    say("a test that sleeps for a fixed time: poll with a deadline (testkit::poll)");
+                }
+            }
+            previous = line;
+        }
+        found
+    }
+
+    fn is_public_source(&self, line: &str) -> bool {
+        self.lock_source.captures(line).is_none_or(|found| {
+            matches!(
+                &found["source"],
+                "registry+https://github.com/rust-lang/crates.io-index" | "sparse+https://index.crates.io/"
+            )
+        })
+    }
+}
+
+/// Unsafe code has one home per crate.
+fn unsafe_homes(files: &Files) -> Vec<String> {
+    let mut homes: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (path, text) in files {
+        let lifts = |line: &str| {
+            let line = line.trim_start();
+            line.starts_with("#")
+                && line.contains("unsafe_code")
+                && (line.contains("allow") || line.contains("expect"))
+        };
+        if path.ends_with(".rs") && text.lines().any(lifts) {
+            homes.entry(crate_directory(path)).or_default().push(path);
+        }
+    }
+    homes
+        .into_iter()
+        .filter(|(_, paths)| paths.len() > 1)
+        .map(|(name, paths)| format!("{name}: unsafe code in more than one module: {}", paths.join(", ")))
+        .collect()
+}
+
+/// `crates/bus/src/lib.rs` belongs to `crates/bus`, `tests/tests/x.rs` to `tests`.
+fn crate_directory(path: &str) -> &str {
+    let depth = if path.starts_with("crates/") { 2 } else { 1 };
+    path.match_indices('/').nth(depth - 1).map_or(path, |(end, _)| &path[..end])
+}
+
+/// Dependencies whose name never occurs in their crate's sources.
+fn unused_dependencies(root: &Path, files: &Files) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for package in layering::metadata(root)?.workspace_packages() {
+        let manifest = package.manifest_path.as_std_path();
+        let directory = manifest.parent().unwrap_or(manifest);
+        let directory = directory.strip_prefix(root).unwrap_or(directory).to_string_lossy().into_owned();
+        let sources: Vec<&String> = files
+            .iter()
+            .filter(|(path, _)| path.ends_with(".rs") && crate_directory(path) == directory)
+            .map(|(_, text)| text)
+            .collect();
+        for dependency in &package.dependencies {
+            let name = dependency.rename.as_ref().unwrap_or(&dependency.name).replace('-', "_");
+            let word = Regex::new(&format!(r"\b{}\b", regex::escape(&name)))?;
+            if !sources.iter().any(|text| word.is_match(text)) {
+                found.push(format!("{directory}/Cargo.toml: {} is never used", dependency.name));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(path: &str, text: &str) -> Vec<String> {
+        Rules::new().unwrap().file(path, text)
+    }
+
+    #[test]
+    fn a_long_file_is_found() {
+        assert_eq!(judged("a.rs", &"\n".repeat(MAX_LINES)).len(), 0);
+        assert_eq!(judged("a.rs", &"\n".repeat(MAX_LINES + 1)).len(), 1);
+        assert_eq!(judged("a.md", &"\n".repeat(MAX_LINES + 1)).len(), 0);
+    }
+
+    #[test]
+    fn unfinished_code_is_found() {
+        let line = concat!("    to", "do!()");
+        assert_eq!(judged("src/a.rs", line), ["src/a.rs:1: unfinished code"]);
+    }
+
+    #[test]
+    fn an_ignored_test_needs_a_reason() {
+        assert_eq!(judged("src/a.rs", "    #[ignore]").len(), 1);
+        assert_eq!(judged("src/a.rs", r#"    #[ignore = ""]"#).len(), 1);
+        assert_eq!(judged("src/a.rs", r#"    #[ignore = "needs a GPU"]"#).len(), 0);
+    }
+
+    #[test]
+    fn sleeping_is_for_code_not_for_tests() {
+        let line = concat!("    thread::sle", "ep(Duration::from_secs(1));");
+        assert_eq!(judged("crates/a/src/b.rs", line).len(), 0);
+        assert_eq!(judged("crates/a/tests/b.rs", line).len(), 1);
+        assert_eq!(judged("crates/a/src/b.rs", &format!("#[cfg(test)]\nmod tests {{\n{line}")).len(), 1);
+        let with_reason = format!("    {SLEEP_REASON}the writer must run for a while\n{line}");
+        assert_eq!(judged("crates/a/tests/b.rs", &with_reason).len(), 0);
+    }
+
+    #[test]
+    fn paths_of_one_machine_are_found_in_any_file() {
+        let line = concat!("see /ho", "me/someone/notes");
+        assert_eq!(judged("README.md", line).len(), 1);
+        assert_eq!(judged("README.md", "see target/work/x and /usr/share").len(), 0);
+    }
+
+    #[test]
+    fn a_lock_file_names_the_public_registry_only() {
+        assert_eq!(judged("Cargo.lock", r#"source = "registry+https://mirror.example/index""#).len(), 1);
+        assert_eq!(
+            judged("Cargo.lock", r#"source = "registry+https://github.com/rust-lang/crates.io-index""#).len(),
+            0
+        );
+    }
+
+    #[test]
+    fn unsafe_code_has_one_home_per_crate() {
+        let lifted = "#![allow(unsafe_code)]".to_owned();
+        let mut files = Files::from([("crates/a/src/sys.rs".to_owned(), lifted.clone())]);
+        assert!(unsafe_homes(&files).is_empty());
+        files.insert("crates/a/src/other.rs".to_owned(), lifted);
+        assert_eq!(unsafe_homes(&files).len(), 1);
+    }
+}
