@@ -1,1 +1,31 @@
 //! The MySQL or MariaDB instance of this host: find it, ask it, start and stop it.
+//!
+//! Everything here speaks of one instance on this host. The crate knows nothing of snapshots, seeds, the
+//! bus or other hosts; the agent joins those. Nothing here passes through a shell, and no secret reaches an
+//! argument list, a log line or an error.
+
+mod client;
+pub mod config;
+pub mod consistency;
+pub mod datadir;
+mod error;
+pub mod errorlog;
+mod find;
+mod instance;
+pub mod lock;
+pub mod options;
+mod position;
+pub mod process;
+pub mod replicate;
+pub mod sandbox;
+mod server;
+mod service;
+mod settings;
+mod sys;
+pub mod usage;
+
+pub use client::{Record, Session};
+pub use config::MysqlConfig;
+pub use error::{Error, Result};
+pub use instance::{Instance, Progress};
+pub use settings::Settings;

@@ -1,0 +1,230 @@
+//! One connection to the server: log in, ask, all within a time limit.
+//!
+//! Passwords are read from files whose modes are checked, live in memory only while a connection is made, and
+//! appear in no error.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder, Row, Value};
+use nix::unistd::{Uid, User};
+
+use crate::config::MysqlConfig;
+use crate::error::{Error, Result};
+use crate::options::OptionFiles;
+
+/// Largest reply that the client accepts, bytes.
+const MAX_PACKET_BYTES: usize = 64 << 20;
+/// A connection that the agent forgot is closed by the server after this long, seconds.
+const IDLE_LIMIT_S: usize = 28_800;
+
+/// An open connection. Dropping it disconnects, and the server releases what the session held.
+#[derive(Debug)]
+pub struct Session {
+    conn: Conn,
+    limit: Duration,
+}
+
+/// One result row by column name; NULL is absent.
+pub type Record = BTreeMap<String, String>;
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Address {
+    Socket(PathBuf),
+    Tcp(u16),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Tcp(port) => write!(f, "127.0.0.1:{port}"),
+        }
+    }
+}
+
+/// An account; `Debug` hides the password.
+#[derive(Clone)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: Option<String>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+impl Login {
+    /// The account that the configuration names.
+    pub(crate) fn from_config(config: &MysqlConfig) -> Result<Self> {
+        let mut login = Self { user: os_user(), password: None };
+        if let Some(path) = &config.client_option_file {
+            check_secret_mode(path)?;
+            let file = OptionFiles::load_file(path)?.effective(&["client"]);
+            if let Some(user) = file.get("user") {
+                login.user = user.to_owned();
+            }
+            login.password = file.get("password").map(str::to_owned);
+        }
+        if let Some(user) = &config.user {
+            login.user.clone_from(user);
+        }
+        if let Some(path) = &config.password_file {
+            login.password = Some(read_secret(path)?);
+        }
+        Ok(login)
+    }
+}
+
+/// The first line of a file that only its owner can read.
+///
+/// # Errors
+/// [`Error::SecretExposed`] when others can read it, [`Error::Io`] when it cannot be read.
+pub(crate) fn read_secret(path: &Path) -> Result<String> {
+    check_secret_mode(path)?;
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Refuses a secret that the group or others can read.
+pub(crate) fn check_secret_mode(path: &Path) -> Result<()> {
+    let mode = std::fs::metadata(path).map_err(Error::io("read", path))?.mode() & 0o777;
+    if mode & 0o077 == 0 { Ok(()) } else { Err(Error::SecretExposed { path: path.to_owned(), mode }) }
+}
+
+fn os_user() -> String {
+    let uid = Uid::effective();
+    User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
+}
+
+impl Session {
+    /// Connects and logs in.
+    pub(crate) async fn open(address: &Address, login: &Login, limit: Duration) -> Result<Self> {
+        let mut opts = OptsBuilder::default()
+            .user(Some(login.user.clone()))
+            .pass(login.password.clone())
+            .prefer_socket(false)
+            .max_allowed_packet(Some(MAX_PACKET_BYTES))
+            .wait_timeout(Some(IDLE_LIMIT_S));
+        opts = match address {
+            Address::Socket(path) => opts.socket(Some(path.to_string_lossy().into_owned())),
+            Address::Tcp(port) => opts.ip_or_hostname("127.0.0.1").tcp_port(*port),
+        };
+        let action = || format!("connect at {address}");
+        match tokio::time::timeout(limit, Conn::new(Opts::from(opts))).await {
+            Ok(Ok(conn)) => Ok(Self { conn, limit }),
+            Ok(Err(source)) => Err(Error::Connect {
+                address: address.to_string(),
+                user: login.user.clone(),
+                source: Box::new(source),
+            }),
+            Err(_) => Err(Error::Timeout { action: action(), limit }),
+        }
+    }
+
+    /// Replaces the limit for each statement.
+    #[must_use]
+    pub fn with_limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// The server's id of this connection.
+    #[must_use]
+    pub fn connection_id(&self) -> u32 {
+        self.conn.id()
+    }
+
+    /// Runs a statement whose rows do not matter. `action` completes "refused to …" and holds no secret.
+    ///
+    /// # Errors
+    /// [`Error::Query`] or [`Error::Timeout`].
+    pub async fn exec(&mut self, action: &str, sql: impl AsRef<str>) -> Result<()> {
+        let limit = self.limit;
+        bounded(action, limit, self.conn.query_drop(sql.as_ref())).await
+    }
+
+    /// Runs a statement and returns its rows in order, columns in order, NULL as absent.
+    ///
+    /// # Errors
+    /// [`Error::Query`] or [`Error::Timeout`].
+    pub async fn rows(&mut self, action: &str, sql: impl AsRef<str>) -> Result<Vec<Vec<Option<String>>>> {
+        let limit = self.limit;
+        let rows: Vec<Row> = bounded(action, limit, self.conn.query(sql.as_ref())).await?;
+        Ok(rows.into_iter().map(|row| row.unwrap().iter().map(text).collect()).collect())
+    }
+
+    /// Runs a statement and returns its rows by column name.
+    ///
+    /// # Errors
+    /// [`Error::Query`] or [`Error::Timeout`].
+    pub async fn records(&mut self, action: &str, sql: impl AsRef<str>) -> Result<Vec<Record>> {
+        let limit = self.limit;
+        let rows: Vec<Row> = bounded(action, limit, self.conn.query(sql.as_ref())).await?;
+        Ok(rows.iter().map(record).collect())
+    }
+
+    /// The first column of the first row.
+    ///
+    /// # Errors
+    /// [`Error::Query`] or [`Error::Timeout`].
+    pub async fn scalar(&mut self, action: &str, sql: impl AsRef<str>) -> Result<Option<String>> {
+        Ok(self.rows(action, sql).await?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
+    }
+
+    /// All global variables.
+    ///
+    /// # Errors
+    /// [`Error::Query`] or [`Error::Timeout`].
+    pub async fn variables(&mut self) -> Result<Record> {
+        let rows = self.rows("show its variables", "SHOW GLOBAL VARIABLES").await?;
+        Ok(rows.into_iter().filter_map(|row| pair(row.into_iter())).collect())
+    }
+
+    /// Says goodbye, so that the server logs no aborted connection.
+    pub async fn close(self) {
+        let limit = self.limit;
+        drop(tokio::time::timeout(limit, self.conn.disconnect()).await);
+    }
+}
+
+fn pair(mut row: impl Iterator<Item = Option<String>>) -> Option<(String, String)> {
+    Some((row.next()??, row.next()?.unwrap_or_default()))
+}
+
+async fn bounded<T>(
+    action: &str,
+    limit: Duration,
+    work: impl Future<Output = std::result::Result<T, mysql_async::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(Error::Query { action: action.to_owned(), source: Box::new(source) }),
+        Err(_) => Err(Error::Timeout { action: action.to_owned(), limit }),
+    }
+}
+
+fn record(row: &Row) -> Record {
+    row.columns_ref()
+        .iter()
+        .enumerate()
+        .filter_map(|(i, column)| Some((column.name_str().into_owned(), text(row.as_ref(i)?)?)))
+        .collect()
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+        Value::Int(n) => Some(n.to_string()),
+        Value::UInt(n) => Some(n.to_string()),
+        other => Some(other.as_sql(true).trim_matches('\'').to_owned()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Finds the server's process in `/proc`, its binary and its version, without a connection.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use protocol::mysql::{Flavor, ServerVersion};
+use regex::Regex;
+
+use crate::process::{self, Limits};
+
+/// Names of server programs.
+const SERVER_NAMES: [&str; 4] = ["mariadbd", "mysqld", "mariadbd-debug", "mysqld-debug"];
+/// Directories of server programs that `PATH` of a daemon may lack.
+const BINARY_DIRS: [&str; 5] =
+    ["/usr/sbin", "/usr/libexec", "/usr/local/mysql/bin", "/usr/bin", "/usr/local/sbin"];
+
+/// A running server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerProcess {
+    pub(crate) pid: i32,
+    pub(crate) args: Vec<String>,
+    /// Its binary as seen from here; absent without the right to see it.
+    pub(crate) binary: Option<PathBuf>,
+    /// Its working directory, which is its datadir; absent without the right to see it.
+    pub(crate) cwd: Option<PathBuf>,
+    /// Its root directory as seen from here.
+    pub(crate) root: PathBuf,
+}
+
+impl ServerProcess {
+    /// An argument `--name=value`, with `-` and `_` the same.
+    pub(crate) fn arg(&self, name: &str) -> Option<&str> {
+        self.args
+            .iter()
+            .filter_map(|a| a.strip_prefix("--")?.split_once('='))
+            .rev()
+            .find_map(|(key, value)| (key.replace('_', "-") == name).then_some(value))
+    }
+
+    /// True when this server's datadir is `datadir`.
+    pub(crate) fn owns(&self, datadir: &Path) -> bool {
+        let same = |a: &Path| match (fs::metadata(a), fs::metadata(datadir)) {
+            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+            _ => false,
+        };
+        // Through /proc the link works across mount namespaces too.
+        same(Path::new(&format!("/proc/{}/cwd", self.pid)))
+            || self.arg("datadir").is_some_and(|d| {
+                let d = Path::new(d);
+                same(&d.strip_prefix("/").map_or_else(|_| d.to_owned(), |rest| self.root.join(rest)))
+            })
+    }
+}
+
+/// All servers that run on this host.
+pub(crate) fn servers() -> Vec<ServerProcess> {
+    let Ok(proc) = fs::read_dir("/proc") else { return Vec::new() };
+    proc.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter_map(server).collect()
+}
+
+fn server(pid: i32) -> Option<ServerProcess> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    let binary = fs::read_link(dir.join("exe")).ok();
+    let cmdline = fs::read(dir.join("cmdline")).ok()?;
+    let args: Vec<String> = cmdline
+        .split(|b| *b == 0)
+        .map(|a| String::from_utf8_lossy(a).into_owned())
+        .filter(|a| !a.is_empty())
+        .collect();
+    let comm = fs::read_to_string(dir.join("comm")).unwrap_or_default();
+    let is_server = |path: &Path| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        SERVER_NAMES.contains(&name.trim_end_matches(" (deleted)"))
+    };
+    let named = match &binary {
+        Some(binary) => is_server(binary),
+        // Another user's process hides its binary. The name of its first thread is not enough: threads are renamed.
+        None => SERVER_NAMES.contains(&comm.trim()) || args.first().is_some_and(|a| is_server(Path::new(a))),
+    };
+    (named && is_alive(pid)).then(|| ServerProcess {
+        pid,
+        args,
+        binary,
+        cwd: fs::read_link(dir.join("cwd")).ok(),
+        root: fs::read_link(dir.join("root")).unwrap_or_else(|_| PathBuf::from("/")),
+    })
+}
+
+/// True while the process exists and is no zombie.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The state follows the name, which may itself hold brackets.
+    !matches!(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()), Some('Z' | 'X'))
+}
+
+/// Bytes that the process has read and written so far: a sign of progress where it writes no line.
+pub(crate) fn io_bytes(pid: i32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    text.lines()
+        .filter_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            matches!(name, "rchar" | "wchar").then(|| value.parse::<u64>().ok())?
+        })
+        .reduce(u64::wrapping_add)
+}
+
+/// What the lock on a datadir's system tablespace says; a server holds it from start to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DataLock {
+    Free,
+    Held,
+    /// There is no such file, or it may not be opened.
+    Unknown,
+}
+
+/// Asks the kernel who holds the lock on the datadir's files, without taking it.
+pub(crate) fn data_lock(datadir: &Path) -> DataLock {
+    let mut answer = DataLock::Unknown;
+    for name in ["ibdata1", "aria_log_control"] {
+        // Opening for reading only: the lock is the server's write lock.
+        let Ok(file) = fs::File::open(datadir.join(name)) else { continue };
+        let mut lock = nix::libc::flock {
+            l_type: nix::libc::F_RDLCK as nix::libc::c_short,
+            l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_GETLK(&mut lock)) {
+            Ok(_) if i32::from(lock.l_type) == nix::libc::F_UNLCK => {
+                if answer == DataLock::Unknown {
+                    answer = DataLock::Free;
+                }
+            }
+            Ok(_) => return DataLock::Held,
+            Err(_) => return DataLock::Unknown,
+        }
+    }
+    answer
+}
+
+/// The installed server binary: what the configuration or a process names, else in the usual places.
+pub(crate) fn binary() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(BINARY_DIRS.iter().map(PathBuf::from)).collect::<Vec<_>>();
+    ["mariadbd", "mysqld"].iter().find_map(|name| dirs.iter().map(|d| d.join(name)).find(|p| p.is_file()))
+}
+
+/// Asks a binary for its version, if need be inside the root that it belongs to.
+pub(crate) async fn version_of(binary: &Path, limits: &Limits) -> Option<ServerVersion> {
+    let argv = [binary.to_string_lossy().into_owned(), "--no-defaults".to_owned(), "--version".to_owned()];
+    let output = process::run(&argv, limits).await.ok()?.success("the server's --version").ok()?;
+    parse_version_line(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// `…/mariadbd  Ver 10.11.6-MariaDB-0+deb12u1 for …`, `…/mysqld  Ver 9.7.4 for …`.
+fn parse_version_line(line: &str) -> Option<ServerVersion> {
+    let (_, rest) = line.split_once("Ver ")?;
+    let text = rest.split_whitespace().next()?;
+    let flavor = if line.contains("MariaDB") { Flavor::Mariadb } else { Flavor::Mysql };
+    parse_version(text, Some(flavor))
+}
+
+/// Reads a version as servers write it. Old MariaDB servers hide behind a `5.5.5-` prefix.
+pub(crate) fn parse_version(text: &str, flavor: Option<Flavor>) -> Option<ServerVersion> {
+    #[expect(clippy::expect_used, reason = "the pattern is a constant that a test compiles")]
+    static NUMBER: LazyLock<Regex> =
+        LazyLock::new(|| Regex::new(r"^(\d+)\.(\d+)(?:\.(\d+))?").expect("valid"));
+    let is_mariadb = text.contains("MariaDB");
+    let plain = if is_mariadb { text.strip_prefix("5.5.5-").unwrap_or(text) } else { text };
+    let found = NUMBER.captures(plain)?;
+    let part = |i| found.get(i).map_or(Some(0), |m| m.as_str().parse().ok());
+    let flavor = if is_mariadb { Flavor::Mariadb } else { flavor.unwrap_or(Flavor::Mysql) };
+    Some(ServerVersion { flavor, number: [part(1)?, part(2)?, part(3)?], text: plain.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_both_vendors() {
+        let line = "mariadbd  Ver 10.11.6-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)";
+        let got = parse_version_line(line).unwrap();
+        assert_eq!((got.flavor, got.number), (Flavor::Mariadb, [10, 11, 6]));
+        let got = parse_version_line("/usr/sbin/mysqld  Ver 9.7.4 for Linux on x86_64 ((Debian))").unwrap();
+        assert_eq!((got.flavor, got.number, got.text.as_str()), (Flavor::Mysql, [9, 7, 4], "9.7.4"));
+        let got = parse_version("5.5.5-10.4.2-MariaDB-log", None).unwrap();
+        assert_eq!((got.flavor, got.number), (Flavor::Mariadb, [10, 4, 2]));
+        assert_eq!(parse_version("8.0.36-28", None).unwrap().number, [8, 0, 36]);
+    }
+
+    #[test]
+    fn an_odd_version_is_no_version() {
+        for text in ["", "x", "999999.1.1", "Ver"] {
+            assert_eq!(parse_version(text, None), None, "{text}");
+        }
+        assert_eq!(parse_version_line("command not found"), None);
+    }
+
+    #[test]
+    fn this_process_is_alive_and_no_server() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(is_alive(pid));
+        assert!(server(pid).is_none());
+        assert!(!is_alive(i32::MAX));
+    }
+}

@@ -1,0 +1,529 @@
+//! The instance as the agent sees it: what it is, whether it runs, start and stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
+
+use crate::client::{Address, Login, Session};
+use crate::config::MysqlConfig;
+use crate::error::{Error, Result};
+use crate::errorlog::{self, Event, Follower};
+use crate::find::{self, DataLock};
+use crate::process::{self, Limits};
+use crate::service::{Service, ServiceState, Starting};
+use crate::settings::Settings;
+use crate::usage::{DiskFree, DiskUsage, UsageCache, disk_free};
+use crate::{position, server};
+
+/// Pause between two looks at a starting or stopping server.
+const POLL: Duration = Duration::from_millis(100);
+/// A server that exits is given this long to be started again by its service manager.
+const RESTART_GRACE: Duration = Duration::from_secs(3);
+/// A server that was started this often without becoming ready is in a crash loop.
+const MAX_CRASHES: u32 = 3;
+
+/// What is told while a server starts or stops.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Percent of crash recovery done, where the server says it.
+    pub percent: Option<u8>,
+    /// The server's own words, or what is being waited for.
+    pub message: String,
+}
+
+/// The instance of this host. Cheap to clone; every call looks at the host anew.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: MysqlConfig,
+    usage: UsageCache,
+    /// Version of a binary, valid while its file is the same.
+    version: Mutex<Option<(PathBuf, SystemTime, Option<ServerVersion>)>>,
+}
+
+impl Instance {
+    /// The instance that a configuration describes. Touches nothing.
+    #[must_use]
+    pub fn new(config: MysqlConfig) -> Self {
+        let shared = Shared { config, usage: UsageCache::default(), version: Mutex::new(None) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &MysqlConfig {
+        &self.shared.config
+    }
+
+    /// What is known without asking the server: configuration, process, option files.
+    pub async fn settings(&self) -> Settings {
+        let first = self.gather(None).await;
+        match self.binary_version(first.binary.as_deref()).await {
+            // The version tells which groups of the option files count.
+            Some(version) => self.gather(Some(version)).await,
+            None => first,
+        }
+    }
+
+    /// What the instance is and whether it runs. Never fails: what cannot be found is absent.
+    pub async fn info(&self) -> ServerInfo {
+        let settings = self.settings().await;
+        let (state, session) = self.probe(&settings).await;
+        let mut info = offline_info(&settings, state);
+        if let Some(mut session) = session {
+            if let Ok(told) = server::read_info(&mut session, &settings.root).await {
+                info = ServerInfo {
+                    pid: settings.pid,
+                    datadir: told.datadir.or(info.datadir),
+                    socket: told.socket.or(info.socket),
+                    error_log: told.error_log.or(info.error_log),
+                    layout: told.layout.or(info.layout),
+                    ..told
+                };
+            }
+            session.close().await;
+        }
+        info
+    }
+
+    /// Whether it runs. [`ServerState::Stopped`] only when process, locks and service manager agree on it.
+    pub async fn state(&self) -> ServerState {
+        let settings = self.settings().await;
+        let (state, session) = self.probe(&settings).await;
+        if let Some(session) = session {
+            session.close().await;
+        }
+        state
+    }
+
+    /// Opens a connection to the running server.
+    ///
+    /// # Errors
+    /// [`Error::Connect`], [`Error::SecretExposed`], [`Error::NotFound`].
+    pub async fn connect(&self) -> Result<Session> {
+        self.connect_with(&self.settings().await).await
+    }
+
+    /// Where the running server's history stands.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), or when the account lacks the right to see it.
+    pub async fn coordinates(&self) -> Result<Coordinates> {
+        let mut session = self.connect().await?;
+        let version = server::version(&mut session).await?;
+        let coordinates = position::read(&mut session, version.flavor).await?;
+        session.close().await;
+        Ok(coordinates)
+    }
+
+    /// Version of the running server, else of the installed binary.
+    pub async fn version(&self) -> Option<ServerVersion> {
+        let settings = self.settings().await;
+        if let Ok(mut session) = self.connect_with(&settings).await {
+            let version = server::version(&mut session).await.ok();
+            session.close().await;
+            if version.is_some() {
+                return version;
+            }
+        }
+        settings.version
+    }
+
+    /// Starts the server and waits until it answers; see [`start_with`](Self::start_with).
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with).
+    pub async fn start(&self) -> Result<()> {
+        self.start_with(&|_| {}).await
+    }
+
+    /// Starts the server and waits until it answers, however long crash recovery goes on: only a time without any
+    /// sign of progress ends the wait. A server that answers already is left alone.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] with the error log's words; [`Error::NoService`]; [`Error::Refused`] when it cannot be told
+    /// whether a server runs already.
+    pub async fn start_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        let settings = self.settings().await;
+        match self.probe_state(&settings).await {
+            ServerState::Ready | ServerState::ReadyNoAccess => return Ok(()),
+            ServerState::Unknown => {
+                return Err(Error::Refused {
+                    reason:
+                        "it cannot be told whether MySQL runs; check service.status and the datadir's rights"
+                            .to_owned(),
+                });
+            }
+            ServerState::NotReady => return self.await_ready(Starting::Unit, None, progress).await,
+            ServerState::Stopped => {}
+        }
+        let service = Service::find(self.config(), settings.pid).await?;
+        let log = settings.error_log.as_deref().map(Follower::new);
+        self.await_ready(service.start()?, log, progress).await
+    }
+
+    /// Stops the server cleanly; see [`stop_with`](Self::stop_with).
+    ///
+    /// # Errors
+    /// As [`stop_with`](Self::stop_with).
+    pub async fn stop(&self) -> Result<()> {
+        self.stop_with(&|_| {}).await
+    }
+
+    /// Stops the server cleanly and waits until its process is gone and its locks are free. Never kills it: a large
+    /// buffer pool may take minutes to write, and only a time without any sign of progress ends the wait.
+    ///
+    /// # Errors
+    /// [`Error::NotStopped`] when it still runs, [`Error::NoService`] when nothing tells how to stop it.
+    pub async fn stop_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        let settings = self.settings().await;
+        if self.probe_state(&settings).await == ServerState::Stopped {
+            return Ok(());
+        }
+        let service = Service::find(self.config(), settings.pid).await?;
+        let mut log = settings.error_log.as_deref().map(Follower::new);
+        let mut stopping = service.stop(settings.pid)?;
+        let mut patience = Patience::new(self.config().stop_patience());
+        loop {
+            for line in log.as_mut().map(Follower::new_lines).unwrap_or_default() {
+                patience.reset();
+                if let Some(Event::Stopping | Event::Stopped | Event::Recovering { .. }) =
+                    errorlog::parse(&line)
+                {
+                    progress(Progress { percent: None, message: line });
+                }
+            }
+            let now = self.settings().await;
+            patience.note_io(now.pid);
+            if self.presence(&now) == Presence::Gone {
+                let state = service.state(self.config().command_timeout()).await;
+                if state != ServiceState::Running {
+                    return Ok(());
+                }
+            } else if let Some(reason) = stopping.failure() {
+                return Err(Error::NotStopped { reason });
+            }
+            if patience.is_over() {
+                let who = now.pid.map_or_else(
+                    || "its datadir is still locked".to_owned(),
+                    |p| format!("process {p} still runs"),
+                );
+                let waited = patience.limit.as_secs();
+                return Err(Error::NotStopped { reason: format!("{who}, without progress for {waited} s") });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Stops, then starts.
+    ///
+    /// # Errors
+    /// As [`stop_with`](Self::stop_with) and [`start_with`](Self::start_with).
+    pub async fn restart(&self) -> Result<()> {
+        self.stop().await?;
+        self.start().await
+    }
+
+    /// Bytes below a directory, from memory where that is recent enough.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read.
+    pub async fn disk_usage(&self, path: &Path) -> Result<DiskUsage> {
+        self.shared.usage.get(path, Duration::from_millis(self.config().disk_usage_cache_ms)).await
+    }
+
+    /// Free space where a path lies.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the path does not exist.
+    pub fn disk_free(&self, path: &Path) -> Result<DiskFree> {
+        disk_free(path)
+    }
+
+    /// The last lines of the error log, from its file or from the journal of its unit.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when it goes to neither.
+    pub async fn error_log_tail(&self, lines: usize) -> Result<Vec<String>> {
+        let settings = self.settings().await;
+        if let Some(path) = settings.error_log {
+            return errorlog::tail(&path, lines);
+        }
+        let not_found = Error::NotFound { what: "the error log" };
+        let Ok(service) = Service::find(self.config(), settings.pid).await else { return Err(not_found) };
+        let Some(unit) = service.unit() else { return Err(not_found) };
+        let lines = lines.min(errorlog::MAX_TAIL_LINES);
+        let argv =
+            ["journalctl", "--no-pager", "--output=short-iso", "--lines", &lines.to_string(), "--unit", unit];
+        let limits = Limits { time: self.config().command_timeout(), output_bytes: 1 << 20 };
+        let output = process::run(&argv.map(str::to_owned), &limits).await?.success("journalctl")?;
+        Ok(errorlog::last_lines(&output.stdout, lines))
+    }
+
+    async fn gather(&self, version: Option<ServerVersion>) -> Settings {
+        let shared = Arc::clone(&self.shared);
+        let gathered =
+            tokio::task::spawn_blocking(move || Settings::gather(&shared.config, version.as_ref())).await;
+        gathered.unwrap_or_default()
+    }
+
+    async fn binary_version(&self, binary: Option<&Path>) -> Option<ServerVersion> {
+        let binary = binary?;
+        let modified = std::fs::metadata(binary).and_then(|m| m.modified()).ok()?;
+        let known = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((path, at, version)) = known
+            && path == binary
+            && at == modified
+        {
+            return version;
+        }
+        let limits = Limits { time: self.config().command_timeout(), ..Limits::default() };
+        let version = find::version_of(binary, &limits).await;
+        *self.shared.version.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((binary.to_owned(), modified, version.clone()));
+        version
+    }
+
+    async fn connect_with(&self, settings: &Settings) -> Result<Session> {
+        let login = Login::from_config(self.config())?;
+        let limit = self.config().connect_timeout();
+        let mut session = match (&settings.socket, settings.port) {
+            (Some(socket), _) => Session::open(&Address::Socket(socket.clone()), &login, limit).await?,
+            (None, Some(port)) => Session::open(&Address::Tcp(port), &login, limit).await?,
+            (None, None) => return Err(Error::NotFound { what: "the socket or port" }),
+        };
+        let told = session.scalar("show its datadir", "SELECT @@datadir").await?.unwrap_or_default();
+        let theirs = settings.resolve(Path::new(&told));
+        match &settings.datadir {
+            Some(ours) if !is_same_dir(ours, &theirs) => Err(Error::Refused {
+                reason: format!(
+                    "the server that answers runs on {}, and this instance is {}",
+                    theirs.display(),
+                    ours.display()
+                ),
+            }),
+            _ => Ok(session),
+        }
+    }
+
+    async fn probe_state(&self, settings: &Settings) -> ServerState {
+        self.probe(settings).await.0
+    }
+
+    async fn probe(&self, settings: &Settings) -> (ServerState, Option<Session>) {
+        let presence = self.presence(settings);
+        let answer = match self.connect_with(settings).await {
+            Ok(session) => return (ServerState::Ready, Some(session)),
+            Err(error) => error,
+        };
+        let state = match presence {
+            Presence::Running if answers(&answer) => ServerState::ReadyNoAccess,
+            Presence::Running => ServerState::NotReady,
+            Presence::Unknown => ServerState::Unknown,
+            Presence::Gone => match Service::find(self.config(), settings.pid).await {
+                Ok(service) => match service.state(self.config().command_timeout()).await {
+                    ServiceState::Stopped | ServiceState::None => ServerState::Stopped,
+                    ServiceState::Running => ServerState::NotReady,
+                    ServiceState::Unknown => ServerState::Unknown,
+                },
+                // No way to start it is not a sign that it runs.
+                Err(_) => ServerState::Stopped,
+            },
+        };
+        (state, None)
+    }
+
+    fn presence(&self, settings: &Settings) -> Presence {
+        if settings.pid.is_some() {
+            return Presence::Running;
+        }
+        let Some(datadir) = &settings.datadir else { return Presence::Unknown };
+        match find::data_lock(datadir) {
+            DataLock::Held => Presence::Running,
+            DataLock::Free => Presence::Gone,
+            // Without files to lock there is no server on them, if the directory could be seen at all.
+            DataLock::Unknown => match std::fs::read_dir(datadir) {
+                Ok(mut entries) => {
+                    let has_data = entries.any(|e| e.is_ok_and(|e| e.file_name() == "ibdata1"));
+                    if has_data { Presence::Unknown } else { Presence::Gone }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Presence::Gone,
+                Err(_) => Presence::Unknown,
+            },
+        }
+    }
+
+    async fn await_ready(
+        &self,
+        mut starting: Starting,
+        mut log: Option<Follower>,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<()> {
+        let mut patience = Patience::new(self.config().start_patience());
+        let mut watch = CrashWatch::default();
+        let mut fatal = None;
+        loop {
+            for line in log.as_mut().map(Follower::new_lines).unwrap_or_default() {
+                patience.reset();
+                match errorlog::parse(&line) {
+                    Some(Event::Recovering { percent, message }) => progress(Progress { percent, message }),
+                    Some(Event::Fatal(_)) => fatal = fatal.or(Some(line)),
+                    _ if line.contains("[ERROR]") => fatal = Some(line),
+                    _ => {}
+                }
+            }
+            let settings = self.settings().await;
+            if log.is_none() {
+                log = settings.error_log.as_deref().map(Follower::new);
+            }
+            match self.connect_with(&settings).await {
+                Ok(session) => {
+                    session.close().await;
+                    return Ok(());
+                }
+                Err(e) if settings.pid.is_some() && answers(&e) => return Ok(()),
+                Err(e @ Error::SecretExposed { .. }) => return Err(e),
+                Err(_) => {}
+            }
+            patience.note_io(settings.pid);
+            let reason = match starting.failure() {
+                Some(reason) => Some(reason),
+                None if watch.gave_up(settings.pid) => Some("the server exited".to_owned()),
+                None if patience.is_over() => {
+                    Some(format!("no sign of progress for {} s", patience.limit.as_secs()))
+                }
+                None => None,
+            };
+            if let Some(reason) = reason {
+                let last = log.as_mut().map(Follower::new_lines).unwrap_or_default();
+                let fatal = fatal.or_else(|| last.into_iter().rev().find(|l| l.contains("[ERROR]")));
+                return Err(Error::NotReady {
+                    reason: fatal
+                        .map_or_else(|| reason.clone(), |line| format!("{reason}; its error log: {line}")),
+                });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+/// Whether a server is there, by process and locks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Running,
+    Gone,
+    Unknown,
+}
+
+/// Patience that every sign of progress renews.
+#[derive(Debug)]
+struct Patience {
+    limit: Duration,
+    since: Instant,
+    io: Option<(i32, u64)>,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { limit, since: Instant::now(), io: None }
+    }
+
+    fn reset(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// A server that reads or writes works, even where it logs nothing.
+    fn note_io(&mut self, pid: Option<i32>) {
+        let io = pid.and_then(|pid| Some((pid, find::io_bytes(pid)?)));
+        if io.is_some() && io != self.io {
+            self.reset();
+        }
+        self.io = io;
+    }
+
+    fn is_over(&self) -> bool {
+        self.since.elapsed() > self.limit
+    }
+}
+
+/// Notices a server that exited for good, or that its manager starts again and again.
+#[derive(Debug, Default)]
+struct CrashWatch {
+    pid: Option<i32>,
+    gone_since: Option<Instant>,
+    crashes: u32,
+}
+
+impl CrashWatch {
+    fn gave_up(&mut self, pid: Option<i32>) -> bool {
+        match (self.pid, pid) {
+            (Some(old), Some(new)) if old != new => self.crashes += 1,
+            (Some(_), None) => {
+                let since = *self.gone_since.get_or_insert_with(Instant::now);
+                return since.elapsed() > RESTART_GRACE;
+            }
+            _ => {}
+        }
+        self.gone_since = None;
+        self.pid = pid.or(self.pid);
+        self.crashes >= MAX_CRASHES
+    }
+}
+
+/// True when an error comes from a server that is up but keeps us out.
+fn answers(error: &Error) -> bool {
+    /// Too many connections, access denied (three kinds), host not allowed, unknown plugin, must change password.
+    const UP: [u16; 7] = [1040, 1045, 1044, 1698, 1130, 1524, 1862];
+    match error {
+        Error::Connect { source, .. } => match source.as_ref() {
+            mysql_async::Error::Server(e) => UP.contains(&e.code),
+            // The server asks for an authentication method that the client has not.
+            mysql_async::Error::Driver(_) => true,
+            _ => false,
+        },
+        Error::SecretExposed { .. } | Error::OptionFile { .. } => false,
+        _ => false,
+    }
+}
+
+fn is_same_dir(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => a.components().eq(b.components()),
+    }
+}
+
+/// What the files and the process tell of a server that does not answer.
+fn offline_info(settings: &Settings, state: ServerState) -> ServerInfo {
+    ServerInfo {
+        state,
+        pid: settings.pid,
+        port: settings.port,
+        socket: settings.socket.clone(),
+        datadir: settings.datadir.clone(),
+        error_log: settings.error_log.clone(),
+        version: settings.version.clone(),
+        server_uuid: settings.datadir.as_deref().and_then(auto_cnf_uuid),
+        server_id: settings.options.get("server-id").and_then(|v| v.parse().ok()),
+        coordinates: None,
+        read_only: settings.options.is_on("read-only"),
+        replica_of: None,
+        replicas: None,
+        lag_seconds: None,
+        layout: Some(settings.layout()),
+    }
+}
+
+/// `server_uuid` of a stopped MySQL server.
+fn auto_cnf_uuid(datadir: &Path) -> Option<String> {
+    let path = datadir.join("auto.cnf");
+    let files = crate::options::OptionFiles::load_file(&path).ok()?;
+    files.effective(&["auto"]).get("server-uuid").map(str::to_owned)
+}

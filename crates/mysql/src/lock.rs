@@ -1,0 +1,140 @@
+//! Blocks commits for the instant of a snapshot, with a bounded wait and coordinates read under the lock.
+//!
+//! Only needed where data and binary log lie on different volumes; on one volume crash recovery does it without a lock.
+
+use std::time::{Duration, Instant};
+
+use protocol::mysql::{Coordinates, Flavor};
+
+use crate::client::Session;
+use crate::error::{Error, Result};
+use crate::instance::Instance;
+use crate::{position, server};
+
+/// How long the lock may be waited for and held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LockLimits {
+    /// Each step of taking the lock gives up after this long; production never hangs behind it. At least 1 s.
+    pub wait: Duration,
+    /// The server itself takes the lock away after this long, whatever becomes of the agent. At least 1 s.
+    pub hold: Duration,
+}
+
+impl Default for LockLimits {
+    fn default() -> Self {
+        Self { wait: Duration::from_secs(5), hold: Duration::from_secs(60) }
+    }
+}
+
+/// What the lock keeps still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockScope {
+    /// Files do not change their set (no DDL), commits go on: enough when the binary log is on the same volume.
+    Ddl,
+    /// No commit happens: data and a binary log elsewhere stand at the same transaction.
+    Commits,
+}
+
+/// A held lock. Dropping it disconnects, and the server releases the lock.
+#[derive(Debug)]
+pub struct InstanceLock {
+    session: Session,
+    flavor: Flavor,
+    limits: LockLimits,
+    taken_at: Instant,
+    coordinates: Coordinates,
+    scope: LockScope,
+}
+
+impl InstanceLock {
+    /// Takes the lock and reads the coordinates under it.
+    ///
+    /// MariaDB: `BACKUP STAGE` up to `BLOCK_DDL` or `BLOCK_COMMIT`. MySQL: `LOCK INSTANCE FOR BACKUP`, and for
+    /// [`LockScope::Commits`] also `FLUSH TABLES WITH READ LOCK`, since MySQL has nothing narrower.
+    ///
+    /// # Errors
+    /// [`Error::Lock`] when a step did not succeed within `limits.wait`; nothing is held then.
+    pub async fn take(instance: &Instance, scope: LockScope, limits: LockLimits) -> Result<Self> {
+        // The server's own limit ends first; this one is for a server that does not answer at all.
+        let mut session = instance.connect().await?.with_limit(limits.wait + Duration::from_secs(5));
+        let version = server::version(&mut session).await?;
+        let wait_s = limits.wait.as_secs().max(1);
+        let hold_s = limits.hold.as_secs().max(1);
+        let settings = format!("SET SESSION lock_wait_timeout = {wait_s}, SESSION wait_timeout = {hold_s}");
+        session.exec("bound the wait for the backup lock", settings).await?;
+        let taken_at = Instant::now();
+        for statement in statements(version.flavor, scope) {
+            session
+                .exec("take the backup lock", statement)
+                .await
+                .map_err(|e| not_taken(statement, &e, limits.wait))?;
+        }
+        let coordinates = position::read(&mut session, version.flavor).await?;
+        Ok(Self { session, flavor: version.flavor, limits, taken_at, coordinates, scope })
+    }
+
+    /// Where the data stand for as long as the lock is held (with [`LockScope::Ddl`]: stood when it was taken).
+    #[must_use]
+    pub fn coordinates(&self) -> &Coordinates {
+        &self.coordinates
+    }
+
+    /// Releases the lock and proves that it was held until now. Returns for how long.
+    ///
+    /// # Errors
+    /// [`Error::Lock`] when the lock was lost before, or the coordinates moved under it: what was copied meanwhile is not
+    /// consistent.
+    pub async fn release(mut self) -> Result<Duration> {
+        let lost = |problem: &str| Error::Lock { problem: format!("was lost while it was held: {problem}") };
+        let now =
+            position::read(&mut self.session, self.flavor).await.map_err(|_| lost("the session ended"))?;
+        let held = self.taken_at.elapsed();
+        if self.scope == LockScope::Commits && now != self.coordinates {
+            return Err(lost("commits went on"));
+        }
+        if held > self.limits.hold {
+            return Err(lost("it was held longer than its limit"));
+        }
+        let statement = match self.flavor {
+            Flavor::Mariadb => "BACKUP STAGE END",
+            Flavor::Mysql => "UNLOCK INSTANCE",
+        };
+        if self.flavor == Flavor::Mysql && self.scope == LockScope::Commits {
+            self.session.exec("unlock its tables", "UNLOCK TABLES").await?;
+        }
+        self.session.exec("release the backup lock", statement).await?;
+        self.session.close().await;
+        Ok(held)
+    }
+}
+
+fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
+    match (flavor, scope) {
+        (Flavor::Mariadb, LockScope::Ddl) => {
+            &["BACKUP STAGE START", "BACKUP STAGE FLUSH", "BACKUP STAGE BLOCK_DDL"]
+        }
+        (Flavor::Mariadb, LockScope::Commits) => &[
+            "BACKUP STAGE START",
+            "BACKUP STAGE FLUSH",
+            "BACKUP STAGE BLOCK_DDL",
+            "BACKUP STAGE BLOCK_COMMIT",
+        ],
+        (Flavor::Mysql, LockScope::Ddl) => &["LOCK INSTANCE FOR BACKUP"],
+        (Flavor::Mysql, LockScope::Commits) => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
+    }
+}
+
+/// A wait that ran out is the expected failure; anything else keeps the server's words.
+fn not_taken(statement: &str, error: &Error, wait: Duration) -> Error {
+    const ER_LOCK_WAIT_TIMEOUT: u16 = 1205;
+    let problem = if position::server_code(error) == Some(ER_LOCK_WAIT_TIMEOUT) {
+        format!(
+            "was not granted within {} s at {statement}: a long statement or transaction is in its way",
+            wait.as_secs()
+        )
+    } else {
+        let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+        format!("was not granted at {statement}: {error}: {cause}")
+    };
+    Error::Lock { problem }
+}

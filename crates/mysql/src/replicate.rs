@@ -1,0 +1,457 @@
+//! Makes the instance a replica that continues from recorded coordinates, and waits until it follows.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use protocol::mysql::{Coordinates, Flavor};
+
+use crate::client::{Record, Session, check_secret_mode, read_secret};
+use crate::error::{Error, Result};
+use crate::instance::{Instance, Progress};
+use crate::options::OptionFiles;
+use crate::server;
+
+const POLL: Duration = Duration::from_millis(200);
+
+/// From whom to replicate, with which account. The password never leaves this host's file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Account and password of the replication user.
+    pub credentials: Credentials,
+    /// Demand TLS on the connection to the source.
+    pub tls: bool,
+}
+
+/// Where the replication account's password is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// A file with the password on its first line.
+    PasswordFile {
+        /// Account name.
+        user: String,
+        /// The file, readable by its owner only.
+        path: PathBuf,
+    },
+    /// An option file with `user` and `password` in `[client]`, readable by its owner only.
+    OptionFile(PathBuf),
+}
+
+/// What counts as a replica that follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CatchUp {
+    /// It follows when it is at most this far behind, seconds.
+    pub max_lag_seconds: u64,
+    /// Given up after this long without any progress of its position.
+    pub patience: Duration,
+    /// Leave the replica writable afterwards.
+    pub writable: bool,
+}
+
+impl Default for CatchUp {
+    fn default() -> Self {
+        Self { max_lag_seconds: 5, patience: Duration::from_secs(60), writable: false }
+    }
+}
+
+/// A replica that runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Following {
+    /// Seconds behind its source.
+    pub lag_seconds: u64,
+    /// How long it took to get there.
+    pub took: Duration,
+    /// Where it stands.
+    pub coordinates: Option<Coordinates>,
+}
+
+/// Points the running instance at a source and starts replication; read-only before the first statement.
+///
+/// `from` are the coordinates *of the source's history* that the data stand at. A GTID is preferred over file:pos.
+/// With MySQL a physical copy brings its own `gtid_executed`; it is set only where it is empty.
+///
+/// # Errors
+/// [`Error::Refused`] without usable coordinates, [`Error::Query`] when the server refuses a step.
+pub async fn start(instance: &Instance, source: &Source, from: &Coordinates) -> Result<()> {
+    let (user, password) = account(&source.credentials)?;
+    let mut session = instance.connect().await?;
+    let version = server::version(&mut session).await?;
+    if version.flavor != from.flavor {
+        return Err(Error::Refused {
+            reason: format!(
+                "the coordinates are of {:?}, and this server is {:?}",
+                from.flavor, version.flavor
+            ),
+        });
+    }
+    set_read_only(&mut session, version.flavor, true).await?;
+    for spelling in stop_statements(version.flavor, version.number) {
+        session.exec("stop an old replication", spelling).await?;
+    }
+    if version.flavor == Flavor::Mysql {
+        set_gtid_purged(&mut session, from).await?;
+    }
+    for statement in plan(version.flavor, version.number, source, &user, &password, from)? {
+        session.exec(statement.action, &statement.sql).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Waits until both threads run and the lag is small, as long as the replica's position moves.
+///
+/// # Errors
+/// [`Error::Replication`] with what the threads say when they stop on an error or nothing moves any more.
+pub async fn wait(
+    instance: &Instance,
+    source: &Source,
+    goal: CatchUp,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Following> {
+    let began = Instant::now();
+    let mut since = Instant::now();
+    let mut last = None;
+    let failed = |problem: String| Error::Replication {
+        source_host: format!("{}:{}", source.host, source.port),
+        problem,
+    };
+    let mut session = instance.connect().await?;
+    loop {
+        let status = server::replica_status(&mut session).await?;
+        let status = status.ok_or_else(|| failed("it is not configured".to_owned()))?;
+        match health(&status) {
+            Health::Running(lag) if lag <= goal.max_lag_seconds => {
+                let version = server::version(&mut session).await?;
+                if goal.writable {
+                    set_read_only(&mut session, version.flavor, false).await?;
+                }
+                let coordinates = crate::position::read(&mut session, version.flavor).await.ok();
+                session.close().await;
+                return Ok(Following { lag_seconds: lag, took: began.elapsed(), coordinates });
+            }
+            Health::Failed(problem) => return Err(failed(problem)),
+            Health::Running(lag) => {
+                progress(Progress { percent: None, message: format!("{lag} s behind its source") });
+            }
+            Health::Connecting(_) => {}
+        }
+        let here = standing(&status);
+        if last.as_ref() != Some(&here) {
+            (since, last) = (Instant::now(), Some(here));
+        }
+        if since.elapsed() > goal.patience {
+            let words = match health(&status) {
+                Health::Connecting(words) => words,
+                _ => "it runs, but its position does not move".to_owned(),
+            };
+            return Err(failed(format!("no progress for {} s: {words}", goal.patience.as_secs())));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Stops replication and forgets its source.
+///
+/// # Errors
+/// [`Error::Query`] when the server refuses.
+pub async fn forget(instance: &Instance) -> Result<()> {
+    let mut session = instance.connect().await?;
+    let version = server::version(&mut session).await?;
+    for statement in stop_statements(version.flavor, version.number) {
+        session.exec("forget its source", statement).await?;
+    }
+    session.close().await;
+    Ok(())
+}
+
+/// Sets `read_only`, on MySQL also `super_read_only`.
+///
+/// # Errors
+/// [`Error::Query`] when the server refuses.
+pub async fn set_read_only(session: &mut Session, flavor: Flavor, on: bool) -> Result<()> {
+    let value = if on { "ON" } else { "OFF" };
+    let sql = match flavor {
+        Flavor::Mariadb => format!("SET GLOBAL read_only = {value}"),
+        // super_read_only ON implies read_only; switching read_only OFF switches both off.
+        Flavor::Mysql if on => "SET GLOBAL super_read_only = ON".to_owned(),
+        Flavor::Mysql => "SET GLOBAL read_only = OFF".to_owned(),
+    };
+    session.exec("switch read_only", sql).await
+}
+
+/// A string literal that no content can leave: valid under every `sql_mode` and ASCII-compatible character set.
+#[must_use]
+pub fn quote(text: &str) -> String {
+    if text.bytes().all(|b| b.is_ascii_graphic() && b != b'\'' && b != b'\\') {
+        return format!("'{text}'");
+    }
+    // A hexadecimal literal has no quote to close and no backslash whose meaning depends on NO_BACKSLASH_ESCAPES.
+    let hex: String = text.bytes().map(|b| format!("{b:02X}")).collect();
+    format!("x'{hex}'")
+}
+
+/// An identifier in backticks; refuses what no identifier can be.
+///
+/// # Errors
+/// [`Error::Refused`] for an empty name, one with NUL, or one beyond the servers' length.
+pub fn quote_identifier(name: &str) -> Result<String> {
+    if name.is_empty() || name.contains('\0') || name.chars().count() > 64 {
+        return Err(Error::Refused { reason: format!("{name:?} is no identifier") });
+    }
+    Ok(format!("`{}`", name.replace('`', "``")))
+}
+
+/// `CHANGE MASTER TO` takes no expressions, only plain literals: refuse what would need escaping.
+fn literal(what: &'static str, text: &str) -> Result<String> {
+    let plain = |c: char| !c.is_control() && !matches!(c, '\'' | '"' | '\\' | '`');
+    if text.chars().all(plain) {
+        return Ok(format!("'{text}'"));
+    }
+    Err(Error::Refused { reason: format!("{what} holds a quote, a backslash or a control character") })
+}
+
+/// The password alone may hold anything; it is escaped for the session's own `sql_mode`, which the plan sets first.
+fn password_literal(password: &str) -> Result<String> {
+    if password.contains('\0') {
+        return Err(Error::Refused { reason: "the replication password holds a NUL".to_owned() });
+    }
+    Ok(format!("'{}'", password.replace('\'', "''")))
+}
+
+/// One statement of the plan; its SQL may hold a secret and is never shown.
+struct Statement {
+    action: &'static str,
+    sql: String,
+}
+
+fn plan(
+    flavor: Flavor,
+    version: [u16; 3],
+    source: &Source,
+    user: &str,
+    password: &str,
+    from: &Coordinates,
+) -> Result<Vec<Statement>> {
+    let host = literal("the source's host", &source.host)?;
+    let user = literal("the replication user", user)?;
+    let password = password_literal(password)?;
+    let mut plan = vec![Statement {
+        action: "fix the meaning of literals",
+        sql: "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'".to_owned(),
+    }];
+    let word = if flavor == Flavor::Mariadb || version < [8, 0, 23] { "MASTER" } else { "SOURCE" };
+    let mut options = vec![
+        format!("{word}_HOST = {host}"),
+        format!("{word}_PORT = {}", source.port),
+        format!("{word}_USER = {user}"),
+        format!("{word}_PASSWORD = {password}"),
+    ];
+    let at = match (flavor, &from.gtid, &from.binlog) {
+        (Flavor::Mariadb, Some(gtid), _) => {
+            let gtid = literal("the GTID position", gtid)?;
+            // A physical copy of a primary remembers its own writes in the binary log state, and MariaDB warns of a
+            // conflict with them; the recorded position is the truth.
+            plan.push(Statement {
+                action: "set gtid_slave_pos",
+                sql: format!("SET GLOBAL gtid_slave_pos = {gtid}"),
+            });
+            vec!["MASTER_USE_GTID = slave_pos".to_owned()]
+        }
+        (Flavor::Mysql, Some(_), _) => vec![format!("{word}_AUTO_POSITION = 1")],
+        (_, None, Some(at)) => {
+            let mut options = vec![
+                format!("{word}_LOG_FILE = {}", literal("the binary log's name", &at.file)?),
+                format!("{word}_LOG_POS = {}", at.position),
+            ];
+            options.push(match flavor {
+                Flavor::Mariadb => "MASTER_USE_GTID = no".to_owned(),
+                Flavor::Mysql => format!("{word}_AUTO_POSITION = 0"),
+            });
+            options
+        }
+        (_, None, None) => {
+            let reason =
+                "no coordinates were recorded with the snapshot; replication cannot continue from it";
+            return Err(Error::Refused { reason: reason.to_owned() });
+        }
+    };
+    options.extend(at);
+    if flavor == Flavor::Mariadb || source.tls {
+        options.push(format!("{word}_SSL = {}", u8::from(source.tls)));
+    }
+    if flavor == Flavor::Mysql && !source.tls && version >= [8, 0, 0] {
+        // caching_sha2_password over plain TCP needs the source's key.
+        options.push(
+            if word == "SOURCE" { "GET_SOURCE_PUBLIC_KEY = 1" } else { "GET_MASTER_PUBLIC_KEY = 1" }
+                .to_owned(),
+        );
+    }
+    let verb = if word == "SOURCE" { "CHANGE REPLICATION SOURCE TO" } else { "CHANGE MASTER TO" };
+    plan.push(Statement { action: "set its source", sql: format!("{verb} {}", options.join(", ")) });
+    let start = if word == "SOURCE" { "START REPLICA" } else { "START SLAVE" };
+    plan.push(Statement { action: "start replication", sql: start.to_owned() });
+    Ok(plan)
+}
+
+/// Stops the threads and drops the old source with its relay logs; both are no error on a server without one.
+fn stop_statements(flavor: Flavor, version: [u16; 3]) -> [&'static str; 2] {
+    if flavor == Flavor::Mariadb || version < [8, 0, 22] {
+        ["STOP SLAVE", "RESET SLAVE ALL"]
+    } else {
+        ["STOP REPLICA", "RESET REPLICA ALL"]
+    }
+}
+
+/// A physical copy has `gtid_executed` in its tables. A logical one has none and must be told.
+async fn set_gtid_purged(session: &mut Session, from: &Coordinates) -> Result<()> {
+    let Some(gtid) = &from.gtid else { return Ok(()) };
+    let sql = format!("SELECT GTID_SUBSET({}, @@GLOBAL.gtid_executed)", quote(gtid));
+    if session.scalar("compare its GTIDs", sql).await?.as_deref() == Some("1") {
+        return Ok(());
+    }
+    let executed =
+        session.scalar("show gtid_executed", "SELECT @@GLOBAL.gtid_executed").await?.unwrap_or_default();
+    if !executed.trim().is_empty() {
+        return Err(Error::Refused {
+            reason: format!(
+                "the recorded GTIDs {gtid} are not all in this server's gtid_executed {}",
+                executed.trim()
+            ),
+        });
+    }
+    session.exec("set gtid_purged", format!("SET GLOBAL gtid_purged = {}", quote(gtid))).await
+}
+
+fn account(credentials: &Credentials) -> Result<(String, String)> {
+    match credentials {
+        Credentials::PasswordFile { user, path } => Ok((user.clone(), read_secret(path)?)),
+        Credentials::OptionFile(path) => {
+            check_secret_mode(path)?;
+            let client = OptionFiles::load_file(path)?.effective(&["client"]);
+            match (client.get("user"), client.get("password")) {
+                (Some(user), Some(password)) => Ok((user.to_owned(), password.to_owned())),
+                _ => Err(missing_account(path)),
+            }
+        }
+    }
+}
+
+fn missing_account(path: &Path) -> Error {
+    Error::OptionFile {
+        path: path.to_owned(),
+        line: 0,
+        problem: "no user and password in [client]".to_owned(),
+    }
+}
+
+enum Health {
+    Running(u64),
+    /// Not connected yet, or a moment without a lag figure; what the threads say.
+    Connecting(String),
+    Failed(String),
+}
+
+fn health(status: &Record) -> Health {
+    let get = |new, old| server::column(status, new, old).unwrap_or_default();
+    let (io, sql) =
+        (get("Replica_IO_Running", "Slave_IO_Running"), get("Replica_SQL_Running", "Slave_SQL_Running"));
+    let error = |name: &str| status.get(name).filter(|e| !e.is_empty());
+    if let Some(words) = error("Last_SQL_Error") {
+        return Health::Failed(words.clone());
+    }
+    match (io, sql, server::lag_seconds(status)) {
+        ("Yes", "Yes", Some(lag)) => Health::Running(lag),
+        ("No", _, _) if error("Last_IO_Error").is_some() => Health::Failed(status["Last_IO_Error"].clone()),
+        _ => {
+            let words = error("Last_IO_Error").cloned();
+            let state = || get("Replica_IO_State", "Slave_IO_State").to_owned();
+            Health::Connecting(words.unwrap_or_else(state))
+        }
+    }
+}
+
+/// The columns that move while a replica works.
+fn standing(status: &Record) -> Vec<String> {
+    let columns = [
+        ("Source_Log_File", "Master_Log_File"),
+        ("Read_Source_Log_Pos", "Read_Master_Log_Pos"),
+        ("Relay_Source_Log_File", "Relay_Master_Log_File"),
+        ("Exec_Source_Log_Pos", "Exec_Master_Log_Pos"),
+    ];
+    columns.iter().map(|(new, old)| server::column(status, new, old).unwrap_or_default().to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::mysql::BinlogPosition;
+
+    use super::*;
+
+    fn source(host: &str) -> Source {
+        let credentials = Credentials::OptionFile("/etc/repl.cnf".into());
+        Source { host: host.into(), port: 3306, credentials, tls: false }
+    }
+
+    fn sql(flavor: Flavor, version: [u16; 3], from: &Coordinates) -> Vec<String> {
+        let plan = plan(flavor, version, &source("db1"), "repl", "it's \\ me", from).unwrap();
+        plan.into_iter().map(|s| s.sql).collect()
+    }
+
+    #[test]
+    fn mariadb_starts_from_the_recorded_gtid() {
+        let from = Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) };
+        let sql = sql(Flavor::Mariadb, [10, 11, 6], &from);
+        assert_eq!(sql[1], "SET GLOBAL gtid_slave_pos = '0-1-42'");
+        assert_eq!(
+            sql[2],
+            "CHANGE MASTER TO MASTER_HOST = 'db1', MASTER_PORT = 3306, MASTER_USER = 'repl', \
+             MASTER_PASSWORD = 'it''s \\ me', MASTER_USE_GTID = slave_pos, MASTER_SSL = 0"
+        );
+    }
+
+    #[test]
+    fn mysql_uses_auto_position_or_the_file() {
+        let mut from = Coordinates {
+            flavor: Flavor::Mysql,
+            binlog: Some(BinlogPosition { file: "binlog.000007".into(), position: 157 }),
+            gtid: Some("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5".into()),
+        };
+        let with_gtid = sql(Flavor::Mysql, [9, 7, 4], &from);
+        assert!(
+            with_gtid[1].starts_with("CHANGE REPLICATION SOURCE TO ")
+                && with_gtid[1].contains("SOURCE_AUTO_POSITION = 1")
+        );
+        from.gtid = None;
+        let with_file = sql(Flavor::Mysql, [8, 4, 0], &from);
+        assert!(with_file[1].contains("SOURCE_LOG_FILE = 'binlog.000007', SOURCE_LOG_POS = 157"));
+        assert!(sql(Flavor::Mysql, [5, 7, 44], &from)[1].starts_with("CHANGE MASTER TO "));
+    }
+
+    #[test]
+    fn hostile_names_are_refused_and_not_escaped() {
+        let from = Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) };
+        for host in ["db1', MASTER_USER='root", "db1\\", "db\n1", "db1\""] {
+            assert!(plan(Flavor::Mariadb, [10, 11, 6], &source(host), "repl", "x", &from).is_err(), "{host}");
+        }
+        let from = Coordinates { gtid: Some("0-1-42'; DROP DATABASE mysql; --".into()), ..from };
+        assert!(plan(Flavor::Mariadb, [10, 11, 6], &source("db1"), "repl", "x", &from).is_err());
+    }
+
+    #[test]
+    fn without_coordinates_it_refuses() {
+        let from = Coordinates { flavor: Flavor::Mysql, binlog: None, gtid: None };
+        assert!(plan(Flavor::Mysql, [9, 7, 4], &source("db1"), "repl", "x", &from).is_err());
+    }
+
+    #[test]
+    fn quoting_cannot_be_left() {
+        assert_eq!(quote("binlog.000001"), "'binlog.000001'");
+        assert_eq!(quote("a'b"), "x'612762'");
+        assert_eq!(quote("a\\"), "x'615C'");
+        assert_eq!(quote_identifier("a`b").unwrap(), "`a``b`");
+        assert!(quote_identifier("a\0b").is_err() && quote_identifier("").is_err());
+    }
+}

@@ -1,0 +1,600 @@
+//! A private server on a datadir that is not the host's: socket only, no network, its own temporary directory.
+//!
+//! It proves a snapshot: crash recovery must end, tables must check out, and its coordinates are read. It writes to the
+//! datadir, so give it a writable view. Nothing of it is left behind.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protocol::mysql::{BinlogPosition, Coordinates, Flavor, Layout};
+use protocol::snapshot::Proof;
+use tokio::process::Command;
+
+use crate::client::{Address, Login, Session};
+use crate::error::{Error, Result};
+use crate::errorlog::{self, Event, Follower};
+use crate::find;
+use crate::instance::Progress;
+use crate::position;
+use crate::process::{Group, Limits};
+use crate::replicate::quote_identifier;
+
+const POLL: Duration = Duration::from_millis(50);
+/// Longest path of a Unix socket, bytes.
+const MAX_SOCKET_PATH: usize = 107;
+/// Marks a directory as ours in the argument list of a server that was left behind.
+const RUN_PREFIX: &str = "oa-sandbox-";
+/// A stopping sandbox is killed after this long: its data are thrown away anyway.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the private server runs on.
+#[derive(Debug, Clone)]
+pub struct SandboxOptions {
+    /// Datadir, writable.
+    pub datadir: PathBuf,
+    /// Server binary; absent: the installed one.
+    pub binary: Option<PathBuf>,
+    /// Parent of its run directory (socket, pid file, temporary files, error log); short, for the socket's path.
+    pub run_root: PathBuf,
+    /// Layout of the data, where it is not the default.
+    pub layout: Option<Layout>,
+    /// Base name of the binary log *inside* the datadir, to recover with it and read the GTID; absent: no binary log.
+    pub log_bin: Option<String>,
+    /// Arguments added last, for example for keys of encrypted tablespaces.
+    pub extra_args: Vec<String>,
+    /// Size of its buffer pool in bytes.
+    pub buffer_pool_bytes: u64,
+    /// Given up after this long without a sign of progress.
+    pub start_patience: Duration,
+}
+
+impl SandboxOptions {
+    /// Options for a datadir with everything else by default.
+    #[must_use]
+    pub fn new(datadir: impl Into<PathBuf>) -> Self {
+        Self {
+            datadir: datadir.into(),
+            binary: None,
+            run_root: PathBuf::from("/tmp"),
+            layout: None,
+            log_bin: None,
+            extra_args: Vec::new(),
+            buffer_pool_bytes: 64 << 20,
+            start_patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How much checking a proof may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckBudget {
+    /// `CHECK TABLE` goes on for at most this long; what was not reached is told in the proof.
+    pub time: Duration,
+}
+
+impl Default for CheckBudget {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(300) }
+    }
+}
+
+/// A running private server. Dropping it kills it and removes its run directory.
+#[derive(Debug)]
+pub struct Sandbox {
+    group: Group,
+    run: RunDir,
+    flavor: Flavor,
+    recovery: Duration,
+    log_bin: Option<LogEnd>,
+    seen: Vec<String>,
+}
+
+/// The binary log's last file before the sandbox opened a new one.
+#[derive(Debug, Clone)]
+struct LogEnd {
+    path: PathBuf,
+}
+
+#[derive(Debug)]
+struct RunDir(PathBuf);
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+impl RunDir {
+    fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+/// Proves a datadir: recovery, table checks, coordinates. A datadir that is no good is an answer, not an error.
+///
+/// # Errors
+/// [`Error::Refused`], [`Error::NotFound`] or [`Error::Program`] when no private server could be tried at all.
+pub async fn verify(
+    options: SandboxOptions,
+    budget: CheckBudget,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Proof> {
+    let began = Instant::now();
+    let failed = |detail: String, recovery: Duration| Proof {
+        checked_at: Timestamp::now(),
+        passed: false,
+        detail,
+        recovery_ms: millis(recovery),
+        recovered: None,
+    };
+    let mut sandbox = match Sandbox::start(options, progress).await {
+        Ok(sandbox) => sandbox,
+        Err(Error::NotReady { reason }) => {
+            return Ok(failed(format!("the server does not start on it: {reason}"), began.elapsed()));
+        }
+        Err(other) => return Err(other),
+    };
+    let recovery = sandbox.recovery;
+    let outcome = sandbox.check(budget, progress).await;
+    let damage = sandbox.damage();
+    sandbox.stop().await;
+    Ok(match (outcome, damage) {
+        (Ok((detail, recovered)), None) => Proof {
+            checked_at: Timestamp::now(),
+            passed: true,
+            detail,
+            recovery_ms: millis(recovery),
+            recovered: Some(recovered),
+        },
+        (Ok(_), Some(line)) => failed(format!("its error log tells of damage: {line}"), recovery),
+        (Err(problem), damage) => failed(
+            damage.map_or_else(|| problem.clone(), |line| format!("{problem}; its error log: {line}")),
+            recovery,
+        ),
+    })
+}
+
+impl Sandbox {
+    /// Starts a private server and waits until it answers.
+    ///
+    /// # Errors
+    /// [`Error::NotReady`] when it does not come up on this datadir; other errors when it could not be tried.
+    pub async fn start(options: SandboxOptions, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Self> {
+        let datadir = fs::canonicalize(&options.datadir).map_err(Error::io("read", &options.datadir))?;
+        if find::servers().iter().any(|s| s.owns(&datadir))
+            || find::data_lock(&datadir) == find::DataLock::Held
+        {
+            return Err(Error::Refused { reason: format!("a server runs on {} already", datadir.display()) });
+        }
+        let binary = options
+            .binary
+            .clone()
+            .or_else(find::binary)
+            .ok_or(Error::NotFound { what: "the server binary" })?;
+        let version = find::version_of(&binary, &Limits::default()).await;
+        let flavor =
+            version.map(|v| v.flavor).ok_or(Error::NotFound { what: "the version of the server binary" })?;
+        let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
+        let run = run_dir(&options.run_root, (owner.uid(), owner.gid()))?;
+        let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
+        let args = arguments(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some());
+        let mut command = Command::new(&binary);
+        command
+            .args(args)
+            .current_dir(&run.0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let group = Group::spawn(command, &binary.display().to_string())?;
+        let recovery = Duration::ZERO;
+        let mut sandbox = Self { group, run, flavor, recovery, log_bin, seen: Vec::new() };
+        sandbox.await_ready(options.start_patience, progress).await?;
+        Ok(sandbox)
+    }
+
+    /// Opens a connection; the grant tables are off, and any account is all-powerful.
+    ///
+    /// # Errors
+    /// [`Error::Connect`].
+    pub async fn connect(&self) -> Result<Session> {
+        let login = Login { user: "root".to_owned(), password: None };
+        Session::open(&Address::Socket(self.socket()), &login, Duration::from_secs(10)).await
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run.join("s")
+    }
+
+    /// Pid of the private server.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.group.child.id()
+    }
+
+    /// How long crash recovery and start took.
+    #[must_use]
+    pub fn recovery(&self) -> Duration {
+        self.recovery
+    }
+
+    /// Where the recovered data stand.
+    ///
+    /// # Errors
+    /// [`Error::Query`].
+    pub async fn recovered(&self) -> Result<Coordinates> {
+        let mut session = self.connect().await?;
+        let told = position::read(&mut session, self.flavor).await?;
+        session.close().await;
+        // With its log on, the server opened a new file: the data stand at the end of the one before.
+        let binlog = match &self.log_bin {
+            Some(end) => end.position(),
+            None => self.seen.iter().rev().find_map(|line| logged_position(line)),
+        };
+        Ok(Coordinates { binlog, ..told })
+    }
+
+    /// Stops it cleanly, killing it when that takes too long, and removes its run directory.
+    pub async fn stop(mut self) {
+        if let Some(pid) = self.group.child.id().and_then(|p| i32::try_from(p).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(STOP_LIMIT, self.group.child.wait()).await.is_err() {
+            self.group.kill();
+            drop(self.group.child.wait().await);
+        }
+    }
+
+    async fn await_ready(
+        &mut self,
+        patience: Duration,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<()> {
+        let began = Instant::now();
+        let mut since = began;
+        let mut io = None;
+        let mut log = Follower::new(&self.run.join("error.log"));
+        loop {
+            for line in log.new_lines() {
+                since = Instant::now();
+                if let Some(Event::Recovering { percent, message }) = errorlog::parse(&line) {
+                    progress(Progress { percent, message });
+                }
+                self.note(line);
+            }
+            let now = self.group.child.id().and_then(|p| find::io_bytes(i32::try_from(p).ok()?));
+            if now != io {
+                (io, since) = (now, Instant::now());
+            }
+            if let Ok(Some(status)) = self.group.child.try_wait() {
+                log.new_lines().into_iter().for_each(|line| self.note(line));
+                return Err(Error::NotReady { reason: self.last_words(status) });
+            }
+            if self.socket().exists()
+                && let Ok(session) = self.connect().await
+            {
+                session.close().await;
+                self.recovery = began.elapsed();
+                return Ok(());
+            }
+            if since.elapsed() > patience {
+                let reason = format!("no sign of progress for {} s", patience.as_secs());
+                return Err(Error::NotReady { reason });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Keeps the lines that tell of recovery and damage; a broken server may write without end.
+    fn note(&mut self, line: String) {
+        const MAX_KEPT: usize = 200;
+        if self.seen.len() < MAX_KEPT && (line.contains("[ERROR]") || logged_position(&line).is_some()) {
+            self.seen.push(line);
+        }
+    }
+
+    fn last_words(&self, status: ExitStatus) -> String {
+        let errors = self.seen.iter().filter(|l| l.contains("[ERROR]"));
+        // The first error names the cause; the last ones only say that it aborts.
+        match errors.clone().find(|l| !l.contains("Aborting")).or(errors.clone().next()) {
+            Some(line) => format!("it ended with {status}: {line}"),
+            None => format!("it ended with {status}"),
+        }
+    }
+
+    /// The first line of its error log that tells of damaged data.
+    fn damage(&self) -> Option<String> {
+        let text = errorlog::tail(&self.run.join("error.log"), errorlog::MAX_TAIL_LINES).unwrap_or_default();
+        let signs = [
+            "corrupt",
+            "checksum mismatch",
+            "Failed to read page",
+            "is missing",
+            "got signal",
+            "Assertion failure",
+        ];
+        text.into_iter().find(|line| {
+            (line.contains("[ERROR]") || line.contains("got signal") || line.contains("Assertion"))
+                && signs.iter().any(|s| line.contains(s))
+        })
+    }
+
+    /// Checks tables, smallest first, as far as the budget goes. The error is a sentence for the proof.
+    async fn check(
+        &mut self,
+        budget: CheckBudget,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<(String, Coordinates), String> {
+        let sentence = |e: &Error| {
+            let cause = std::error::Error::source(e).map(|c| format!(": {c}")).unwrap_or_default();
+            format!("{e}{cause}")
+        };
+        let recovered = self.recovered().await.map_err(|e| sentence(&e))?;
+        let mut session = self.connect().await.map_err(|e| sentence(&e))?.with_limit(budget.time);
+        let tables = session.rows("list its tables", TABLES).await.map_err(|e| sentence(&e))?;
+        let until = Instant::now() + budget.time;
+        let mut checked = 0;
+        for table in &tables {
+            let [Some(schema), Some(name), ..] = table.as_slice() else { continue };
+            if Instant::now() >= until {
+                break;
+            }
+            match check_table(session, schema, name, until).await {
+                Ok(Some(next)) => session = next,
+                Ok(None) => break,
+                Err(problem) => return Err(problem),
+            }
+            checked += 1;
+            progress(Progress {
+                percent: u8::try_from(checked * 100 / tables.len()).ok(),
+                message: format!("checked {schema}.{name}"),
+            });
+        }
+        let detail = match tables.len() - checked {
+            0 => format!("recovered, and all {checked} tables check out"),
+            left => {
+                format!("recovered, {checked} tables check out, {left} were not reached within the budget")
+            }
+        };
+        Ok((detail, recovered))
+    }
+}
+
+/// Tables of people, smallest first; InnoDB reads every page of a checked table and proves its checksum.
+const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables \
+     WHERE table_type = 'BASE TABLE' AND engine IS NOT NULL \
+     AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') \
+     AND NOT (table_schema = 'mysql' AND engine IN ('CSV', 'MEMORY')) \
+     ORDER BY data_length + index_length, table_schema, table_name";
+
+/// Checks one table. `Ok(None)`: the budget ended before the answer. The session is consumed, because one that was
+/// interrupted cannot be used again.
+async fn check_table(
+    session: Session,
+    schema: &str,
+    name: &str,
+    until: Instant,
+) -> std::result::Result<Option<Session>, String> {
+    let mut session = session.with_limit(until.saturating_duration_since(Instant::now()).max(POLL));
+    let quoted = |n: &str| quote_identifier(n).map_err(|e| e.to_string());
+    let sql = format!("CHECK TABLE {}.{}", quoted(schema)?, quoted(name)?);
+    let rows = match session.records("check a table", sql).await {
+        Ok(rows) => rows,
+        Err(Error::Timeout { .. }) => return Ok(None),
+        Err(e) => {
+            let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
+            return Err(format!("checking {schema}.{name} broke the server: {cause}"));
+        }
+    };
+    let bad = rows.iter().find(|row| {
+        let kind = row.get("Msg_type").map_or("", String::as_str).to_ascii_lowercase();
+        kind == "error" || (kind == "status" && !is_fine(row.get("Msg_text").map_or("", String::as_str)))
+    });
+    match bad {
+        None => Ok(Some(session)),
+        Some(row) => {
+            Err(format!("{schema}.{name}: {}", row.get("Msg_text").map_or("damaged", String::as_str)))
+        }
+    }
+}
+
+fn is_fine(status: &str) -> bool {
+    ["OK", "Table is already up to date"].contains(&status) || status.contains("doesn't support check")
+}
+
+impl LogEnd {
+    fn position(&self) -> Option<BinlogPosition> {
+        let file = self.path.file_name()?.to_str()?.to_owned();
+        Some(BinlogPosition { file, position: fs::metadata(&self.path).ok()?.len() })
+    }
+}
+
+/// The binary log is used only where every file of its index lies in this very datadir: an absolute path would lead to the
+/// live server's logs.
+fn usable_log_bin(datadir: &Path, base: &str) -> Option<LogEnd> {
+    let plain = |name: &str| !name.is_empty() && !name.contains('/');
+    if !plain(base) {
+        return None;
+    }
+    let index = fs::read_to_string(datadir.join(format!("{base}.index"))).ok()?;
+    let files: Vec<&str> = index
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(|l| l.strip_prefix("./").unwrap_or(l))
+        .collect();
+    let last = files.last()?;
+    files.iter().all(|f| plain(f) && datadir.join(f).is_file()).then(|| LogEnd { path: datadir.join(last) })
+}
+
+/// `InnoDB: Last binlog file './mysql-bin.000001', position 1234`, as crash recovery tells it.
+fn logged_position(line: &str) -> Option<BinlogPosition> {
+    let (_, rest) =
+        line.split_once("ast binlog file '").or_else(|| line.split_once("ast MySQL binlog file '"))?;
+    let (file, rest) = rest.split_once('\'')?;
+    let file = file.rsplit('/').next()?.to_owned();
+    let digits: String =
+        rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+    let position = digits.parse().ok()?;
+    (!file.is_empty()).then_some(BinlogPosition { file, position })
+}
+
+fn run_dir(root: &Path, (uid, gid): (u32, u32)) -> Result<RunDir> {
+    use std::os::unix::fs::DirBuilderExt;
+    // Unique among agents and restarts, and short.
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let path = root.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
+    if path.as_os_str().len() + "/s".len() > MAX_SOCKET_PATH {
+        let reason =
+            format!("{} is too long for a Unix socket; choose a shorter run directory", path.display());
+        return Err(Error::Refused { reason });
+    }
+    // What an agent with this pid left behind before a restart of the host.
+    drop(fs::remove_dir_all(&path));
+    fs::DirBuilder::new().mode(0o700).create(&path).map_err(Error::io("create", &path))?;
+    let run = RunDir(path);
+    fs::create_dir(run.join("tmp")).map_err(Error::io("create", &run.0))?;
+    for path in [&run.0, &run.join("tmp")] {
+        chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path))?;
+    }
+    Ok(run)
+}
+
+fn arguments(
+    options: &SandboxOptions,
+    datadir: &Path,
+    run: &RunDir,
+    flavor: Flavor,
+    uid: u32,
+    with_log_bin: bool,
+) -> Vec<String> {
+    let path = |name: &str, path: &Path| format!("--{name}={}", path.display());
+    let mut args = vec![
+        "--no-defaults".to_owned(),
+        path("datadir", datadir),
+        path("socket", &run.join("s")),
+        path("pid-file", &run.join("pid")),
+        path("tmpdir", &run.join("tmp")),
+        path("log-error", &run.join("error.log")),
+        "--skip-networking".to_owned(),
+        "--skip-grant-tables".to_owned(),
+        "--event-scheduler=OFF".to_owned(),
+        "--performance-schema=OFF".to_owned(),
+        format!("--innodb-buffer-pool-size={}", options.buffer_pool_bytes),
+        "--innodb-buffer-pool-load-at-startup=OFF".to_owned(),
+        "--innodb-buffer-pool-dump-at-shutdown=OFF".to_owned(),
+        "--general-log=OFF".to_owned(),
+        "--slow-query-log=OFF".to_owned(),
+    ];
+    args.push(match flavor {
+        Flavor::Mariadb => "--skip-slave-start".to_owned(),
+        Flavor::Mysql => "--skip-replica-start".to_owned(),
+    });
+    if flavor == Flavor::Mysql {
+        args.extend(
+            ["--mysqlx=OFF", "--secure-file-priv=NULL", "--log-error-verbosity=3"].map(str::to_owned),
+        );
+    }
+    // mysqld does not run as root; the data's owner it is, and root only where the data are root's.
+    match nix::unistd::User::from_uid(uid.into()) {
+        Ok(Some(user)) if nix::unistd::Uid::effective().is_root() => {
+            args.push(format!("--user={}", user.name))
+        }
+        _ => {}
+    }
+    match (with_log_bin, options.log_bin.as_deref()) {
+        (true, Some(base)) => {
+            // The logs are evidence: nothing may expire them.
+            let expire = if flavor == Flavor::Mariadb {
+                "--expire-logs-days=0"
+            } else {
+                "--binlog-expire-logs-seconds=0"
+            };
+            args.extend([format!("--log-bin={base}"), "--server-id=1".to_owned(), expire.to_owned()]);
+            if flavor == Flavor::Mysql {
+                args.extend(["--gtid-mode=ON_PERMISSIVE".to_owned()]);
+            }
+        }
+        _ => args.push("--skip-log-bin".to_owned()),
+    }
+    if let Some(layout) = &options.layout {
+        args.push(format!("--innodb-page-size={}", layout.innodb_page_size));
+        args.push(format!("--lower-case-table-names={}", layout.lower_case_table_names));
+        args.extend(layout.innodb_data_file_path.iter().map(|p| format!("--innodb-data-file-path={p}")));
+        args.extend(layout.innodb_data_home_dir.iter().map(|p| path("innodb-data-home-dir", p)));
+        args.extend(layout.innodb_log_group_home_dir.iter().map(|p| path("innodb-log-group-home-dir", p)));
+        args.extend(layout.innodb_undo_directory.iter().map(|p| path("innodb-undo-directory", p)));
+    }
+    args.extend(options.extra_args.iter().cloned());
+    args
+}
+
+/// Ends private servers that a killed agent left behind, and removes their run directories. Returns how many.
+///
+/// Call it once, before the first sandbox of a new agent on this `run_root`.
+#[must_use]
+pub fn reap_leftovers(run_root: &Path) -> usize {
+    let Ok(entries) = fs::read_dir(run_root) else { return 0 };
+    let mut reaped = 0;
+    for path in entries.filter_map(|e| Some(e.ok()?.path())) {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let Some(agent) =
+            name.strip_prefix(RUN_PREFIX).and_then(|r| r.split_once('-')?.0.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        // Another agent of this host may be at work.
+        if agent != i32::try_from(std::process::id()).unwrap_or(-1) && find::is_alive(agent) {
+            continue;
+        }
+        let socket = path.join("s");
+        for server in find::servers() {
+            if server.arg("socket").is_some_and(|s| Path::new(s) == socket) {
+                let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
+            }
+        }
+        reaped += usize::from(fs::remove_dir_all(&path).is_ok());
+    }
+    reaped
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recovered_position_is_read_from_the_log_of_both_vendors() {
+        let mariadb =
+            "2026-11-22 22:30:00 0 [Note] InnoDB: Last binlog file './mariadb-bin.000003', position 4711";
+        let mysql = "2026-11-22T22:30:00Z 1 [Note] [MY-012560] [InnoDB] Last MySQL binlog file position 0 157, file name binlog.000002";
+        let got = logged_position(mariadb).unwrap();
+        assert_eq!((got.file.as_str(), got.position), ("mariadb-bin.000003", 4711));
+        assert_eq!(logged_position(mysql), None);
+    }
+
+    #[test]
+    fn a_log_index_that_leads_outside_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("binlog.000001"), "x").unwrap();
+        let index = dir.path().join("binlog.index");
+        fs::write(&index, "./binlog.000001\n").unwrap();
+        assert!(usable_log_bin(dir.path(), "binlog").is_some());
+        for content in ["/var/log/mysql/binlog.000001\n", "./../x\n", "./binlog.000009\n", ""] {
+            fs::write(&index, content).unwrap();
+            assert!(usable_log_bin(dir.path(), "binlog").is_none(), "{content}");
+        }
+        assert!(usable_log_bin(dir.path(), "/var/log/mysql/binlog").is_none());
+    }
+}

@@ -1,0 +1,219 @@
+//! What is known of the instance without asking it: configuration, its process, its option files, joined by rank.
+
+use std::path::{Path, PathBuf};
+
+use protocol::mysql::{Flavor, Layout, ServerVersion};
+
+use crate::config::MysqlConfig;
+use crate::find::{self, ServerProcess};
+use crate::options::{OptionFiles, Options, server_groups};
+
+/// Datadir of both vendors' packages.
+const DEFAULT_DATADIR: &str = "/var/lib/mysql";
+/// Sockets that the packages of Debian, RHEL and the vendors use, tried in order.
+const DEFAULT_SOCKETS: [&str; 4] = [
+    "/run/mysqld/mysqld.sock",
+    "/var/run/mysqld/mysqld.sock",
+    "/var/lib/mysql/mysql.sock",
+    "/tmp/mysql.sock",
+];
+/// Port of both vendors.
+const DEFAULT_PORT: u16 = 3306;
+
+/// Where an instance keeps its things. Paths are as seen from this process, absolute.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Data directory.
+    pub datadir: Option<PathBuf>,
+    /// Unix socket.
+    pub socket: Option<PathBuf>,
+    /// TCP port; absent with `skip-networking`.
+    pub port: Option<u16>,
+    /// Error log file; absent when it goes to stderr or the journal.
+    pub error_log: Option<PathBuf>,
+    /// Pid file.
+    pub pid_file: Option<PathBuf>,
+    /// Vendor, as far as the binary tells.
+    pub flavor: Option<Flavor>,
+    /// Server binary.
+    pub binary: Option<PathBuf>,
+    /// Version of that binary.
+    pub version: Option<ServerVersion>,
+    /// Root directory that the server's own paths start at; `/` unless it runs in a chroot.
+    pub root: PathBuf,
+    /// Pid of the server that owns the datadir.
+    pub pid: Option<i32>,
+    /// The options in force.
+    pub options: Options,
+}
+
+impl Settings {
+    /// Gathers what can be known now. Blocking, but only small files and `/proc`.
+    pub(crate) fn gather(config: &MysqlConfig, version: Option<&ServerVersion>) -> Self {
+        let servers = find::servers();
+        let mut files = OptionFiles::load(config.defaults_file.as_deref());
+        let mut options = effective(config, &files, version);
+        let named = config.datadir.clone().or_else(|| options.path("datadir"));
+        let datadir = named.unwrap_or_else(|| PathBuf::from(DEFAULT_DATADIR));
+        let mut process = servers.iter().find(|s| s.owns(&datadir));
+        let is_pinned = config.datadir.is_some()
+            || config.defaults_file.is_some()
+            || config.defaults_group_suffix.is_some()
+            || config.socket.is_some()
+            || config.port.is_some();
+        if process.is_none() && !is_pinned && !crate::datadir::looks_like_datadir(&datadir) {
+            // Nothing on this host says where the data are, but one server runs: it is the one that is meant.
+            process = match servers.as_slice() {
+                [only] => Some(only),
+                _ => None,
+            };
+        }
+        if let Some(process) = process {
+            let defaults_file = process.arg("defaults-file").map(PathBuf::from);
+            if config.defaults_file.is_none() {
+                files = if process.args.iter().any(|a| a == "--no-defaults") {
+                    OptionFiles::default()
+                } else {
+                    OptionFiles::load_under(&process.root, defaults_file.as_deref())
+                };
+                options = effective(config, &files, version);
+            }
+            options.add_command_line(process.args.iter().skip(1).map(String::as_str));
+        }
+        Self::join(config, process, options, datadir, version)
+    }
+
+    fn join(
+        config: &MysqlConfig,
+        process: Option<&ServerProcess>,
+        options: Options,
+        datadir: PathBuf,
+        version: Option<&ServerVersion>,
+    ) -> Self {
+        let binary = config
+            .server_binary
+            .clone()
+            .or_else(|| process.and_then(|p| p.binary.clone()))
+            .or_else(find::binary);
+        let datadir = match process.and_then(|p| p.cwd.clone()) {
+            Some(cwd) if config.datadir.is_none() => cwd,
+            _ => datadir,
+        };
+        let datadir = std::fs::canonicalize(&datadir).unwrap_or(datadir);
+        let mut settings = Self {
+            root: process.map_or_else(|| PathBuf::from("/"), |p| p.root.clone()),
+            pid: process.map(|p| p.pid),
+            flavor: version.map(|v| v.flavor).or_else(|| binary.as_deref().and_then(flavor_of)),
+            binary,
+            version: version.cloned(),
+            datadir: Some(datadir),
+            ..Self::default()
+        };
+        let offline = options.is_on("skip-networking") == Some(true);
+        let port = options.get("port").and_then(|p| p.parse().ok()).filter(|p| *p != 0);
+        settings.port = config.port.or(if offline { None } else { port.or(Some(DEFAULT_PORT)) });
+        settings.socket =
+            config.socket.clone().or_else(|| options.path("socket").map(|p| settings.resolve(&p)));
+        if settings.socket.is_none() {
+            let defaults = DEFAULT_SOCKETS.iter().map(|s| settings.resolve(Path::new(s)));
+            settings.socket = defaults.into_iter().find(|s| s.exists());
+        }
+        settings.pid_file = options.path("pid-file").map(|p| settings.resolve(&p));
+        settings.options = options;
+        settings.error_log = config.error_log.clone().or_else(|| settings.error_log_option());
+        settings
+    }
+
+    /// `log-error` with a name, or without one (a file of the default name); absent, it goes to stderr.
+    fn error_log_option(&self) -> Option<PathBuf> {
+        let name = self.options.get("log-error")?;
+        let mut path = match name {
+            "" => PathBuf::from(format!("{}.err", self.hostname_base())),
+            "stderr" => return None,
+            name => PathBuf::from(name),
+        };
+        // The servers add a suffix where there is none.
+        if path.extension().is_none() {
+            path.set_extension("err");
+        }
+        Some(self.resolve(&path))
+    }
+
+    /// A path that the server names: relative to the datadir, and below the server's root.
+    #[must_use]
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        match path.strip_prefix("/") {
+            Ok(rest) => self.root.join(rest),
+            Err(_) => self.datadir.clone().unwrap_or_default().join(path),
+        }
+    }
+
+    /// The file layout that the options say; the servers' defaults where they say nothing.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        let dir = |name: &str| {
+            self.options.path(name).map(|p| self.resolve(&p)).filter(|p| Some(p) != self.datadir.as_ref())
+        };
+        Layout {
+            innodb_page_size: self.options.get("innodb-page-size").and_then(parse_size).unwrap_or(16 << 10),
+            lower_case_table_names: self
+                .options
+                .get("lower-case-table-names")
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(0),
+            innodb_data_file_path: self.options.get("innodb-data-file-path").map(str::to_owned),
+            innodb_data_home_dir: dir("innodb-data-home-dir"),
+            innodb_log_group_home_dir: dir("innodb-log-group-home-dir"),
+            innodb_undo_directory: dir("innodb-undo-directory"),
+            log_bin: self.log_bin(),
+        }
+    }
+
+    /// Base path of the binary log, absolute; absent when it is off.
+    #[must_use]
+    pub fn log_bin(&self) -> Option<PathBuf> {
+        let default = match self.flavor {
+            Some(Flavor::Mysql) => Some("binlog"),
+            _ => None,
+        };
+        let base = match (self.options.get("log-bin"), self.options.is_on("log-bin")) {
+            (Some(""), _) => default.map_or_else(|| format!("{}-bin", self.hostname_base()), str::to_owned),
+            (Some("1"), _) if self.options.get("skip-log-bin").is_some() => default?.to_owned(),
+            (_, Some(false)) => return None,
+            (Some(base), _) => base.to_owned(),
+            (None, _) => default?.to_owned(),
+        };
+        Some(self.resolve(Path::new(&base)))
+    }
+
+    /// The base name that the servers derive unnamed logs from: the pid file's stem, else the host's name.
+    pub(crate) fn hostname_base(&self) -> String {
+        let stem =
+            self.options.path("pid-file").and_then(|p| Some(p.file_stem()?.to_string_lossy().into_owned()));
+        stem.unwrap_or_else(|| {
+            let name = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+            name.split('.').next().unwrap_or_default().to_owned()
+        })
+    }
+}
+
+fn effective(config: &MysqlConfig, files: &OptionFiles, version: Option<&ServerVersion>) -> Options {
+    let suffix = config.defaults_group_suffix.as_deref();
+    files.effective(&server_groups(version.map(|v| v.flavor), version, suffix))
+}
+
+/// The vendor, where the binary's name tells it.
+fn flavor_of(binary: &Path) -> Option<Flavor> {
+    let name = binary.file_name()?.to_string_lossy();
+    name.starts_with("mariadb").then_some(Flavor::Mariadb)
+}
+
+/// `16k`, `16384`: a size in bytes.
+fn parse_size(text: &str) -> Option<u32> {
+    let text = text.trim().to_ascii_lowercase();
+    let (digits, factor) = match text.strip_suffix('k') {
+        Some(digits) => (digits, 1 << 10),
+        None => (text.as_str(), 1),
+    };
+    digits.parse::<u32>().ok()?.checked_mul(factor)
+}

@@ -1,0 +1,12 @@
+//! The one home of `unsafe` in this crate: what a child does between fork and exec.
+#![allow(unsafe_code)]
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// Lets the child lead a session of its own, so that it outlives the agent and its terminal.
+pub(crate) fn in_own_session(mut command: Command) -> Command {
+    // SAFETY: setsid is async-signal-safe and touches no memory of the parent; nothing else runs in the closure.
+    unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from)) };
+    command
+}
