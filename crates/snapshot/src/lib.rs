@@ -9,12 +9,16 @@
 //! - [`freeze`] holds a process still for the providers whose copy is not one atomic instant.
 //! - [`volumes`] lists logical volumes of any kind.
 
+mod durable;
 pub mod error;
 pub mod freeze;
 pub mod guardian;
+mod mountinfo;
 pub mod mounts;
+mod names;
 pub mod provider;
 pub mod registry;
+mod run;
 pub mod volumes;
 
 pub use error::Error;

@@ -4,15 +4,20 @@
 //! else reads. The table is on disk, so that mounts which a crash left behind are found and released. It knows no seed: a holder is a
 //! text such as `seed <id>`, `verify` or `operator`.
 
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::OFlag;
+use nix::mount::{MntFlags, umount2};
 use protocol::ids::SnapshotId;
-use protocol::snapshot::Snapshot;
+use protocol::snapshot::{Snapshot, SnapshotMount, Validity};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::provider::{MountMode, Mounted, Provider};
+use crate::error::IoContext as _;
+use crate::provider::{MountIdentity, MountMode, Mounted, Provider};
+use crate::{Error, durable, mountinfo, names};
 
 /// The mounts of one provider's snapshots.
 #[derive(Debug)]
@@ -20,12 +25,15 @@ pub struct MountTable {
     provider: Arc<dyn Provider>,
     mount_root: PathBuf,
     state_file: PathBuf,
+    state: Mutex<State>,
 }
 
 /// A mount with those who hold it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeldMount {
+    /// The mount point that was asked for.
+    pub target: PathBuf,
     /// What is mounted where.
     pub mounted: Mounted,
     /// Who holds it, each once.
@@ -38,6 +46,19 @@ pub struct MountLease {
     table: Arc<MountTable>,
     holder: String,
     mounted: Mounted,
+    /// Keeps the kernel from giving the mount's id to another one, and a person from unmounting it.
+    pin: Option<File>,
+    kept: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    /// Mount points that were about to be used; a crash may have left something on them.
+    #[serde(default)]
+    intents: Vec<PathBuf>,
+    #[serde(default)]
+    mounts: Vec<HeldMount>,
 }
 
 impl MountTable {
@@ -45,26 +66,25 @@ impl MountTable {
     ///
     /// # Errors
     /// When the mount root cannot be made, or the state file cannot be read or is damaged.
-    pub fn open(
-        provider: Arc<dyn Provider>,
-        mount_root: &Path,
-        state_file: &Path,
-    ) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { provider, mount_root: mount_root.to_owned(), state_file: state_file.to_owned() }))
+    pub fn open(provider: Arc<dyn Provider>, mount_root: &Path, state_file: &Path) -> Result<Arc<Self>, Error> {
+        // A server of another user must get through to a snapshot that it shall run on, but need not list them.
+        make_dir(mount_root, 0o711)?;
+        let mount_root = mount_root.canonicalize().context("resolve", mount_root)?;
+        let state = durable::read_json(state_file)?.unwrap_or_default();
+        Ok(Arc::new(Self { provider, mount_root, state_file: state_file.to_owned(), state: Mutex::new(state) }))
     }
 
     /// Mounts the snapshot below the mount root, or joins the mount that is there. Idempotent for the same holder.
     ///
     /// # Errors
     /// [`Error::Held`] when a writable view is asked for, or in use, by someone else; the provider's refusal.
-    pub fn acquire(
-        self: &Arc<Self>,
-        id: &SnapshotId,
-        mode: MountMode,
-        holder: &str,
-    ) -> Result<MountLease, Error> {
-        let path = self.mount_root.join(id.as_str().replace('/', "%2F"));
-        self.acquire_at(id, mode, holder, &path)
+    pub fn acquire(self: &Arc<Self>, id: &SnapshotId, mode: MountMode, holder: &str) -> Result<MountLease, Error> {
+        let mut name = names::as_file_name(id);
+        if mode == MountMode::Writable {
+            // `@` could end an id, `%` cannot be in one.
+            name.push_str("%rw");
+        }
+        self.acquire_at(id, mode, holder, &self.mount_root.join(name))
     }
 
     /// As [`MountTable::acquire`], at a mount point of the caller's choice.
@@ -78,8 +98,122 @@ impl MountTable {
         holder: &str,
         target: &Path,
     ) -> Result<MountLease, Error> {
-        let mounted = self.provider.mount(id, target, mode)?;
-        Ok(MountLease { table: Arc::clone(self), holder: holder.to_owned(), mounted })
+        let mut state = self.lock();
+        let mounted = match self.join(&mut state, id, mode, holder, target)? {
+            Some(mounted) => mounted,
+            None => self.mount_anew(&mut state, id, mode, holder, target)?,
+        };
+        drop(state);
+        let pin = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
+            .open(&mounted.path)
+            .context("open", &mounted.path)?;
+        Ok(MountLease { table: Arc::clone(self), holder: holder.to_owned(), mounted, pin: Some(pin), kept: false })
+    }
+
+    /// Adds the holder to a mount at this target, if there is one that may be shared.
+    fn join(
+        &self,
+        state: &mut State,
+        id: &SnapshotId,
+        mode: MountMode,
+        holder: &str,
+        target: &Path,
+    ) -> Result<Option<Mounted>, Error> {
+        let Some(at) = state.mounts.iter().position(|m| m.target == target) else { return Ok(None) };
+        let entry = &mut state.mounts[at];
+        if entry.mounted.id != *id {
+            let reason = format!("snapshot {} is mounted there, held by {}", entry.mounted.id, entry.holders.join(", "));
+            return Err(Error::MountPoint { path: target.to_owned(), reason });
+        }
+        let only_mine = entry.holders.iter().all(|h| h == holder);
+        if !only_mine && (mode == MountMode::Writable || entry.mounted.mode != mode) {
+            return Err(Error::Held { id: id.to_string(), holders: entry.holders.clone() });
+        }
+        let same = MountIdentity::of(&entry.mounted.path).is_ok_and(|now| now == entry.mounted.identity);
+        if !same && !only_mine {
+            let reason = "it was unmounted or replaced under its holders".to_owned();
+            return Err(Error::MountChanged { path: target.to_owned(), reason });
+        }
+        if !same || entry.mounted.mode != mode {
+            // Only this holder's own: begin anew, as after a reboot.
+            let stale = state.mounts.remove(at);
+            self.provider.unmount(&stale.mounted)?;
+            return Ok(None);
+        }
+        let mounted = entry.mounted.clone();
+        if !entry.holders.iter().any(|h| h == holder) {
+            entry.holders.push(holder.to_owned());
+            self.save(state)?;
+        }
+        Ok(Some(mounted))
+    }
+
+    fn mount_anew(
+        &self,
+        state: &mut State,
+        id: &SnapshotId,
+        mode: MountMode,
+        holder: &str,
+        target: &Path,
+    ) -> Result<Mounted, Error> {
+        let private = self.provider.probe().features.private_views;
+        let conflicts = |m: &&HeldMount| {
+            let one_writes = mode == MountMode::Writable || m.mounted.mode == MountMode::Writable;
+            let both_write = mode == MountMode::Writable && m.mounted.mode == MountMode::Writable;
+            m.mounted.id == *id && if private { both_write } else { one_writes }
+        };
+        if let Some(other) = state.mounts.iter().find(conflicts) {
+            return Err(Error::Held { id: id.to_string(), holders: other.holders.clone() });
+        }
+        self.prepare_target(target)?;
+        state.intents.push(target.to_owned());
+        self.save(state)?;
+        let mounted = self.provider.mount(id, target, mode);
+        state.intents.retain(|t| t != target);
+        let mounted = match mounted {
+            Ok(mounted) => mounted,
+            Err(error) => {
+                self.remove_target(target);
+                self.save(state)?;
+                return Err(error);
+            }
+        };
+        let holders = vec![holder.to_owned()];
+        state.mounts.push(HeldMount { target: target.to_owned(), mounted: mounted.clone(), holders });
+        if let Err(error) = self.save(state) {
+            state.mounts.pop();
+            self.provider.unmount(&mounted)?;
+            return Err(error);
+        }
+        tracing::info!(snapshot = %id, path = %mounted.path.display(), holder, "mounted");
+        Ok(mounted)
+    }
+
+    /// Makes the target an empty directory with nothing on it; a leftover of ours is unmounted, anything else refused.
+    fn prepare_target(&self, target: &Path) -> Result<(), Error> {
+        let refuse = |reason: String| Err(Error::MountPoint { path: target.to_owned(), reason });
+        let ours = target.starts_with(&self.mount_root);
+        if target.exists() && mountinfo::is_mount_point(target)? {
+            if !ours {
+                return refuse("something is mounted there already".to_owned());
+            }
+            umount2(target, MntFlags::empty()).context("unmount", target)?;
+        }
+        make_dir(target, 0o755)?;
+        let mut entries = fs::read_dir(target).context("list", target)?;
+        if entries.next().is_some() {
+            return refuse("it is not empty".to_owned());
+        }
+        Ok(())
+    }
+
+    fn remove_target(&self, target: &Path) {
+        if target.starts_with(&self.mount_root) {
+            // Fails when something is there, and then it shall stay.
+            let _ = fs::remove_dir(target);
+        }
     }
 
     /// Ends every hold of `holder` on the snapshot; unmounts where it was the last.
@@ -87,7 +221,33 @@ impl MountTable {
     /// # Errors
     /// [`Error::NotHeld`]; the provider's failure to unmount, after which it is still held.
     pub fn release(&self, id: &SnapshotId, holder: &str) -> Result<(), Error> {
-        Err(Error::NotHeld { id: id.to_string(), holder: holder.to_owned() })
+        let targets: Vec<PathBuf> = self
+            .lock()
+            .mounts
+            .iter()
+            .filter(|m| m.mounted.id == *id && m.holders.iter().any(|h| h == holder))
+            .map(|m| m.target.clone())
+            .collect();
+        if targets.is_empty() {
+            return Err(Error::NotHeld { id: id.to_string(), holder: holder.to_owned() });
+        }
+        targets.iter().try_for_each(|target| self.release_target(target, holder))
+    }
+
+    fn release_target(&self, target: &Path, holder: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        let Some(at) = state.mounts.iter().position(|m| m.target == target) else { return Ok(()) };
+        let others = state.mounts[at].holders.iter().filter(|h| *h != holder).count();
+        if others > 0 {
+            state.mounts[at].holders.retain(|h| h != holder);
+            return self.save(&state);
+        }
+        let mounted = state.mounts[at].mounted.clone();
+        self.provider.unmount(&mounted)?;
+        state.mounts.remove(at);
+        self.remove_target(target);
+        tracing::info!(snapshot = %mounted.id, path = %mounted.path.display(), holder, "unmounted");
+        self.save(&state)
     }
 
     /// Removes a snapshot that no one holds.
@@ -95,18 +255,37 @@ impl MountTable {
     /// # Errors
     /// [`Error::Held`] naming the holders; the provider's refusal.
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<(), Error> {
+        // The lock is kept, or someone could mount it in between.
+        let state = self.lock();
+        let holders: Vec<String> =
+            state.mounts.iter().filter(|m| m.mounted.id == *id).flat_map(|m| m.holders.clone()).collect();
+        if !holders.is_empty() {
+            return Err(Error::Held { id: id.to_string(), holders });
+        }
         self.provider.remove(id)
     }
 
     /// All mounts with their holders.
     #[must_use]
     pub fn held(&self) -> Vec<HeldMount> {
-        Vec::new()
+        self.lock().mounts.clone()
     }
 
     /// Adds holders to the mounts of a listing.
     pub fn annotate(&self, snapshots: &mut [Snapshot]) {
-        let _ = snapshots;
+        let state = self.lock();
+        for entry in &state.mounts {
+            let Some(snapshot) = snapshots.iter_mut().find(|s| s.id == entry.mounted.id) else { continue };
+            let path = &entry.mounted.path;
+            match snapshot.mounts.iter_mut().find(|m| m.path == *path) {
+                Some(mount) => mount.holders.clone_from(&entry.holders),
+                None => snapshot.mounts.push(SnapshotMount {
+                    path: path.clone(),
+                    writable: entry.mounted.mode == MountMode::Writable,
+                    holders: entry.holders.clone(),
+                }),
+            }
+        }
     }
 
     /// After a start: ends the holds of those that `is_alive` denies, and unmounts what lies below the mount root unheld. What was released.
@@ -114,14 +293,68 @@ impl MountTable {
     /// # Errors
     /// When the state file cannot be written; mounts that are busy are logged and kept.
     pub fn recover(&self, is_alive: &dyn Fn(&str) -> bool) -> Result<Vec<PathBuf>, Error> {
-        let _ = (is_alive, &self.state_file);
-        Ok(Vec::new())
+        let mut state = self.lock();
+        let mut released = Vec::new();
+        let mut kept = Vec::new();
+        for mut entry in std::mem::take(&mut state.mounts) {
+            let same = MountIdentity::of(&entry.mounted.path).is_ok_and(|now| now == entry.mounted.identity);
+            if same && entry.holders.iter().any(|h| is_alive(h)) {
+                entry.holders.retain(|h| is_alive(h));
+                kept.push(entry);
+                continue;
+            }
+            match self.provider.unmount(&entry.mounted) {
+                Ok(()) => {
+                    self.remove_target(&entry.target);
+                    released.push(entry.target);
+                }
+                Err(error) => {
+                    tracing::warn!(path = %entry.target.display(), %error, "a leftover mount stays: it could not be unmounted");
+                    kept.push(entry);
+                }
+            }
+        }
+        state.mounts = kept;
+        let intents = std::mem::take(&mut state.intents);
+        for path in self.strangers(&state, &intents)? {
+            match umount2(&path, MntFlags::empty()) {
+                Ok(()) => {
+                    self.remove_target(&path);
+                    released.push(path);
+                }
+                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover mount stays: it could not be unmounted"),
+            }
+        }
+        self.save(&state)?;
+        Ok(released)
+    }
+
+    /// Mount points that are ours by place or intent and in no entry, the innermost first.
+    fn strangers(&self, state: &State, intents: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
+        let known = |p: &Path| state.mounts.iter().any(|m| p.starts_with(&m.mounted.path));
+        let mut found: Vec<PathBuf> = mountinfo::read()?
+            .into_iter()
+            .map(|l| l.mount_point)
+            .filter(|p| (p.starts_with(&self.mount_root) && *p != self.mount_root) || intents.contains(p))
+            .filter(|p| !known(p))
+            .collect();
+        found.sort_by_key(|p| std::cmp::Reverse(p.as_os_str().len()));
+        Ok(found)
     }
 
     /// The provider whose snapshots these are.
     #[must_use]
     pub fn provider(&self) -> &Arc<dyn Provider> {
         &self.provider
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is made whole before it can panic, so the state behind a poisoned lock is sound.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn save(&self, state: &State) -> Result<(), Error> {
+        durable::write_json(&self.state_file, state)
     }
 }
 
@@ -136,15 +369,15 @@ impl MountLease {
     /// An overflowed LVM snapshot may be unmounted by force, and then reads as an empty directory without any error.
     ///
     /// # Errors
-    /// [`Error::MountChanged`], [`Error::Invalid`], [`Error::ValidityUnknown`], or the provider's failure to tell.
+    /// [`Error::Invalid`] before [`Error::MountChanged`], because it is the cause; [`Error::ValidityUnknown`]; the provider's failure to tell.
     pub fn prove(&self) -> Result<(), Error> {
-        let _ = self.table.provider();
-        Ok(())
+        prove_same_mount_and_valid(self.table.provider.as_ref(), &self.mounted)
     }
 
     /// Keeps the hold beyond this value: only [`MountTable::release`] ends it.
     #[must_use]
-    pub fn keep(self) -> Mounted {
+    pub fn keep(mut self) -> Mounted {
+        self.kept = true;
         self.mounted.clone()
     }
 
@@ -152,13 +385,48 @@ impl MountLease {
     ///
     /// # Errors
     /// As [`MountTable::release`].
-    pub fn release(self) -> Result<(), Error> {
+    pub fn release(mut self) -> Result<(), Error> {
+        self.kept = true;
+        self.pin = None;
         self.table.release(&self.mounted.id, &self.holder)
     }
 }
 
-/// The kernel's id of the mount that a path is on.
-pub(crate) fn mount_id(path: &Path) -> Result<u64, Error> {
-    let _ = path;
-    Ok(0)
+impl Drop for MountLease {
+    fn drop(&mut self) {
+        self.pin = None;
+        if self.kept {
+            return;
+        }
+        match self.table.release(&self.mounted.id, &self.holder) {
+            Ok(()) | Err(Error::NotHeld { .. }) => {}
+            Err(error) => tracing::warn!(snapshot = %self.mounted.id, holder = self.holder, %error, "a mount stays"),
+        }
+    }
+}
+
+/// As [`MountLease::prove`], for a mount that is held in another way. Without a lease's pin the kernel may have given the same id to a
+/// later mount of the same snapshot.
+///
+/// # Errors
+/// As [`MountLease::prove`].
+pub fn prove_same_mount_and_valid(provider: &dyn Provider, mounted: &Mounted) -> Result<(), Error> {
+    let validity = provider.validity(&mounted.id);
+    if let Ok(Validity::Invalid(reason)) = validity {
+        return Err(Error::Invalid { id: mounted.id.to_string(), reason });
+    }
+    let now = MountIdentity::of(&mounted.path)?;
+    if now != mounted.identity {
+        let reason = "it was unmounted or replaced meanwhile".to_owned();
+        return Err(Error::MountChanged { path: mounted.path.clone(), reason });
+    }
+    match validity? {
+        Validity::Valid => Ok(()),
+        Validity::Invalid(reason) => Err(Error::Invalid { id: mounted.id.to_string(), reason }),
+        Validity::Unknown(reason) => Err(Error::ValidityUnknown { id: mounted.id.to_string(), reason }),
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
+    DirBuilder::new().recursive(true).mode(mode).create(path).context("create directory", path)
 }

@@ -75,6 +75,16 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// [`Error::NotListed`], [`Error::Unsupported`] for a snapshot that someone else made, or the medium's failure.
     fn record(&self, id: &SnapshotId, meta: &SnapshotMeta) -> Result<(), Error>;
 
+    /// Removes what an interrupted [`Provider::create`] or a crash with a writable view mounted has left behind, and says what. Called
+    /// once after a start, before anything is mounted.
+    ///
+    /// # Errors
+    /// The first removal that failed; the others are tried all the same.
+    fn sweep(&self, host: &AgentId) -> Result<Vec<String>, Error> {
+        let _ = host;
+        Ok(Vec::new())
+    }
+
     /// Gives the snapshot's own store (or its pool) more room; the new size in bytes.
     ///
     /// # Errors
@@ -208,7 +218,7 @@ impl MountIdentity {
     /// When the path cannot be read.
     pub fn of(path: &Path) -> Result<Self, Error> {
         let meta = std::fs::metadata(path).context("look at", path)?;
-        let mount_id = crate::mounts::mount_id(path)?;
+        let mount_id = crate::mountinfo::mount_id(path)?;
         Ok(Self { device: meta.dev(), inode: meta.ino(), mount_id })
     }
 }
