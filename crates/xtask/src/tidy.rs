@@ -13,8 +13,11 @@ use crate::layering;
 
 const MAX_LINES: usize = 800;
 
-/// A line (or the one above it) with this text says why a test sleeps there.
+/// A line with this text says why a test sleeps right below.
 const SLEEP_REASON: &str = "// sleeps because ";
+
+/// A sleep so few lines below a look at the clock is the pause of a poll with a deadline.
+const POLL_LINES: usize = 6;
 
 /// Says, one line each as `file:line: what`, what is untidy among the files that git knows or would add.
 pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
@@ -57,6 +60,7 @@ struct Rules {
     unfinished: Regex,
     ignored: Regex,
     sleep: Regex,
+    poll: Regex,
 }
 
 impl Rules {
@@ -81,7 +85,8 @@ impl Rules {
                 r"X)\b"
             ))?,
             ignored: Regex::new(r#"^\s*#\[ignore(\s*=\s*"\s*")?\s*\]"#)?,
-            sleep: Regex::new(r"\bsleep\s*\(")?,
+            sleep: Regex::new(r"(^|[^\w.])sleep\s*\(")?,
+            poll: Regex::new(r"deadline|elapsed\(\)|Instant::now\(\)")?,
         })
     }
 
@@ -92,8 +97,8 @@ impl Rules {
             found.push(format!("{path}: {} lines, more than {MAX_LINES}: split it", text.lines().count()));
         }
         let mut in_tests = path.contains("tests/");
-        let mut previous = "";
-        for (index, line) in text.lines().enumerate() {
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
             in_tests |= is_rust && line.trim_start().starts_with("#[cfg(test)]");
             let mut say = |what: &str| found.push(format!("{path}:{}: {what}", index + 1));
             if self.machine_path.is_match(line) {
@@ -109,14 +114,19 @@ impl Rules {
                 if self.ignored.is_match(line) {
                     say("an ignored test without a reason");
                 }
-                let has_reason = line.contains(SLEEP_REASON) || previous.contains(SLEEP_REASON);
-                if in_tests && self.sleep.is_match(line) && !has_reason {
+                if in_tests && self.sleep.is_match(line) && !self.may_sleep(&lines[..index]) {
                     say("a test that sleeps for a fixed time: poll with a deadline (testkit::poll)");
                 }
             }
-            previous = line;
         }
         found
+    }
+
+    /// Whether the lines above a sleep give it a reason.
+    fn may_sleep(&self, above: &[&str]) -> bool {
+        let near = &above[above.len().saturating_sub(POLL_LINES)..];
+        near.last().is_some_and(|line| line.contains(SLEEP_REASON))
+            || near.iter().any(|line| self.poll.is_match(line))
     }
 
     fn is_public_source(&self, line: &str) -> bool {
@@ -215,6 +225,10 @@ mod tests {
         assert_eq!(judged("crates/a/src/b.rs", &format!("#[cfg(test)]\nmod tests {{\n{line}")).len(), 1);
         let with_reason = format!("    {SLEEP_REASON}the writer must run for a while\n{line}");
         assert_eq!(judged("crates/a/tests/b.rs", &with_reason).len(), 0);
+        let poll = format!("    assert!(Instant::now() < deadline);\n{line}");
+        assert_eq!(judged("crates/a/tests/b.rs", &poll).len(), 0);
+        let python = concat!("    [\"-c\", \"time.sle", "ep(600)\"]");
+        assert_eq!(judged("crates/a/tests/b.rs", python).len(), 0);
     }
 
     #[test]
