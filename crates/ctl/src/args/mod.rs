@@ -1,0 +1,253 @@
+//! The command line: what a person may type. Nothing here talks to the bus.
+
+mod host;
+mod seed;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jiff::Timestamp;
+use protocol::ids::AgentId;
+
+pub use host::{BinlogCmd, CustomCmd, DatadirCmd, HostCmd, JobsCmd, LogRange, MysqlCmd, SnapshotCmd};
+pub use seed::{CompressionArg, DonorArgs, RunArgs, SeedCmd, SeedOptionArgs, WatchArgs};
+
+use crate::{exit, units};
+
+/// Finds the fleet, publishes commands, plans and watches seeds, reads events. Keeps no state: killing it never
+/// harms a seed.
+#[derive(Debug, Parser)]
+#[command(name = "orchestrator-ctl", version, after_help = exit::TABLE, max_term_width = 110)]
+pub struct Cli {
+    /// Options of every subcommand.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Cmd,
+}
+
+/// Options of every subcommand.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// NATS server; several with commas
+    #[arg(
+        long,
+        env = "ORCH_SERVER",
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL",
+        global = true,
+        help_heading = "Bus"
+    )]
+    pub server: String,
+    /// NATS credentials file (JWT and seed), mode 0600
+    #[arg(
+        long,
+        env = "ORCH_CREDS",
+        value_name = "FILE",
+        global = true,
+        conflicts_with = "nkey_file",
+        help_heading = "Bus"
+    )]
+    pub creds: Option<PathBuf>,
+    /// File with the nkey seed to log in to NATS, mode 0600
+    #[arg(long, env = "ORCH_NKEY_FILE", value_name = "FILE", global = true, help_heading = "Bus")]
+    pub nkey_file: Option<PathBuf>,
+    /// File with the nkey seed that signs commands, mode 0600
+    #[arg(long, env = "ORCH_SIGN_KEY", value_name = "FILE", global = true, help_heading = "Bus")]
+    pub sign_key: Option<PathBuf>,
+    /// CA certificates (PEM) to trust for the bus
+    #[arg(long, env = "ORCH_TLS_CA", value_name = "FILE", global = true, help_heading = "Bus")]
+    pub tls_ca: Option<PathBuf>,
+    /// Client certificate (PEM) for mutual TLS
+    #[arg(
+        long,
+        env = "ORCH_TLS_CERT",
+        value_name = "FILE",
+        global = true,
+        requires = "tls_key",
+        help_heading = "Bus"
+    )]
+    pub tls_cert: Option<PathBuf>,
+    /// Key of the client certificate (PEM), mode 0600
+    #[arg(
+        long,
+        env = "ORCH_TLS_KEY",
+        value_name = "FILE",
+        global = true,
+        requires = "tls_cert",
+        help_heading = "Bus"
+    )]
+    pub tls_key: Option<PathBuf>,
+    /// Who asks, for the audit [default: USER@HOST]
+    #[arg(long, env = "ORCH_ACTOR", value_name = "NAME", global = true, value_parser = parse_actor, help_heading = "Bus")]
+    pub actor: Option<String>,
+    /// How long to wait for a reply; jobs run on beyond it
+    #[arg(long, env = "ORCH_TIMEOUT", default_value = "10s", value_name = "TIME", global = true, value_parser = units::parse_timeout, help_heading = "Bus")]
+    pub timeout: Duration,
+    /// JSON on stdout, for programs
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// Do not ask before destroying something
+    #[arg(long, short = 'y', global = true, help_heading = "Output")]
+    pub yes: bool,
+    /// Leave the command for a host that is down; it runs once when the host is back, unless TIME has passed
+    #[arg(long, value_name = "TIME", global = true, value_parser = units::parse_seconds, help_heading = "Bus")]
+    pub queue: Option<u64>,
+    /// Say more on stderr; twice for all
+    #[arg(long, short = 'v', action = clap::ArgAction::Count, global = true, help_heading = "Output")]
+    pub verbose: u8,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Cmd {
+    /// All hosts: MySQL, snapshots, space, jobs; stale and missing ones too
+    Fleet(FleetArgs),
+    /// One host: what it is, its state, disks and volumes
+    Host(Targeted<HostCmd>),
+    /// A host's MySQL: state, service, error log, space
+    Mysql(Targeted<MysqlCmd>),
+    /// Snapshots: list, create, remove, mount, verify, find in the fleet
+    #[command(subcommand)]
+    Snapshot(SnapshotCmd),
+    /// A host's data directory
+    Datadir(Targeted<DatadirCmd>),
+    /// A host's binary and relay logs
+    Binlog(Targeted<BinlogCmd>),
+    /// The commands that a host's configuration allows
+    Custom(Targeted<CustomCmd>),
+    /// A host's jobs
+    Jobs(Targeted<JobsCmd>),
+    /// Seeds: plan, start, watch, abort, show, throttle, undo
+    #[command(subcommand)]
+    Seed(SeedCmd),
+    /// What happened in the fleet, from the durable stream
+    Events(EventsArgs),
+    /// Sends any command with parameters given as JSON
+    Raw(RawArgs),
+    /// Keys that sign commands and log in to NATS
+    #[command(subcommand)]
+    Key(KeyCmd),
+    /// Configuration of the bus itself
+    #[command(subcommand)]
+    Bus(BusCmd),
+}
+
+/// A host and what to do on it.
+#[derive(Debug, Args)]
+pub struct Targeted<C: Subcommand> {
+    /// The host as the fleet knows it
+    pub host: AgentId,
+    /// What to do there
+    #[command(subcommand)]
+    pub command: C,
+}
+
+/// Which hosts to show.
+#[derive(Debug, Args)]
+pub struct FleetArgs {
+    /// Stay and show changes as they come
+    #[arg(long, short)]
+    pub watch: bool,
+    /// Only this cluster
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// Only this data centre
+    #[arg(long)]
+    pub dc: Option<String>,
+}
+
+/// Which events.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Stay and show events as they come
+    #[arg(long, short)]
+    pub follow: bool,
+    /// From this time on: 2026-11-22T10:00:00Z, "2026-11-22 10:00", or 2h (ago) [default: all, or from now with --follow]
+    #[arg(long, value_name = "TIME", value_parser = units::parse_since)]
+    pub since: Option<Timestamp>,
+    /// Only this cluster
+    #[arg(long)]
+    pub cluster: Option<String>,
+    /// Only this host
+    #[arg(long)]
+    pub host: Option<AgentId>,
+    /// Only this kind or family: snapshot, job.finished, …
+    #[arg(long)]
+    pub kind: Option<String>,
+}
+
+/// A command as it is.
+#[derive(Debug, Args)]
+pub struct RawArgs {
+    /// The host as the fleet knows it
+    pub host: AgentId,
+    /// The command's name, family.verb
+    pub command: String,
+    /// Its parameters, a JSON object
+    #[arg(default_value = "{}")]
+    pub params: String,
+}
+
+/// Keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyCmd {
+    /// Makes a key: the secret seed into FILE (mode 0600), the public key on stdout
+    Generate {
+        /// Where the seed goes; must not exist
+        file: PathBuf,
+    },
+    /// Shows the public key of a seed file
+    Show {
+        /// The seed file
+        file: PathBuf,
+    },
+}
+
+/// The bus itself.
+#[derive(Debug, Subcommand)]
+pub enum BusCmd {
+    /// Writes nats-server accounts, users and permissions with least privilege
+    Config(BusConfigArgs),
+}
+
+/// Whom the configuration knows.
+#[derive(Debug, Args)]
+pub struct BusConfigArgs {
+    /// An agent and its public nkey, HOST=KEY; repeat it
+    #[arg(long = "agent", value_name = "HOST=KEY", value_parser = parse_agent_key)]
+    pub agents: Vec<(AgentId, String)>,
+    /// Public nkey of someone who runs the fleet; repeat it
+    #[arg(long = "controller", value_name = "KEY", value_parser = parse_public_key)]
+    pub controllers: Vec<String>,
+    /// Public nkey of someone who only reads events and heartbeats; repeat it
+    #[arg(long = "auditor", value_name = "KEY", value_parser = parse_public_key)]
+    pub auditors: Vec<String>,
+    /// One account per agent
+    #[arg(long)]
+    pub strict: bool,
+}
+
+fn parse_agent_key(text: &str) -> Result<(AgentId, String), String> {
+    let (agent, key) = text.split_once('=').ok_or_else(|| format!("{text:?} is not HOST=KEY"))?;
+    let agent = agent.parse().map_err(|e: protocol::ids::InvalidId| e.to_string())?;
+    Ok((agent, parse_public_key(key)?))
+}
+
+fn parse_public_key(text: &str) -> Result<String, String> {
+    nkeys::KeyPair::from_public_key(text)
+        .map_err(|_| "it is no public nkey (U…); `orchestrator-ctl key show FILE` prints it".to_owned())
+        .map(|key| key.public_key())
+}
+
+fn parse_actor(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
+        return Err("an actor has 1 to 256 bytes and no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests;
