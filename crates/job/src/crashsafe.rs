@@ -115,3 +115,49 @@ fn temporary_beside(path: &Path) -> Result<PathBuf, Error> {
     temporary.push(".tmp");
     Ok(path.with_file_name(temporary))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_leaves_no_temporary_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write(&path, b"old", 0o600).unwrap();
+        write(&path, b"new", 0o640).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        remove_file(&path).unwrap();
+        remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_a_dead_writer_left_is_replaced_and_a_link_in_its_place_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, victim) = (dir.path().join("state"), dir.path().join("victim"));
+        fs::write(&victim, b"precious").unwrap();
+        symlink(&victim, dir.path().join(".state.tmp")).unwrap();
+        write(&path, b"new", 0o600).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn an_error_names_what_was_tried_on_which_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("missing/state");
+        let error = write(&path, b"", 0o600).unwrap_err();
+        assert!(
+            error.to_string().starts_with("cannot create ") && error.to_string().contains("missing"),
+            "{error}"
+        );
+        create_dir(&dir.path().join("made"), 0o700).unwrap();
+        let error = create_dir(&dir.path().join("made"), 0o700).unwrap_err();
+        assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
+        assert!(rename(&path, &dir.path().join("made/x")).is_err());
+    }
+}

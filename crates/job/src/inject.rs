@@ -195,3 +195,43 @@ async fn pause(path: &Path) {
 fn die() {
     let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_faults_is_read_and_strikes_only_its_place() {
+        let text = "fail@transfer:begin=2; die@seed/undo:swap:done;repeat@swap ;pause@start:end=/tmp/a=b";
+        let inject: Inject = text.parse().unwrap();
+        assert_eq!(inject.points.len(), 4);
+        assert_eq!(inject.at("any", Phase::Run, "transfer").chosen, [0]);
+        assert_eq!(inject.at("seed", Phase::Undo, "swap").chosen, [1]);
+        assert!(inject.at("other", Phase::Undo, "swap").chosen.is_empty());
+        assert!(inject.at("seed", Phase::Run, "swap").repeats());
+        assert!(!inject.at("seed", Phase::Undo, "swap").repeats());
+        assert!(matches!(&inject.points[3].action, Action::Pause(path) if path == Path::new("/tmp/a=b")));
+        assert!("".parse::<Inject>().unwrap().points.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_fault_is_refused_with_the_reason() {
+        for bad in [
+            "die",
+            "die@",
+            "die@swap",
+            "die@swap:middle",
+            "die@swap:end=3",
+            "fail@swap:begin=often",
+            "fail@swap:done",
+            "pause@swap:begin",
+            "pause@swap:begin=go",
+            "explode@swap:begin",
+            "repeat@swap=2",
+            "die@:begin",
+        ] {
+            let error = bad.parse::<Inject>().unwrap_err();
+            assert!(error.to_string().contains(bad), "{error}");
+        }
+    }
+}

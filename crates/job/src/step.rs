@@ -168,3 +168,32 @@ impl fmt::Display for StepError {
 }
 
 impl Error for StepError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_up_to_its_limit() {
+        let retry =
+            Retry { attempts: 9, backoff: Duration::from_secs(1), max_backoff: Duration::from_secs(5) };
+        let waits: Vec<u64> = [1, 2, 3, 4, 99].map(|failures| retry.wait_after(failures).as_secs()).into();
+        assert_eq!(waits, [1, 2, 4, 5, 5]);
+        assert_eq!(Retry::ONCE.wait_after(1), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_failure_keeps_the_chain_down_to_the_root() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot open the socket")]
+        struct Outer(#[source] std::io::Error);
+        let outer = Outer(std::io::Error::other("no route"));
+        let error = StepError::from_error("net", &outer).retryable();
+        assert_eq!(
+            (error.message.as_str(), &error.causes[..]),
+            ("cannot open the socket", &["no route".to_owned()][..])
+        );
+        let error = StepError::new("net", "the donor is away").caused_by(&outer);
+        assert_eq!(error.causes, ["cannot open the socket", "no route"]);
+    }
+}
