@@ -1,5 +1,6 @@
 //! Drives one job: asks its history what comes next, journals it, does it, journals how it went.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +42,19 @@ enum Ended<T> {
     Dropped,
 }
 
+/// A driver's hold on its job; let go also when the driver panics.
+struct Hold {
+    live: Arc<Live>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.live.close();
+        self.shared.forget(self.live.id());
+    }
+}
+
 pub(crate) fn plan_of<C: Send + Sync + 'static>(steps: &Steps<C>) -> Vec<PlannedStep> {
     steps.iter().map(|step| PlannedStep { name: step.name().to_owned(), commits: step.commits() }).collect()
 }
@@ -48,18 +62,18 @@ pub(crate) fn plan_of<C: Send + Sync + 'static>(steps: &Steps<C>) -> Vec<Planned
 impl<C: Send + Sync + 'static> Driver<C> {
     /// Drives the job until it is finished, parked or stalled. Lets go of everything before it says so.
     pub(crate) async fn drive(self, shared: Arc<Shared>, ending: watch::Sender<Option<Ending>>) {
+        let hold = Hold { live: Arc::clone(&self.live), shared };
         let result = match self.advance().await {
             Ok(Some(outcome)) => Ending::Finished(outcome),
             Ok(None) => Ending::Parked,
             Err(error) => {
-                tracing::error!(job = %self.live.id(), %error, "the job stopped: its journal cannot be written");
+                let cause: &(dyn Error + 'static) = &error;
+                tracing::error!(job = %self.live.id(), error = cause, "the job stopped: its journal cannot be written");
                 Ending::Stalled(Arc::new(error))
             }
         };
-        self.live.close();
-        shared.forget(self.live.id());
         drop(self);
-        drop(shared);
+        drop(hold);
         ending.send_replace(Some(result));
     }
 

@@ -112,6 +112,8 @@ impl Scope {
 
     /// Writes `note` into the journal and returns once it is on disk. Observers hear of it like of any record.
     ///
+    /// For milestones and intents, not for streams: every note stays in memory and in the journal for the job's life.
+    ///
     /// # Errors
     /// `job.journal`: it could not be written; the step must not go on to what the note announces.
     pub async fn note(&self, note: Value) -> Result<(), StepError> {

@@ -94,6 +94,9 @@ impl Store {
             move |source| JobError::Root { action, path, source }
         };
         fs::create_dir_all(root).map_err(failed("create"))?;
+        File::open(root.join(".."))
+            .and_then(|parent| parent.sync_all())
+            .map_err(failed("sync the parent of"))?;
         let lock = File::options()
             .create(true)
             .truncate(false)

@@ -1,11 +1,15 @@
-//! What a journal's records add up to, and what comes next. Pure and total: an impossible history is an error.
+//! What a journal's records add up to. Pure and total: an impossible history is an error.
+
+mod next;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub use next::Next;
+
 use super::record::{
-    AfterFailure, AfterUndoFailure, Cause, Digest, Event, JobSpec, Outcome, PlannedStep, Record, State,
-    StepFailure, Undo,
+    AfterFailure, AfterUndoFailure, Cause, Digest, Event, JobSpec, Outcome, PlannedStep, Record, StepFailure,
+    Undo,
 };
 use crate::StepError;
 
@@ -19,35 +23,6 @@ pub struct Illegal {
     pub event: &'static str,
     /// What speaks against it.
     pub why: &'static str,
-}
-
-/// What the runner has to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// Journal the steps.
-    Plan,
-    /// Run a step.
-    Run {
-        /// Its place, from 0.
-        index: usize,
-        /// From 1.
-        attempt: u32,
-        /// Whether this attempt began before and was cut short.
-        rerun: bool,
-    },
-    /// Undo a step.
-    Undo {
-        /// Its place, from 0.
-        index: usize,
-        /// From 1.
-        attempt: u32,
-        /// Whether this attempt began before and was cut short.
-        rerun: bool,
-    },
-    /// Journal the end.
-    Finish(Outcome),
-    /// Nothing: the end is journalled.
-    Nothing,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -71,12 +46,13 @@ struct Track {
     plan: PlannedStep,
     run: Run,
     back: Back,
+    starts: u32,
     notes: Vec<Value>,
 }
 
 impl Track {
     fn new(plan: PlannedStep) -> Self {
-        Self { plan, run: Run::Pending, back: Back::Pending, notes: Vec::new() }
+        Self { plan, run: Run::Pending, back: Back::Pending, starts: 0, notes: Vec::new() }
     }
 
     fn began(&self) -> bool {
@@ -244,7 +220,9 @@ impl History {
                 self.tracks.extend(steps.iter().skip(begun).cloned().map(Track::new));
             }
             Event::StepStarted { step, attempt } => {
-                self.set_run(step, Run::InFlight { attempt: *attempt });
+                if let Some(index) = self.set_run(step, Run::InFlight { attempt: *attempt }) {
+                    self.tracks[index].starts = self.tracks[index].starts.saturating_add(1);
+                }
             }
             Event::StepFinished { step, output } => {
                 let index = self.set_run(step, Run::Finished { output: output.clone() });
@@ -299,107 +277,12 @@ impl History {
         }
     }
 
-    /// What comes next.
-    #[must_use]
-    pub fn next(&self) -> Next {
-        if self.outcome.is_some() {
-            return Next::Nothing;
-        }
-        if let Some(cause) = &self.cause {
-            return self.next_back(cause);
-        }
-        if !self.planned {
-            return Next::Plan;
-        }
-        for (index, track) in self.tracks.iter().enumerate() {
-            let (attempt, rerun) = match &track.run {
-                Run::Pending => (1, false),
-                Run::InFlight { attempt } => (*attempt, true),
-                Run::Failed { attempt, then: AfterFailure::Retry, .. } => (attempt.saturating_add(1), false),
-                Run::Finished { .. } | Run::Failed { .. } => continue,
-            };
-            return Next::Run { index, attempt, rerun };
-        }
-        Next::Finish(Outcome::Done { warnings: self.warnings() })
-    }
-
-    fn next_back(&self, cause: &Cause) -> Next {
-        if self.given_up.is_none() {
-            for (index, track) in self.tracks.iter().enumerate().skip(self.committed).rev() {
-                let (attempt, rerun) = match &track.back {
-                    _ if !track.began() => continue,
-                    Back::Pending => (1, false),
-                    Back::InFlight { attempt } => (*attempt, true),
-                    Back::Failed { attempt, then: AfterUndoFailure::Retry, .. } => {
-                        (attempt.saturating_add(1), false)
-                    }
-                    Back::Failed { then: AfterUndoFailure::Stop, .. } => break,
-                    Back::Failed { then: AfterUndoFailure::GoOn, .. } | Back::Undone => continue,
-                };
-                return Next::Undo { index, attempt, rerun };
-            }
-        }
-        let left = self.left();
-        Next::Finish(match cause.clone() {
-            Cause::Failed(failure) => Outcome::Failed { failure, left },
-            Cause::Aborted { reason } => Outcome::Aborted { reason, left },
-        })
-    }
-
-    /// What an undo that has come to its end leaves.
-    fn left(&self) -> Undo {
-        let after = || self.tracks.iter().skip(self.committed).rev();
-        let whole = after().all(|track| !track.began() || track.back == Back::Undone);
-        if whole {
-            return if self.committed > 0 { Undo::ToCommit } else { Undo::Complete };
-        }
-        let mut failures: Vec<StepFailure> = after()
-            .filter_map(|track| match &track.back {
-                Back::Failed { error, .. } => Some(track.failure(error)),
-                _ => None,
-            })
-            .collect();
-        failures.extend(
-            self.given_up.iter().map(|error| StepFailure { step: String::new(), error: error.clone() }),
-        );
-        Undo::Incomplete { failures }
-    }
-
     fn undo_is_incomplete(&self) -> bool {
         matches!(
             &self.outcome,
             Some(Outcome::Failed { left, .. } | Outcome::Aborted { left, .. })
                 if matches!(left, Undo::Incomplete { .. })
         )
-    }
-
-    fn warnings(&self) -> Vec<StepFailure> {
-        let failed = |track: &Track| match &track.run {
-            Run::Failed { error, .. } => Some(track.failure(error)),
-            _ => None,
-        };
-        self.tracks.iter().filter_map(failed).collect()
-    }
-
-    /// Where the job stands.
-    #[must_use]
-    pub fn state(&self) -> State {
-        if let Some(outcome) = &self.outcome {
-            return State::Finished(outcome.clone());
-        }
-        let name = |index: usize| Some(self.tracks[index].plan.name.clone());
-        let steps = self.tracks.len();
-        match (self.next(), &self.cause) {
-            (Next::Undo { index, .. }, Some(cause)) => {
-                State::Undoing { step: name(index), cause: cause.clone() }
-            }
-            (_, Some(cause)) => State::Undoing { step: None, cause: cause.clone() },
-            (Next::Run { index, attempt, .. }, None) => {
-                State::Running { step: name(index), index, steps, attempt }
-            }
-            (Next::Plan, None) => State::Created,
-            (_, None) => State::Running { step: None, index: steps, steps, attempt: 1 },
-        }
     }
 
     /// What the job is.
@@ -470,6 +353,13 @@ impl History {
             Run::Finished { output } => Some(output),
             _ => None,
         }
+    }
+
+    /// How often `step` was started, runs that were cut short included: many more than its attempts hint at a step
+    /// that kills the program.
+    #[must_use]
+    pub fn starts(&self, step: &str) -> u32 {
+        self.track(step).map_or(0, |track| track.starts)
     }
 
     /// What `step` noted, oldest first.

@@ -57,9 +57,11 @@ impl Step<PathBuf> for Greedy {
         "greedy"
     }
     async fn run(&self, disk: &PathBuf, _: &Scope) -> Result<Value, StepError> {
+        // A long message, so that its record does not just fit into the journal's last page.
+        let message = "no space ".repeat(1000);
         fill(&disk.join("greed"))
             .map(|()| Value::Null)
-            .map_err(|error| StepError::new("toy.full", "no space").caused_by(&error))
+            .map_err(|error| StepError::new("toy.full", message).caused_by(&error))
     }
     async fn undo(&self, disk: &PathBuf, _: &Scope) -> Result<(), StepError> {
         std::fs::remove_file(disk.join("greed")).map_err(|error| StepError::from_error("toy", &error))
