@@ -1,7 +1,7 @@
 //! Park and resume: no undo, no lost attempt, at every step and on the way back.
 
 use job::journal::{Event, State};
-use job::{Ending, JobError, JobSpec, Outcome, StepError, Undo};
+use job::{AbortError, Ending, JobError, JobSpec, Outcome, StepError, Undo};
 use protocol::ids::JobId;
 use serde_json::Value;
 
@@ -50,6 +50,7 @@ async fn an_undo_that_is_parked_goes_on() {
         until("the undo is under way", || bench.tmp.path().join("go.reached").exists()).await;
         handle.park();
         assert!(matches!(ended(&handle).await, Ending::Parked));
+        assert!(runner.handle(handle.id()).is_none());
         drop(runner);
 
         let runner = bench.runner("");
@@ -69,6 +70,8 @@ async fn a_later_program_may_change_the_steps_to_come_but_not_those_begun() {
     until("two is in its middle", || bench.world.dir.join("two.half").exists()).await;
     handle.park();
     ended(&handle).await;
+    let stale = handle.abort("through a handle of the run before").await;
+    assert!(matches!(stale, Err(AbortError::NotRunning(_))), "only one may write the journal: {stale:?}");
 
     let renamed = vec![Toy::new("one"), Toy::new("zwei")];
     let refused = runner.run(handle.id(), steps(renamed), bench.world.clone()).await;
