@@ -41,3 +41,11 @@ pub struct Queued {
 pub async fn ensure_command_stream(_bus: &Bus, _config: &CommandStreamConfig) -> Result<()> {
     Ok(())
 }
+
+/// Takes this agent's durable commands until `shutdown`.
+pub(crate) async fn take_commands(
+    _intake: std::sync::Arc<crate::serve::Intake>,
+    shutdown: tokio_util::sync::CancellationToken,
+) {
+    shutdown.cancelled().await;
+}

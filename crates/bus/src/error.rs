@@ -33,10 +33,12 @@ pub enum BusError {
     #[error("cannot set up the NATS client")]
     Setup(#[source] async_nats::ConnectError),
     /// There is no connection now; the client goes on trying.
-    #[error("not connected to the bus ({servers}); is nats-server running and reachable?")]
+    #[error("not connected to the bus at {servers}: {why}")]
     NotConnected {
         /// The servers of the config.
         servers: String,
+        /// Why, as far as it is known.
+        why: String,
     },
     /// Nobody listens on the agent's command subject.
     #[error("agent {0} is not on the bus; see `fleet`, or queue the command until it is back")]
