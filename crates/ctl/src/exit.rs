@@ -17,7 +17,7 @@ pub enum Exit {
     Busy,
     /// A guard or the plan refused; nothing was touched.
     Refused,
-    /// The host, snapshot, job or file named does not exist.
+    /// The snapshot, job, path or file named does not exist.
     NotFound,
     /// Unsigned, wrongly signed, or not allowed by the signer's roles.
     Denied,
@@ -36,8 +36,8 @@ Exit codes:
   1    the command or its job failed
   2    the arguments make no sense
   3    refused by a guard or the plan; nothing was touched
-  4    the bus or the agent cannot be reached
-  5    the host, snapshot, job or file named does not exist
+  4    the bus or the host cannot be reached, or no such host is known
+  5    the snapshot, job, path or file named does not exist
   6    busy: something else holds what the command needs
   7    the job was aborted
   75   the same command may succeed later (time-out, agent stopping)

@@ -4,10 +4,32 @@
 //! what it shows comes from replies, heartbeats, progress and events.
 
 pub mod args;
+pub mod commands;
 pub mod donor;
+pub mod error;
 pub mod exit;
+pub mod keys;
+pub mod output;
+pub mod render;
+pub mod session;
 pub mod suggest;
 pub mod units;
+pub mod watch;
 
 #[cfg(test)]
 mod samples;
+
+use error::CtlError;
+use output::Out;
+use serde_json::json;
+
+/// Tells a failure: for people on stderr, and with `--json` as a line on stdout too.
+pub fn report(out: &Out, error: &CtlError) {
+    if let CtlError::Several(_) = error {
+        return;
+    }
+    if out.json() {
+        out.json_line(&json!({"error": error.report()}));
+    }
+    out.note(&error.render());
+}

@@ -1,0 +1,129 @@
+//! The fleet: asked now, or watched.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bus::Health;
+use bus::events::{EventFilter, Since};
+use bus::fleet::FleetEntry;
+use futures_util::StreamExt;
+use jiff::{SignedDuration, Timestamp};
+use protocol::ids::AgentId;
+use tokio::time::{interval, timeout};
+
+use crate::args::FleetArgs;
+use crate::error::{CtlError, Result};
+use crate::render::{self, Fleet, Missing, Seen};
+use crate::session::Session;
+use crate::watch::Interrupt;
+
+/// A host silent for longer than this is no longer missed.
+const MISSED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// What the stream of events may add to the time of one look.
+const EVENTS_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) async fn run(session: &Session, args: &FleetArgs) -> Result<()> {
+    if args.watch { watch(session, args).await } else { look(session, args).await }
+}
+
+async fn look(session: &Session, args: &FleetArgs) -> Result<()> {
+    let (beats, known) = tokio::join!(session.fleet(), timeout(EVENTS_LIMIT, known_hosts(session)));
+    let beats = beats?;
+    let mut known = known.unwrap_or_default();
+    for beat in &beats {
+        known.remove(&beat.agent);
+    }
+    let hosts =
+        beats.into_iter().map(|heartbeat| Seen { health: "alive", silent_s: 0, duplicate: false, heartbeat });
+    let fleet = Fleet { hosts: hosts.collect(), missing: known.into_values().collect() };
+    session.out.result(&filtered(fleet, args), |fleet| render::fleet(fleet, Timestamp::now()));
+    Ok(())
+}
+
+/// Every host that started or stopped lately, by the event stream; empty where there is none.
+async fn known_hosts(session: &Session) -> BTreeMap<AgentId, Missing> {
+    let mut known = BTreeMap::new();
+    let since = Timestamp::now().checked_sub(MISSED_FOR).map_or(Since::All, Since::Time);
+    let filter =
+        EventFilter { since, kind: Some("agent.*".to_owned()), until_end: true, ..EventFilter::default() };
+    let Ok(mut events) = session.client.events(filter).await else { return known };
+    while let Some(Ok(stored)) = events.next().await {
+        let event = stored.event;
+        let state = if event.kind == "orch.agent.stopped" { "stopped" } else { "missing" };
+        let missing = Missing {
+            host: event.host.clone(),
+            cluster: event.cluster,
+            dc: event.dc,
+            state,
+            since: event.time,
+        };
+        known.insert(event.host, missing);
+    }
+    known
+}
+
+fn filtered(mut fleet: Fleet, args: &FleetArgs) -> Fleet {
+    let wanted = |cluster: &str, dc: &str| {
+        args.cluster.as_deref().is_none_or(|c| c == cluster) && args.dc.as_deref().is_none_or(|d| d == dc)
+    };
+    fleet.hosts.retain(|seen| wanted(&seen.heartbeat.cluster, &seen.heartbeat.dc));
+    fleet.missing.retain(|missing| wanted(&missing.cluster, &missing.dc));
+    fleet
+}
+
+/// Stays: the whole table once a second on a terminal, else a line for each host that changed.
+async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
+    let failed = |source| CtlError::bus("cannot watch the fleet", source);
+    let live = session.client.live_fleet().await.map_err(failed)?;
+    let mut interrupt = Interrupt::listen()?;
+    let mut tick = interval(Duration::from_secs(1));
+    let mut told: BTreeMap<AgentId, String> = BTreeMap::new();
+    while !session.out.is_closed() {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = interrupt.wait() => break,
+        }
+        let fleet = Fleet { hosts: live.entries().iter().map(seen).collect(), missing: Vec::new() };
+        let fleet = filtered(fleet, args);
+        let now = Timestamp::now();
+        if session.out.is_terminal() {
+            // Home, and clear what stands below: no flicker as with clearing the whole screen.
+            session.out.bytes(b"\x1b[H\x1b[J");
+            session.out.text(&render::fleet(&fleet, now));
+            continue;
+        }
+        for seen in fleet.hosts {
+            // What changes with every heartbeat is no news.
+            let line = changes(&seen);
+            if told.get(&seen.heartbeat.agent) != Some(&line) {
+                session.out.result(&seen, |seen| {
+                    let one = Fleet { hosts: vec![seen.clone()], missing: Vec::new() };
+                    render::fleet(&one, now).lines().nth(1).unwrap_or_default().to_owned()
+                });
+                told.insert(seen.heartbeat.agent, line);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn seen(entry: &FleetEntry) -> Seen {
+    Seen {
+        health: match entry.health {
+            Health::Alive => "alive",
+            Health::Suspect => "suspect",
+            Health::Lost => "lost",
+        },
+        silent_s: entry.silent_for.as_secs(),
+        duplicate: entry.duplicate.is_some(),
+        heartbeat: (*entry.heartbeat).clone(),
+    }
+}
+
+fn changes(seen: &Seen) -> String {
+    let beat = &seen.heartbeat;
+    let snapshots: Vec<_> = beat.snapshots.iter().map(|s| (&s.id, s.usable, s.proven)).collect();
+    let jobs: Vec<_> = beat.jobs.iter().map(|j| (j.id, j.state, &j.stage)).collect();
+    let mysql = (&beat.mysql.state, &beat.mysql.replica_of, beat.mysql.read_only);
+    format!("{:?}", (seen.health, seen.duplicate, &beat.boot, mysql, snapshots, jobs))
+}

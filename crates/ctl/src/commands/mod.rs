@@ -1,0 +1,62 @@
+//! One file per family of subcommands.
+
+mod binlog;
+mod events;
+mod fleet;
+mod host;
+mod jobs;
+mod key;
+mod raw;
+mod seed;
+mod snapshot;
+
+use crate::args::{Cli, Cmd};
+use crate::error::{CtlError, Result};
+use crate::output::Out;
+use crate::session::Session;
+
+/// Does what was asked for.
+///
+/// # Errors
+/// What a person needs to know; see [`CtlError`].
+pub async fn run(cli: Cli, out: Out) -> Result<()> {
+    let Cli { global, command } = cli;
+    // Keys and configurations are made without a bus.
+    let command = match command {
+        Cmd::Key(command) => return key::run(&command, &out),
+        Cmd::Bus(command) => return key::bus(&command, &out),
+        other => other,
+    };
+    let session = Session::open(global, out).await?;
+    let result = dispatch(&session, command).await;
+    session.close().await;
+    result
+}
+
+async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
+    match command {
+        Cmd::Fleet(args) => fleet::run(session, &args).await,
+        Cmd::Host(target) => host::host(session, &target.host, target.command).await,
+        Cmd::Mysql(target) => host::mysql(session, &target.host, target.command).await,
+        Cmd::Snapshot(command) => snapshot::run(session, command).await,
+        Cmd::Datadir(target) => host::datadir(session, &target.host, target.command).await,
+        Cmd::Binlog(target) => binlog::run(session, &target.host, target.command).await,
+        Cmd::Custom(target) => host::custom(session, &target.host, target.command).await,
+        Cmd::Jobs(target) => jobs::run(session, &target.host, target.command).await,
+        Cmd::Seed(command) => Box::pin(seed::run(session, command)).await,
+        Cmd::Events(args) => events::run(session, args).await,
+        Cmd::Raw(args) => raw::run(session, args).await,
+        Cmd::Key(_) | Cmd::Bus(_) => Ok(()),
+    }
+}
+
+/// Asks before something is destroyed. Without a terminal the answer is yes: a script names what it means.
+///
+/// # Errors
+/// When the person says no.
+fn confirm(session: &Session, question: &str) -> Result<()> {
+    if session.global.yes || session.out.ask(question) != Some(false) {
+        return Ok(());
+    }
+    Err(CtlError::Usage { what: "not confirmed; nothing was done".to_owned(), hint: None })
+}

@@ -1,0 +1,138 @@
+//! Plans: which donor, and what the seed would do; nothing is touched.
+
+use futures_util::future;
+use protocol::heartbeat::Heartbeat;
+use protocol::ids::AgentId;
+use protocol::params::{SeedPlanParams, SeedSurveyParams};
+use protocol::seed::{SeedOptions, SeedPlan};
+use serde::Serialize;
+
+use crate::args::{DonorArgs, SeedOptionArgs};
+use crate::donor::{Choice, DonorOptions, choose_donor};
+use crate::error::{CtlError, Result};
+use crate::exit::Exit;
+use crate::session::Session;
+use crate::{render, report};
+
+/// A plan with the choice that led to it.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Planned {
+    /// Who is made anew.
+    pub(super) recipient: AgentId,
+    /// Why this donor; absent when the person named it.
+    pub(super) choice: Option<Choice>,
+    /// What would be done.
+    pub(super) plan: SeedPlan,
+}
+
+#[derive(Serialize)]
+struct PlanLine<'a> {
+    update: &'static str,
+    host: &'a AgentId,
+    #[serde(flatten)]
+    planned: &'a Planned,
+}
+
+pub(super) async fn run(
+    session: &Session,
+    recipients: Vec<AgentId>,
+    donor: &DonorArgs,
+    options: &SeedOptionArgs,
+) -> Result<()> {
+    let (_, failures) = prepare(session, recipients, donor, &options.to_wire()).await?;
+    settle(session, failures)
+}
+
+/// Plans for all recipients at once, shown one after the other; refused ones are among the failures.
+pub(super) async fn prepare(
+    session: &Session,
+    mut recipients: Vec<AgentId>,
+    donor: &DonorArgs,
+    options: &SeedOptions,
+) -> Result<(Vec<Planned>, Vec<CtlError>)> {
+    let mut seen = std::collections::HashSet::new();
+    recipients.retain(|recipient| seen.insert(recipient.clone()));
+    let fleet = if donor.from.is_some() { Vec::new() } else { session.fleet().await? };
+    let fleet = &fleet;
+    let planned = recipients.into_iter().map(|recipient| plan_one(session, recipient, donor, options, fleet));
+    let mut good = Vec::new();
+    let mut failures = Vec::new();
+    for result in future::join_all(planned).await {
+        match result {
+            Ok(planned) => {
+                show(session, &planned);
+                match refusal(&planned.plan) {
+                    None => good.push(planned),
+                    Some(refusal) => failures.push(refusal),
+                }
+            }
+            Err(error) => failures.push(error),
+        }
+    }
+    Ok((good, failures))
+}
+
+async fn plan_one(
+    session: &Session,
+    recipient: AgentId,
+    donor: &DonorArgs,
+    options: &SeedOptions,
+    fleet: &[Heartbeat],
+) -> Result<Planned> {
+    let choice = match &donor.from {
+        Some(_) => None,
+        None => Some(choose(session, &recipient, donor, options, fleet).await?),
+    };
+    let (from, snapshot) = match (&donor.from, &choice) {
+        (Some(from), _) => (from.clone(), donor.snapshot.clone()),
+        (None, Some(choice)) => (choice.donor.clone(), Some(choice.snapshot.clone())),
+        (None, None) => return Err(CtlError::Usage { what: "no donor".to_owned(), hint: None }),
+    };
+    let facts = session.call(&from, SeedSurveyParams { snapshot }).await?;
+    let params = SeedPlanParams { donor: facts, options: options.clone() };
+    let plan = session.call(&recipient, params).await?;
+    Ok(Planned { recipient, choice, plan })
+}
+
+async fn choose(
+    session: &Session,
+    recipient: &AgentId,
+    donor: &DonorArgs,
+    options: &SeedOptions,
+    fleet: &[Heartbeat],
+) -> Result<Choice> {
+    let Some(beat) = fleet.iter().find(|beat| beat.agent == *recipient) else {
+        let gone = bus::BusError::NoAgent(recipient.clone());
+        return Err(session.explain(recipient, "seed.plan", gone).await);
+    };
+    let demands = DonorOptions { snapshot: donor.snapshot.clone(), require_proven: options.require_proven };
+    Ok(choose_donor(fleet, beat, &demands)?)
+}
+
+fn show(session: &Session, planned: &Planned) {
+    let line = PlanLine { update: "plan", host: &planned.recipient, planned };
+    session.out.result(&line, |line| {
+        let choice = line.planned.choice.as_ref().map(render::choice).unwrap_or_default();
+        format!("{choice}{}", render::plan(&line.planned.plan))
+    });
+}
+
+fn refusal(plan: &SeedPlan) -> Option<CtlError> {
+    let reasons: Vec<String> = plan
+        .refusals()
+        .map(|guard| format!("{}: {}", render::word(&guard.guard).replace('_', "-"), guard.message))
+        .collect();
+    (!reasons.is_empty()).then(|| CtlError::Refused { host: plan.recipient.clone(), reasons })
+}
+
+/// One failure is the program's own; several are reported here and the worst one counts.
+pub(super) fn settle(session: &Session, mut failures: Vec<CtlError>) -> Result<()> {
+    match failures.len() {
+        0 => Ok(()),
+        1 => Err(failures.remove(0)),
+        _ => {
+            failures.iter().for_each(|failure| report(&session.out, failure));
+            Err(CtlError::Several(Exit::worst(failures.iter().map(CtlError::exit))))
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Starts seeds: plan, offer, start, watch. From the start on the two agents need nobody.
+
+use bus::BusError;
+use futures_util::future;
+use protocol::ids::{AgentId, JobId};
+use protocol::params::{SeedOfferParams, SeedReleaseParams, SeedStartParams};
+use protocol::seed::{Offer, SeedOptions};
+use serde_json::json;
+
+use super::plan::{Planned, prepare, settle};
+use crate::args::{DonorArgs, RunArgs, SeedOptionArgs};
+use crate::error::{CtlError, Result};
+use crate::session::Session;
+use crate::watch::{Interrupt, follow};
+
+pub(super) async fn run(
+    session: &Session,
+    recipients: Vec<AgentId>,
+    donor: &DonorArgs,
+    args: &SeedOptionArgs,
+    run: &RunArgs,
+) -> Result<()> {
+    let options = args.to_wire();
+    let (planned, mut failures) = prepare(session, recipients, donor, &options).await?;
+    if planned.is_empty() {
+        return settle(session, failures);
+    }
+    let names: Vec<&str> = planned.iter().map(|p| p.recipient.as_str()).collect();
+    super::super::confirm(session, &format!("Seed {} now?", names.join(", ")))?;
+
+    // Listening from here on: a Ctrl-C between offer and start must not leave an offer behind.
+    let mut interrupt = Interrupt::listen()?;
+    let begun = planned.iter().map(|planned| begin(session, planned, &options, args.plain));
+    let mut jobs = Vec::new();
+    for (planned, result) in planned.iter().zip(future::join_all(begun).await) {
+        match result {
+            Ok(job) => {
+                say_begun(session, planned, job);
+                jobs.push((planned.recipient.clone(), job));
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if !run.detach && !jobs.is_empty() {
+        // Failures so far are told now, not after hours of watching.
+        let several = !failures.is_empty() || jobs.len() > 1;
+        if several {
+            failures.iter().for_each(|failure| crate::report(&session.out, failure));
+            failures = failures.iter().map(|failure| CtlError::Several(failure.exit())).collect();
+        }
+        if let Err(failure) = follow(session, jobs, &mut interrupt).await {
+            failures.push(failure);
+        }
+    }
+    settle(session, failures)
+}
+
+fn say_begun(session: &Session, planned: &Planned, job: JobId) {
+    let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
+    let line = json!({"host": recipient, "job": job, "update": "begun", "donor": donor, "snapshot": planned.plan.snapshot});
+    session.out.result(&line, |_| format!("{recipient}: seed {job} from {donor} has begun"));
+}
+
+/// Offer on the donor, start on the recipient; an offer that came to nothing is released.
+async fn begin(session: &Session, planned: &Planned, options: &SeedOptions, plain: bool) -> Result<JobId> {
+    let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
+    let snapshot = Some(planned.plan.snapshot.clone());
+    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, plain };
+    let offer = match session.call_surely(donor, params).await {
+        Ok(offer) => offer,
+        Err(source) => return Err(session.explain(donor, "seed.offer", source).await),
+    };
+    let params = SeedStartParams {
+        offer: offer.clone(),
+        options: options.clone(),
+        plan_digest: Some(planned.plan.digest.clone()),
+    };
+    match session.call_surely(recipient, params).await {
+        Ok(accepted) => Ok(accepted.job),
+        Err(source) => Err(give_up(session, recipient, donor, &offer, source).await),
+    }
+}
+
+async fn give_up(
+    session: &Session,
+    recipient: &AgentId,
+    donor: &AgentId,
+    offer: &Offer,
+    source: BusError,
+) -> CtlError {
+    if matches!(source, BusError::TimedOut { .. } | BusError::Closed) {
+        // It may have begun, and then it needs the offer; an unused one lapses by itself.
+        let hint = format!(
+            "the seed may have begun: `seed watch {recipient}` tells; if not, the offer on {donor} lapses at {} UTC",
+            crate::units::time(offer.expires_at)
+        );
+        return CtlError::call(recipient, "seed.start", source, Some(hint));
+    }
+    if let Err(error) = session.call_surely(donor, SeedReleaseParams { offer: offer.id }).await {
+        session.out.note(&format!(
+            "warning: the offer {} on {donor} could not be released ({error}); it lapses at {} UTC",
+            offer.id,
+            crate::units::time(offer.expires_at)
+        ));
+    }
+    session.explain(recipient, "seed.start", source).await
+}

@@ -1,0 +1,326 @@
+//! What can go wrong, told so that a person knows on which host, why, and what to do next.
+
+use std::error::Error as _;
+use std::io;
+use std::path::PathBuf;
+
+use bus::BusError;
+use protocol::error::{ErrorCode, WireError};
+use protocol::ids::AgentId;
+use protocol::job::{JobState, JobView};
+use serde::Serialize;
+
+use crate::donor::NoDonor;
+use crate::exit::Exit;
+
+/// Result of this crate.
+pub type Result<T, E = CtlError> = std::result::Result<T, E>;
+
+/// A failure with what a person needs to go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CtlError {
+    /// The arguments make no sense together, or something had to be confirmed and was not.
+    #[error("{what}")]
+    Usage {
+        /// What is wrong.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The bus itself failed, no host in particular.
+    #[error("{what}")]
+    Bus {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: Box<BusError>,
+    },
+    /// A command to a host failed on its way, or was refused there.
+    #[error("{host}: {command} failed")]
+    Call {
+        /// Which host.
+        host: AgentId,
+        /// Which command.
+        command: String,
+        /// Why.
+        #[source]
+        source: Box<BusError>,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A job ended otherwise than well.
+    #[error("{host}: {} {}", view.kind, ended(view))]
+    Job {
+        /// Which host.
+        host: AgentId,
+        /// How it ended.
+        view: Box<JobView>,
+    },
+    /// A plan refuses.
+    #[error("{host}: the plan refuses; nothing was touched")]
+    Refused {
+        /// The recipient.
+        host: AgentId,
+        /// Why, one entry per guard.
+        reasons: Vec<String>,
+    },
+    /// No host can give its data.
+    #[error(transparent)]
+    NoDonor(#[from] NoDonor),
+    /// Something named does not exist.
+    #[error("{what}")]
+    NotFound {
+        /// What.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A file on this machine.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Several hosts were asked; each has been reported already.
+    #[error("not all hosts did as asked")]
+    Several(Exit),
+}
+
+fn ended(view: &JobView) -> String {
+    let state = if view.state == JobState::Aborted { "was aborted" } else { "failed" };
+    match &view.stage {
+        Some(stage) => format!("{state} at {stage}"),
+        None => state.to_owned(),
+    }
+}
+
+/// The failure for programs: the `error` object of `--json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The exit code of this failure alone.
+    pub exit: u8,
+    /// The host, where it is one host's failure.
+    pub host: Option<AgentId>,
+    /// The agent's error code, where an agent answered.
+    pub code: Option<ErrorCode>,
+    /// The guard that refused.
+    pub guard: Option<String>,
+    /// What failed.
+    pub message: String,
+    /// Why, each the cause of the one before.
+    pub causes: Vec<String>,
+    /// What to do next.
+    pub hint: Option<String>,
+}
+
+impl CtlError {
+    /// A usage error with a hint.
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// The bus itself failed.
+    pub fn bus(what: impl Into<String>, source: BusError) -> Self {
+        Self::Bus { what: what.into(), source: Box::new(source) }
+    }
+
+    /// A command to a host failed.
+    pub fn call(host: &AgentId, command: &str, source: BusError, hint: Option<String>) -> Self {
+        Self::Call { host: host.clone(), command: command.to_owned(), source: Box::new(source), hint }
+    }
+
+    /// The exit status that it stands for.
+    #[must_use]
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage { .. } => Exit::Usage,
+            Self::Bus { source, .. } | Self::Call { source, .. } => exit_of(source),
+            Self::Job { view, .. } if view.state == JobState::Aborted => Exit::Aborted,
+            Self::Job { view, .. } => view.error.as_ref().map_or(Exit::Failed, Exit::of),
+            Self::Refused { .. } => Exit::Refused,
+            Self::NoDonor(_) | Self::NotFound { .. } => Exit::NotFound,
+            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
+            Self::File { .. } => Exit::Failed,
+            Self::Several(exit) => *exit,
+        }
+    }
+
+    /// The failure for programs and for [`CtlError::render`].
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let wire = self.wire();
+        Report {
+            exit: self.exit().code(),
+            host: self.host().cloned(),
+            code: wire.map(|w| w.code),
+            guard: wire.and_then(|w| w.guard.clone()),
+            message: self.to_string(),
+            causes: self.causes(),
+            hint: self.hint(),
+        }
+    }
+
+    /// The failure for people: what failed, why, and what to do next.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let report = self.report();
+        let mut text = format!("error: {}\n", report.message);
+        for cause in &report.causes {
+            text.push_str(&format!("  because: {cause}\n"));
+        }
+        if let Some(guard) = &report.guard {
+            text.push_str(&format!("  guard:   {guard}\n"));
+        }
+        if let Some(hint) = &report.hint {
+            text.push_str(&format!("  next:    {hint}\n"));
+        }
+        text
+    }
+
+    fn host(&self) -> Option<&AgentId> {
+        match self {
+            Self::Call { host, .. } | Self::Job { host, .. } | Self::Refused { host, .. } => Some(host),
+            Self::NoDonor(none) => Some(&none.recipient),
+            _ => None,
+        }
+    }
+
+    fn wire(&self) -> Option<&WireError> {
+        match self {
+            Self::Call { source, .. } | Self::Bus { source, .. } => match &**source {
+                BusError::Agent(error) => Some(error),
+                _ => None,
+            },
+            Self::Job { view, .. } => view.error.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn causes(&self) -> Vec<String> {
+        if let Self::Refused { reasons, .. } = self {
+            return reasons.clone();
+        }
+        if let Some(error) = self.wire() {
+            let mut causes = vec![error.message.clone()];
+            causes.extend(error.causes.iter().cloned());
+            return causes;
+        }
+        let mut causes: Vec<String> = Vec::new();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // A transparent layer says the same as the one below it.
+            if causes.last() != Some(&text) {
+                causes.push(text);
+            }
+            next = cause.source();
+        }
+        causes
+    }
+
+    fn hint(&self) -> Option<String> {
+        let given = match self {
+            Self::Usage { hint, .. } | Self::Call { hint, .. } | Self::NotFound { hint, .. } => hint.clone(),
+            Self::Refused { .. } => Some("mend the cause or give leave with the option that it names".into()),
+            Self::NoDonor(_) => {
+                Some("make a snapshot (`snapshot create HOST`) or name a donor with --from".into())
+            }
+            _ => None,
+        };
+        given.or_else(|| match self {
+            Self::Bus { source, .. } | Self::Call { source, .. } => hint_of(source),
+            Self::Job { host, view } if view.kind.starts_with("mysql.") || view.kind.starts_with("seed.") => {
+                Some(format!("see `mysql {host} error-log` and `jobs {host} show {}`", view.id))
+            }
+            Self::Job { host, view } => Some(format!("see `jobs {host} show {}`", view.id)),
+            _ => None,
+        })
+    }
+}
+
+fn exit_of(error: &BusError) -> Exit {
+    match error {
+        BusError::Agent(error) => Exit::of(error),
+        BusError::NotConnected { .. }
+        | BusError::NoAgent(_)
+        | BusError::NoResponders { .. }
+        | BusError::Closed => Exit::Unreachable,
+        BusError::TimedOut { .. } => Exit::Retry,
+        BusError::NotPermitted { .. } => Exit::Denied,
+        BusError::Config { .. } | BusError::InvalidId(_) | BusError::Unsendable { .. } => Exit::Usage,
+        _ => Exit::Failed,
+    }
+}
+
+fn hint_of(error: &BusError) -> Option<String> {
+    let hint = match error {
+        BusError::Setup(_) | BusError::NotConnected { .. } => {
+            "is nats-server running there? give its address with --server or ORCH_SERVER"
+        }
+        BusError::NoResponders { .. } => {
+            "JetStream must be enabled on the server and set up for this account"
+        }
+        BusError::TimedOut { .. } => "look whether it was done before you repeat it; --timeout waits longer",
+        BusError::Agent(error) => match error.code {
+            ErrorCode::Unauthenticated => {
+                "sign commands with --sign-key FILE or ORCH_SIGN_KEY; the host must trust the key"
+            }
+            ErrorCode::Forbidden => "the key's roles are in the host's configuration",
+            ErrorCode::Expired => "compare the clocks of this machine and the host",
+            ErrorCode::Busy => "wait for the holder, or end its job with `jobs HOST abort JOB`",
+            ErrorCode::PlanChanged => "look at the new plan with `seed plan` and start again",
+            ErrorCode::MissingCapability => "`host HOST info` lists what is missing and how to get it",
+            ErrorCode::UnsupportedVersion => {
+                "ctl and agent are of different protocol versions; update the older one"
+            }
+            _ if error.retryable => "the same command may succeed later",
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(source: BusError) -> CtlError {
+        CtlError::call(&"db7".parse().unwrap(), "seed.start", source, None)
+    }
+
+    #[test]
+    fn an_agents_refusal_is_told_with_its_causes_once() {
+        let mut error = WireError::new(ErrorCode::Refused, "MySQL runs and may not be stopped");
+        error.guard = Some("mysql_may_stop".into());
+        error.causes = vec!["mariadbd has pid 17".into()];
+        let error = call(BusError::Agent(error));
+        assert_eq!(error.exit(), Exit::Refused);
+        assert_eq!(
+            error.render(),
+            "error: db7: seed.start failed\n  \
+             because: MySQL runs and may not be stopped\n  \
+             because: mariadbd has pid 17\n  \
+             guard:   mysql_may_stop\n"
+        );
+        let report = serde_json::to_value(error.report()).unwrap();
+        assert_eq!(report["code"], "refused");
+        assert_eq!(report["exit"], 3);
+        assert_eq!(report["host"], "db7");
+    }
+
+    #[test]
+    fn a_host_that_is_away_is_unreachable_and_a_slow_one_may_be_tried_again() {
+        assert_eq!(call(BusError::NoAgent("db7".parse().unwrap())).exit(), Exit::Unreachable);
+        let slow = BusError::TimedOut { what: "x".into(), after: std::time::Duration::from_secs(1) };
+        let slow = call(slow);
+        assert_eq!(slow.exit(), Exit::Retry);
+        assert!(slow.render().contains("next:    look whether it was done"), "{}", slow.render());
+    }
+}

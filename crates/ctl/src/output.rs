@@ -1,0 +1,108 @@
+//! Where words go: results to stdout, remarks to stderr, each result a line of JSON with `--json`.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::Serialize;
+
+/// The ways out of this program; clones share them.
+#[derive(Debug, Clone)]
+pub struct Out {
+    json: bool,
+    closed: Arc<AtomicBool>,
+}
+
+impl Out {
+    /// Results as text or as JSON.
+    #[must_use]
+    pub fn new(json: bool) -> Self {
+        Self { json, closed: Arc::default() }
+    }
+
+    /// True when results are JSON.
+    #[must_use]
+    pub fn json(&self) -> bool {
+        self.json
+    }
+
+    /// True when a person looks on: bars may move.
+    #[must_use]
+    pub fn is_terminal(&self) -> bool {
+        !self.json && io::stdout().is_terminal() && io::stderr().is_terminal()
+    }
+
+    /// True when nobody reads stdout any more (`… | head`).
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// One result: a line of JSON, or what `render` makes of it.
+    pub fn result<T: Serialize>(&self, value: &T, render: impl FnOnce(&T) -> String) {
+        if self.json { self.json_line(value) } else { self.text(&render(value)) }
+    }
+
+    /// One line of JSON.
+    pub fn json_line<T: Serialize>(&self, value: &T) {
+        match serde_json::to_string(value) {
+            Ok(line) => self.text(&line),
+            Err(error) => self.note(&format!("cannot write a result as JSON: {error}")),
+        }
+    }
+
+    /// Text on stdout; a line end is added where there is none.
+    pub fn text(&self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        self.bytes(format!("{}{end}", harmless(text)).as_bytes());
+    }
+
+    /// Bytes on stdout as they are.
+    pub fn bytes(&self, bytes: &[u8]) {
+        let mut stdout = io::stdout().lock();
+        if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A remark for people on stderr.
+    pub fn note(&self, text: &str) {
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        // Nobody to tell when stderr is gone.
+        write!(io::stderr().lock(), "{}{end}", harmless(text)).ok();
+    }
+
+    /// Asks a yes-or-no question on the terminal; `None` when there is none to ask on.
+    #[must_use]
+    pub fn ask(&self, question: &str) -> Option<bool> {
+        if self.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return None;
+        }
+        write!(io::stderr().lock(), "{} [y/N] ", harmless(question)).ok();
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).ok();
+        Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+    }
+}
+
+/// Log lines and messages come from other machines: what could steer this terminal is taken out.
+#[must_use]
+pub fn harmless(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_line_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\tb\n"), "a\tb\n");
+        assert_eq!(harmless("\u{1b}[2Jgone\r\u{9b}1m"), "\u{fffd}[2Jgone\u{fffd}\u{fffd}1m");
+    }
+}

@@ -1,0 +1,92 @@
+//! Values as people read them. Pure: text in, text out.
+
+mod fleet;
+mod host;
+mod plan;
+mod record;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+pub use fleet::{Fleet, Missing, Seen, fleet, found};
+pub use host::{
+    agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
+};
+pub use plan::{choice, plan};
+pub use record::{event, job, jobs, state, timeline};
+
+/// A table without lines; columns whose header begins with `>` stand to the right.
+#[must_use]
+pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(headers.iter().map(|h| h.trim_start_matches('>')));
+    table.add_rows(rows);
+    for (index, header) in headers.iter().enumerate() {
+        if let Some(column) = table.column_mut(index) {
+            column.set_padding((0, 2));
+            if header.starts_with('>') {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+    }
+    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Names and values, one pair a line; pairs without a value are left out.
+#[must_use]
+pub fn pairs(pairs: &[(&str, Option<String>)]) -> String {
+    let width = pairs.iter().filter(|(_, v)| v.is_some()).map(|(name, _)| name.len()).max().unwrap_or(0);
+    pairs
+        .iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name:<width$}  {value}\n")))
+        .collect()
+}
+
+/// Any result as names and values; what is deeper than that stays JSON.
+#[must_use]
+pub fn result(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Object(fields) => {
+            let width = fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.len()).max().unwrap_or(0);
+            fields
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(name, value)| {
+                    let text = scalar(value);
+                    if text.contains('\n') {
+                        let body: String = text.lines().map(|line| format!("    {line}\n")).collect();
+                        format!("  {name}:\n{body}")
+                    } else {
+                        format!("  {name:<width$}  {text}\n")
+                    }
+                })
+                .collect()
+        }
+        other => format!("  {}\n", scalar(other)),
+    }
+}
+
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A value of a unit-variant enum as it stands on the wire.
+pub fn word<T: serde::Serialize>(value: &T) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+pub(crate) fn or_dash(text: Option<String>) -> String {
+    text.unwrap_or_else(|| "-".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Jobs and events.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use protocol::event::{Event, EventData};
+use protocol::job::{JobState, JobView};
+
+use super::{or_dash, pairs, result, table, word};
+use crate::units;
+use crate::watch::progress_text;
+
+/// Jobs as a table.
+#[must_use]
+pub fn jobs(jobs: &[JobView], now: Timestamp) -> String {
+    if jobs.is_empty() {
+        return "no jobs\n".to_owned();
+    }
+    let row = |job: &JobView| {
+        vec![
+            job.id.to_string(),
+            job.kind.clone(),
+            word(&job.state),
+            or_dash(job.stage.clone()),
+            format!("{} ago", units::age(job.created_at, now)),
+            job.actor.clone(),
+            job.summary.clone(),
+        ]
+    };
+    table(&["JOB", "KIND", "STATE", "STAGE", "BEGAN", "ACTOR", "ABOUT"], jobs.iter().map(row).collect())
+}
+
+/// One job in full.
+#[must_use]
+pub fn job(job: &JobView) -> String {
+    let error = job.error.as_ref();
+    let mut text = pairs(&[
+        ("job", Some(job.id.to_string())),
+        ("kind", Some(job.kind.clone())),
+        ("about", Some(job.summary.clone())),
+        ("state", Some(word(&job.state))),
+        ("stage", job.stage.clone()),
+        ("progress", job.progress.as_ref().filter(|p| p.bytes_total > 0).map(progress_text)),
+        ("actor", Some(job.actor.clone())),
+        ("request", Some(job.request.to_string())),
+        ("began", Some(format!("{} UTC", units::time(job.created_at)))),
+        (
+            "ended",
+            job.finished_at
+                .map(|at| format!("{} UTC, after {}", units::time(at), units::age(job.created_at, at))),
+        ),
+        ("error", error.map(|e| format!("{} ({})", e.message, e.code.as_str()))),
+    ]);
+    for cause in error.iter().flat_map(|e| &e.causes) {
+        let _ = writeln!(text, "  because: {cause}");
+    }
+    if let Some(value) = &job.result {
+        text.push_str("result\n");
+        text.push_str(&result(value));
+    }
+    text
+}
+
+/// Events of one job, one a line, with the seconds since the first.
+#[must_use]
+pub fn timeline(events: &[Event]) -> String {
+    let Some(first) = events.first() else { return "no events in the stream\n".to_owned() };
+    events
+        .iter()
+        .map(|event| {
+            let after = event.time.duration_since(first.time).as_millis() as f64 / 1000.0;
+            format!("{after:>10.3}s  {}\n", about(event))
+        })
+        .collect()
+}
+
+/// One event as a line.
+#[must_use]
+pub fn event(event: &Event) -> String {
+    format!("{}  {:<16} {}\n", units::time(event.time), event.host, about(event))
+}
+
+fn about(event: &Event) -> String {
+    let kind = event.kind.strip_prefix("orch.").unwrap_or(&event.kind);
+    let text = match event.known() {
+        Some(EventData::JobStage(stage) | EventData::JobFinished(stage)) => {
+            let at = stage.stage.map(|s| format!(" {s}")).unwrap_or_default();
+            let error = stage.error.map(|e| format!(": {e}")).unwrap_or_default();
+            let detail = detail(&stage.detail);
+            format!("{}{at} {} ({}, {}){detail}{error}", stage.kind, stage.what, stage.job, stage.actor)
+        }
+        Some(EventData::AgentStarted(started)) => {
+            format!("version {}, {} jobs resumed", started.version, started.jobs_resumed.len())
+        }
+        Some(EventData::AgentStopped(stopped)) => stopped.reason,
+        Some(
+            EventData::SnapshotCreated(e)
+            | EventData::SnapshotAvailable(e)
+            | EventData::SnapshotMounted(e)
+            | EventData::SnapshotUnmounted(e)
+            | EventData::SnapshotVerified(e),
+        ) => format!("{} by {}", e.snapshot.id, e.by),
+        Some(EventData::SnapshotRemoved(e) | EventData::SnapshotInvalid(e)) => format!("{} ({})", e.id, e.by),
+        Some(EventData::MysqlState(change)) => format!("{} -> {}", word(&change.from), word(&change.to)),
+        Some(EventData::CommandDenied(denied)) => {
+            format!("{} of {}: {}", denied.command, denied.actor, denied.error)
+        }
+        Some(EventData::EventsDropped(dropped)) => {
+            format!("{} LOST from sequence {} on", dropped.count, dropped.first_sequence)
+        }
+        None => event.data.to_string(),
+    };
+    format!("{kind}  {text}")
+}
+
+fn detail(detail: &serde_json::Value) -> String {
+    let Some(fields) = detail.as_object().filter(|fields| !fields.is_empty()) else { return String::new() };
+    let fields: Vec<String> = fields
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name}={text}"),
+            None => format!("{name}={value}"),
+        })
+        .collect();
+    format!(" {}", fields.join(" "))
+}
+
+/// How a job that is over ended, in words.
+#[must_use]
+pub fn state(job: &JobView) -> String {
+    match job.state {
+        JobState::Aborted => "was aborted; what it did is taken back".to_owned(),
+        JobState::Succeeded => "had succeeded before it could be aborted".to_owned(),
+        _ => format!("is {}", word(&job.state)),
+    }
+}

@@ -1,0 +1,231 @@
+//! One run of the program: the connection, the person's options, and the calls made through them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bus::client::{Answer, Window};
+use bus::config::{Credentials, TlsConfig};
+use bus::{Bus, BusConfig, BusError, CallOptions, Client};
+use protocol::command::{Call, Class};
+use protocol::heartbeat::Heartbeat;
+use protocol::ids::{AgentId, RequestId};
+use protocol::job::{JobAccepted, JobState, JobView};
+use serde_json::json;
+
+use crate::args::{Global, RunArgs};
+use crate::error::{CtlError, Result};
+use crate::output::Out;
+use crate::{keys, suggest, watch};
+
+/// A connection with the person's options.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Asks agents.
+    pub client: Client,
+    /// Where words go.
+    pub out: Out,
+    /// Options of every subcommand.
+    pub global: Global,
+}
+
+impl Session {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Files that cannot be used, and a bus that does not answer within `--timeout`.
+    pub async fn open(global: Global, out: Out) -> Result<Self> {
+        let config = bus_config(&global);
+        let signer = global.sign_key.as_deref().map(keys::read_seed).transpose()?;
+        let actor = global.actor.clone().unwrap_or_else(default_actor);
+        let failed = |source| CtlError::bus("cannot reach the bus", source);
+        let bus = Bus::connect(&config, "orchestrator-ctl").await.map_err(failed)?;
+        bus.connected(global.timeout).await.map_err(failed)?;
+        Ok(Self { client: Client::new(bus, signer, actor), out, global })
+    }
+
+    /// Ends the connection in good order.
+    pub async fn close(&self) {
+        self.client.bus().close(Duration::from_millis(500)).await;
+    }
+
+    /// Options of a call.
+    #[must_use]
+    pub fn options(&self) -> CallOptions {
+        CallOptions { timeout: self.global.timeout, request_id: None, queue: None }
+    }
+
+    /// Calls a host that must be there.
+    ///
+    /// # Errors
+    /// With the host, the command and what to do.
+    pub async fn call<C: Call>(&self, host: &AgentId, params: C) -> Result<C::Reply> {
+        if self.global.queue.is_some() {
+            return Err(CtlError::usage(
+                format!("{} needs the host's answer and cannot be queued", C::SPEC.name),
+                "leave --queue away",
+            ));
+        }
+        match self.client.call(host, params, &self.options()).await {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(self.explain(host, C::SPEC.name, error).await),
+        }
+    }
+
+    /// As [`Session::call`], and asks again once, under the same request id, when no answer came in time: the command
+    /// has one effect and the second answer tells what became of it.
+    ///
+    /// # Errors
+    /// The bus's own error, for callers that must know whether it may have run.
+    pub async fn call_surely<C: Call + Clone>(
+        &self,
+        host: &AgentId,
+        params: C,
+    ) -> std::result::Result<C::Reply, BusError> {
+        let options = CallOptions { request_id: Some(RequestId::generate()), ..self.options() };
+        let late = match self.client.call(host, params.clone(), &options).await {
+            Err(late @ BusError::TimedOut { .. }) => late,
+            other => return other,
+        };
+        match self.client.call(host, params, &options).await {
+            Ok(reply) => Ok(reply),
+            Err(BusError::Agent(error)) => Err(BusError::Agent(error)),
+            // Whatever stands in the way now, the first one may have been heard.
+            Err(_) => Err(late),
+        }
+    }
+
+    /// Sends a change, or leaves it for the host with `--queue`; shows its result.
+    ///
+    /// # Errors
+    /// As [`Session::call`].
+    pub async fn change<C: Call>(
+        &self,
+        host: &AgentId,
+        params: C,
+        render: impl FnOnce(&C::Reply) -> String,
+    ) -> Result<()> {
+        debug_assert_eq!(C::SPEC.class, Class::Change);
+        if let Some(reply) = self.call_or_queue(host, params).await? {
+            self.out.result(&reply, render);
+        }
+        Ok(())
+    }
+
+    /// Begins a job and stays until it ends, unless told to detach or to queue.
+    ///
+    /// # Errors
+    /// As [`Session::call`]; [`CtlError::Job`] when the job ended otherwise than well.
+    pub async fn job<C: Call<Reply = JobAccepted>>(
+        &self,
+        host: &AgentId,
+        params: C,
+        run: &RunArgs,
+    ) -> Result<()> {
+        let Some(accepted) = self.call_or_queue(host, params).await? else { return Ok(()) };
+        if run.detach {
+            self.out.result(&json!({"host": host, "job": accepted.job}), |_| {
+                format!(
+                    "{host}: job {} began; `jobs {host} show {}` tells how it goes",
+                    accepted.job, accepted.job
+                )
+            });
+            return Ok(());
+        }
+        watch::until_end(self, vec![(host.clone(), accepted.job)]).await
+    }
+
+    /// All hosts that answer now.
+    ///
+    /// # Errors
+    /// When the bus cannot be asked.
+    pub async fn fleet(&self) -> Result<Vec<Heartbeat>> {
+        let window = Window { max: self.global.timeout.min(Duration::from_secs(5)), ..Window::default() };
+        self.client.fleet(window).await.map_err(|source| CtlError::bus("cannot ask the fleet", source))
+    }
+
+    /// Adds the host, the command and, for a host that is not there, the names near it.
+    pub async fn explain(&self, host: &AgentId, command: &str, source: BusError) -> CtlError {
+        let hint = match &source {
+            BusError::NoAgent(_) => Some(self.where_is(host).await),
+            _ => None,
+        };
+        CtlError::call(host, command, source, hint)
+    }
+
+    async fn where_is(&self, host: &AgentId) -> String {
+        let fleet = self.fleet().await.unwrap_or_default();
+        let names = || fleet.iter().map(|beat| beat.agent.as_str());
+        if let Some(near) = suggest::hint(host.as_str(), names().filter(|name| *name != host.as_str())) {
+            return near;
+        }
+        match fleet.len() {
+            0 => "no agent at all answers on this bus; is --server right?".to_owned(),
+            n => format!("{n} other hosts answer (see `fleet`); start orchestrator-agent on {host}"),
+        }
+    }
+
+    async fn call_or_queue<C: Call>(&self, host: &AgentId, params: C) -> Result<Option<C::Reply>> {
+        let mut options = self.options();
+        options.queue = self.global.queue.map(Duration::from_secs);
+        let answer = match self.client.call_or_queue(host, params, &options).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.explain(host, C::SPEC.name, error).await),
+        };
+        match answer {
+            Answer::Result(reply) => Ok(Some(reply)),
+            Answer::Queued(queued) => {
+                self.show_queued(host, &queued);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Tells that a command waits for its host.
+    pub fn show_queued(&self, host: &AgentId, queued: &bus::durable::Queued) {
+        let value = json!({"host": host, "queued": {"request": queued.request, "expires": queued.expires}});
+        self.out.result(&value, |_| {
+            format!(
+                "{host} is away: queued as request {}; it runs once when the host is back before {} UTC",
+                queued.request,
+                crate::units::time(queued.expires)
+            )
+        });
+    }
+}
+
+/// How a job that is over counts.
+///
+/// # Errors
+/// [`CtlError::Job`] unless it succeeded.
+pub fn ended_well(host: &AgentId, view: JobView) -> Result<JobView> {
+    match view.state {
+        JobState::Succeeded => Ok(view),
+        _ => Err(CtlError::Job { host: host.clone(), view: Box::new(view) }),
+    }
+}
+
+fn bus_config(global: &Global) -> BusConfig {
+    let path = |path: &Path| path.to_path_buf();
+    BusConfig {
+        servers: global.server.split(',').map(|server| server.trim().to_owned()).collect(),
+        credentials: match (&global.creds, &global.nkey_file) {
+            (Some(file), _) => Some(Credentials::CredsFile(path(file))),
+            (None, Some(file)) => Some(Credentials::NkeyFile(path(file))),
+            (None, None) => None,
+        },
+        tls: TlsConfig {
+            require: global.tls_ca.is_some() || global.tls_cert.is_some(),
+            ca: global.tls_ca.clone(),
+            cert: global.tls_cert.clone(),
+            key: global.tls_key.clone(),
+        },
+        ..BusConfig::default()
+    }
+}
+
+fn default_actor() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    let user = user.ok().flatten().map_or_else(|| nix::unistd::getuid().to_string(), |user| user.name);
+    let host = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    format!("{user}@{}", host.as_deref().unwrap_or("unknown"))
+}

@@ -1,0 +1,205 @@
+//! Stays with jobs until they end. Leaving early harms nothing: the agents go on by themselves.
+
+mod screen;
+mod tracker;
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use bus::client::JobUpdate;
+use bus::events::{EventFilter, EventStream, Since};
+use futures_util::{StreamExt, future, stream};
+use jiff::{SignedDuration, Timestamp};
+use protocol::event::{EventData, JobStage};
+use protocol::ids::{AgentId, JobId};
+use protocol::job::JobView;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
+
+use crate::error::{CtlError, Result};
+use crate::exit::Exit;
+use crate::report;
+use crate::session::{Session, ended_well};
+
+pub use screen::Screen;
+pub use tracker::{Tracker, Update, progress_text};
+
+/// Last events of a job may come a little after its last view.
+const LAST_EVENTS: Duration = Duration::from_millis(500);
+
+/// Ctrl-C and SIGTERM, remembered from the moment that this is made.
+#[derive(Debug)]
+pub struct Interrupt {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupt {
+    /// Begins to listen: from now on Ctrl-C no longer ends the process by itself.
+    ///
+    /// # Errors
+    /// When the system refuses a signal handler.
+    pub fn listen() -> Result<Self> {
+        let failed =
+            |source| CtlError::File { action: "listen for signals of", path: "this process".into(), source };
+        Ok(Self {
+            int: signal(SignalKind::interrupt()).map_err(failed)?,
+            term: signal(SignalKind::terminate()).map_err(failed)?,
+        })
+    }
+
+    /// Waits for one of them.
+    pub async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+/// Shows jobs, a line or a bar each, until all have ended.
+///
+/// # Errors
+/// The job's failure; of several jobs each failure is reported as it happens, and the worst status given.
+pub async fn until_end(session: &Session, jobs: Vec<(AgentId, JobId)>) -> Result<()> {
+    let mut interrupt = Interrupt::listen()?;
+    follow(session, jobs, &mut interrupt).await
+}
+
+/// As [`until_end`], with signals that were listened for since earlier.
+///
+/// # Errors
+/// As [`until_end`]; [`Exit::Interrupted`] when it was left early.
+pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &mut Interrupt) -> Result<()> {
+    let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
+    let several = jobs.len() > 1;
+    let running = Mutex::new(jobs.clone());
+    let all = future::join_all(jobs.into_iter().map(|(host, job)| {
+        let (screen, running) = (&screen, &running);
+        async move {
+            let ended = one(session, &host, job, screen).await;
+            let mut left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            left.retain(|(_, other)| *other != job);
+            drop(left);
+            match ended {
+                Err(error) if several => {
+                    screen.suspend(|| report(&session.out, &error));
+                    Err(CtlError::Several(error.exit()))
+                }
+                other => other.map(|_| ()),
+            }
+        }
+    }));
+    let results = tokio::select! {
+        results = all => results,
+        () = interrupt.wait() => {
+            screen.clear();
+            let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            say_how_to_go_on(session, &left);
+            return Err(CtlError::Several(Exit::Interrupted));
+        }
+    };
+    screen.clear();
+    match <[Result<()>; 1]>::try_from(results) {
+        Ok([result]) => result,
+        Err(results) => {
+            let worst = Exit::worst(results.iter().filter_map(|r| r.as_ref().err()).map(CtlError::exit));
+            if worst == Exit::Ok { Ok(()) } else { Err(CtlError::Several(worst)) }
+        }
+    }
+}
+
+fn say_how_to_go_on(session: &Session, jobs: &[(AgentId, JobId)]) {
+    for (host, job) in jobs {
+        session.out.note(&format!(
+            "{host}: job {job} goes on without me\n  \
+             watch it:  orchestrator-ctl seed watch {host} {job}\n  \
+             end it:    orchestrator-ctl seed abort {host} {job}"
+        ));
+    }
+}
+
+async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> Result<JobView> {
+    let events = job_events(session, host, job).await;
+    let tracker = Mutex::new(Tracker::new(screen.pace(), events.is_some()));
+    let tell = |update: &dyn Fn(&mut Tracker) -> Vec<Update>| {
+        let mut tracker = tracker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for update in update(&mut tracker) {
+            screen.show(host, job, &update);
+        }
+    };
+    let wait = session.client.wait_job(host, job, |update| {
+        let now = Instant::now();
+        match update {
+            JobUpdate::View(view) => tell(&|t| t.view(&view, now)),
+            JobUpdate::Progress(progress) => tell(&|t| t.progress(&progress, now)),
+            JobUpdate::Unreachable(error) => tell(&|t| t.unreachable(&error.to_string())),
+        }
+    });
+    let mut events = events.unwrap_or_else(|| stream::pending().boxed());
+    tokio::pin!(wait);
+    let view = loop {
+        tokio::select! {
+            ended = &mut wait => break ended,
+            stage = next_stage(&mut events, job) => tell(&|t| t.event(&stage)),
+        }
+    };
+    let view = match view {
+        Ok(view) => view,
+        Err(source) => return Err(session.explain(host, "jobs.show", source).await),
+    };
+    if tracker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).expects_events() {
+        let rest = async {
+            loop {
+                let stage = next_stage(&mut events, job).await;
+                if stage.state.is_final() {
+                    break;
+                }
+                tell(&|t| t.event(&stage));
+            }
+        };
+        timeout(LAST_EVENTS, rest).await.ok();
+    }
+    tell(&|t| t.finished(&view));
+    ended_well(host, view)
+}
+
+/// The job's own events since it was made; `None` where there is no durable stream.
+async fn job_events(session: &Session, host: &AgentId, job: JobId) -> Option<EventStream> {
+    let filter = EventFilter {
+        since: made_at(job).map_or(Since::New, Since::Time),
+        host: Some(host.clone()),
+        kind: Some("job.*".to_owned()),
+        ..EventFilter::default()
+    };
+    match session.client.events(filter).await {
+        Ok(events) => Some(events),
+        Err(error) => {
+            tracing::info!("{host}: no events ({error}); stages are told from the job's views alone");
+            None
+        }
+    }
+}
+
+/// When the job was made, a minute early for clocks that differ: its id holds the time.
+pub fn made_at(job: JobId) -> Option<Timestamp> {
+    let (seconds, _) = job.as_uuid().get_timestamp()?.to_unix();
+    let made = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    made.checked_sub(SignedDuration::from_secs(60)).ok()
+}
+
+/// The next stage of this job; waits for ever once the stream has ended.
+async fn next_stage(events: &mut EventStream, job: JobId) -> JobStage {
+    loop {
+        match events.next().await {
+            Some(Ok(stored)) => match stored.event.known() {
+                Some(EventData::JobStage(stage) | EventData::JobFinished(stage)) if stage.job == job => {
+                    return stage;
+                }
+                _ => {}
+            },
+            Some(Err(error)) => tracing::info!("reading events: {error}"),
+            None => future::pending().await,
+        }
+    }
+}

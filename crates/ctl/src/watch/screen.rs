@@ -1,0 +1,119 @@
+//! Where updates of jobs appear: bars on a terminal, plain lines in a pipe, JSON lines for programs.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use protocol::ids::{AgentId, JobId};
+use serde::Serialize;
+
+use super::tracker::{Update, progress_text};
+use crate::output::{Out, harmless};
+use crate::render;
+
+/// One of the three ways to show updates.
+#[derive(Debug)]
+pub struct Screen {
+    out: Out,
+    bars: Option<Bars>,
+}
+
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    by_host: HashMap<AgentId, ProgressBar>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    host: &'a AgentId,
+    job: JobId,
+    #[serde(flatten)]
+    update: &'a Update,
+}
+
+impl Screen {
+    /// A screen for jobs of these hosts.
+    pub fn new<'a>(out: Out, hosts: impl Iterator<Item = &'a AgentId>) -> Self {
+        let bars = out.is_terminal().then(|| Bars::new(hosts));
+        Self { out, bars }
+    }
+
+    /// How often progress is worth telling here.
+    #[must_use]
+    pub fn pace(&self) -> Duration {
+        match (&self.bars, self.out.json()) {
+            (Some(_), _) => Duration::from_millis(200),
+            (None, true) => Duration::from_secs(1),
+            (None, false) => Duration::from_secs(5),
+        }
+    }
+
+    /// Shows an update of a host's job.
+    pub fn show(&self, host: &AgentId, job: JobId, update: &Update) {
+        if self.out.json() {
+            return self.out.json_line(&Line { host, job, update });
+        }
+        let Some(bars) = &self.bars else { return self.out.text(&text(host, update)) };
+        let Some(bar) = bars.by_host.get(host) else { return };
+        match update {
+            Update::Progress { progress, .. } => {
+                bar.set_length(progress.bytes_total);
+                bar.set_position(progress.bytes_done);
+                bar.set_message(progress_text(progress));
+            }
+            Update::Stage { stage, what, .. } if what == "started" => {
+                bar.set_prefix(format!("{host} {stage}"));
+                bar.set_message("");
+            }
+            Update::Finished { .. } => {
+                bar.finish_and_clear();
+                bars.all.suspend(|| self.out.text(&text(host, update)));
+            }
+            _ => bars.all.suspend(|| self.out.text(&text(host, update))),
+        }
+    }
+
+    /// Runs `print` with the bars out of the way.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        match &self.bars {
+            Some(bars) => bars.all.suspend(print),
+            None => print(),
+        }
+    }
+
+    /// Takes the bars away.
+    pub fn clear(&self) {
+        if let Some(bars) = &self.bars {
+            bars.all.clear().ok();
+        }
+    }
+}
+
+impl Bars {
+    fn new<'a>(hosts: impl Iterator<Item = &'a AgentId>) -> Self {
+        let all = MultiProgress::new();
+        let style = ProgressStyle::with_template("{spinner} {prefix:24} [{bar:28}] {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let by_host = hosts
+            .map(|host| {
+                let bar =
+                    all.add(ProgressBar::new(0).with_style(style.clone()).with_prefix(host.to_string()));
+                bar.enable_steady_tick(Duration::from_millis(200));
+                (host.clone(), bar)
+            })
+            .collect();
+        Self { all, by_host }
+    }
+}
+
+fn text(host: &AgentId, update: &Update) -> String {
+    let mut text = format!("{host}: {}", harmless(&update.line()).replace('\n', " "));
+    if let Update::Finished { view } = update
+        && let Some(result) = &view.result
+    {
+        text.push('\n');
+        text.push_str(&render::result(result));
+    }
+    text
+}
