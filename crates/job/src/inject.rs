@@ -6,8 +6,8 @@
 //! - `die@transfer:end`: the process kills itself with SIGKILL;
 //! - `pause@seed/swap:begin=/tmp/go`: makes `/tmp/go.reached`, then waits until `/tmp/go` exists.
 //!
-//! The moments: `begin` (started is journalled, the step has not run), `end` (the step ran, its end is not journalled) and,
-//! for `die` and `pause`, `done` (its end, or its failure, is journalled).
+//! The moments: `begin` (started is journalled, the step has not run), `end` (the step ran, its end is not journalled)
+//! and, for `die` and `pause`, `done` (its end, or its failure, is journalled).
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;

@@ -58,8 +58,9 @@ pub trait Step<C: Send + Sync + 'static>: Send + Sync + 'static {
 
     /// Whether this step's end is the job's point of no return.
     ///
-    /// From the moment that its `step_finished` is on disk, neither it nor anything before it is ever undone, and abort is
-    /// refused. Until then it is a step like any other. Several steps may commit; the last finished one counts.
+    /// From the moment that its `step_finished` is on disk, neither it nor anything before it is ever undone, and
+    /// abort is refused. Until then it is a step like any other, so what it does must itself be possible to undo; an
+    /// abort that was journalled first wins. Several steps may commit; the last finished one counts.
     fn commits(&self) -> bool {
         false
     }

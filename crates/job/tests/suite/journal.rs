@@ -4,7 +4,7 @@ use job::journal::{History, JournalError, parse};
 use job::{JobError, JobSpec, Outcome};
 use protocol::ids::JobId;
 
-use crate::world::{Bench, World, finished, steps, toys};
+use crate::world::{Bench, Mood, World, ended, finished, steps, toys, toys_but, until};
 
 /// The journal of a whole job: done, or failed and undone.
 async fn real_journal(faults: &str) -> (JobId, Vec<u8>) {
@@ -90,6 +90,23 @@ async fn every_prefix_of_a_history_can_be_brought_to_its_end() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_end_is_cut_off_before_anything_is_written_after_it() {
+    let (id, bytes) = real_journal("").await;
+    let torn = [lines(&bytes)[0], b"\0", &[b'x'; 10_000], b"\n"].concat();
+    let bench = planted(id, &torn);
+    let runner = bench.runner("");
+    let waiting = toys_but("two", |toy| toy.mood = Mood::Waits);
+    let handle = runner.run(id, steps(waiting), bench.world.clone()).await.unwrap();
+    until("two is in its middle", || bench.world.dir.join("two.half").exists()).await;
+    handle.park();
+    ended(&handle).await;
+    let shown = runner.show(id).await.unwrap();
+    assert_eq!(shown.records.len() as u64, shown.history.len());
+    let handle = runner.run(id, steps(toys()), bench.world.clone()).await.unwrap();
+    assert_eq!(finished(&handle).await, Outcome::Done { warnings: vec![] });
 }
 
 /// Makes the files that the finished steps of a journal made.
