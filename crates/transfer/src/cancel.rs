@@ -15,6 +15,7 @@ pub struct Cancel {
 struct State {
     cancelled: bool,
     sockets: Vec<Weak<TcpStream>>,
+    children: Vec<Weak<Cancel>>,
 }
 
 impl Cancel {
@@ -27,6 +28,9 @@ impl Cancel {
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.cancelled = true;
+        for child in state.children.drain(..).filter_map(|child| child.upgrade()) {
+            child.cancel();
+        }
         for socket in state.sockets.drain(..).filter_map(|socket| socket.upgrade()) {
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -51,6 +55,18 @@ impl Cancel {
                 self.changed.wait_timeout(state, deadline - now).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
+    }
+
+    /// A handle that this one cancels too, and that may be cancelled alone.
+    pub(crate) fn child(&self) -> Arc<Self> {
+        let child = Arc::new(Self::new());
+        let mut state = self.lock();
+        if state.cancelled {
+            child.cancel();
+        }
+        state.children.retain(|known| known.strong_count() > 0);
+        state.children.push(Arc::downgrade(&child));
+        child
     }
 
     /// Has `socket` shut down on cancel; at once when that has already happened.

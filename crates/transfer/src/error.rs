@@ -61,6 +61,14 @@ pub enum Error {
         /// What differs.
         detail: String,
     },
+    /// The source holds something that cannot be seeded.
+    #[error("{} cannot be seeded: {detail}", path.display())]
+    Unfit {
+        /// The entry.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: &'static str,
+    },
     /// The guard said that the snapshot is no longer good.
     #[error("the snapshot is no longer valid: {0}")]
     SourceInvalid(String),
@@ -138,4 +146,16 @@ impl Error {
                 | Self::RecipientGone { .. }
         )
     }
+}
+
+/// An error and all its causes in one line.
+pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
 }

@@ -8,15 +8,21 @@
 //! Everything here blocks. Callers on an async runtime use `spawn_blocking` and steer through [`Cancel`],
 //! [`Throttle`] and [`Progress`].
 
+mod beneath;
 mod cancel;
 mod digest;
 pub mod donor;
 mod error;
+mod frame;
+mod handshake;
+mod kernel;
+mod link;
 pub mod manifest;
 mod progress;
 pub mod recipient;
 mod secret;
 mod throttle;
+mod tls;
 
 pub use cancel::Cancel;
 pub use digest::DigestKind;

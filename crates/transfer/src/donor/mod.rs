@@ -1,11 +1,24 @@
 //! The donor's end: serves one tree to who knows the token.
+//!
+//! One thread walks the tree and then watches over it, one accepts, and one serves each connection. The recipient decides
+//! what it wants; the donor proves that what it sent was the snapshot: a file that is not as the manifest says, a read error, a
+//! mount that is no longer the same, or a guard that says no, fails the seed on both ends with that cause.
 
-use std::net::SocketAddr;
+mod serve;
+mod source;
+mod state;
+
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crate::{DigestKind, Error, Exclude, Fingerprint, Progress, Result, Throttle, Token};
+use crate::error::chain_text;
+use crate::tls::Identity;
+use crate::{DigestKind, Error, Exclude, Fingerprint, Manifest, Progress, Result, Throttle, Token};
+use source::Source;
+use state::Shared;
 
 /// Says whether the snapshot is still good. Asked while chunks move, and after the last read before "done".
 pub trait SourceGuard: Send + Sync {
@@ -87,19 +100,38 @@ pub struct DonorReport {
     pub root_digest: [u8; 32],
 }
 
+/// How long a stop waits for recipients to hear of a failure.
+const TELL_LIMIT: Duration = Duration::from_millis(500);
+
 /// A running offer. Dropping it stops it.
 #[derive(Debug)]
 pub struct Donor {
     addr: SocketAddr,
     fingerprint: Option<Fingerprint>,
-    progress: Arc<Progress>,
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Donor {
     /// Listens and begins to walk the tree; returns as soon as recipients may connect.
     pub fn start(options: DonorOptions) -> Result<Self> {
-        let _ = options;
-        Err(Error::Options("not built yet"))
+        if options.digests.is_empty() {
+            return Err(Error::Options("digests must not be empty"));
+        }
+        let source = Source::open(&options.root)?;
+        let identity = if options.tls { Some(Identity::generate()?) } else { None };
+        let fingerprint = identity.as_ref().map(|identity| identity.fingerprint);
+        let listener = TcpListener::bind(options.listen).map_err(Error::network("listen for recipients"))?;
+        listener.set_nonblocking(true).map_err(Error::network("listen for recipients"))?;
+        let addr = listener.local_addr().map_err(Error::network("listen for recipients"))?;
+        let shared = Arc::new(Shared::new(options, source, identity));
+        let watcher = Arc::clone(&shared);
+        let acceptor = Arc::clone(&shared);
+        let threads = vec![
+            spawn("donor-watch", move || watch(&watcher))?,
+            spawn("donor-accept", move || serve::accept_all(&listener, &acceptor))?,
+        ];
+        Ok(Self { addr, fingerprint, shared, threads: Mutex::new(threads) })
     }
 
     /// Where it listens.
@@ -114,19 +146,87 @@ impl Donor {
 
     /// Live counters.
     pub fn progress(&self) -> Arc<Progress> {
-        Arc::clone(&self.progress)
+        Arc::clone(&self.shared.progress)
     }
 
-    /// Waits until the tree is walked; gives its files and bytes.
-    pub fn wait_ready(&self) -> Result<(u64, u64)> {
-        Err(Error::Cancelled)
+    /// Admits one more recipient of the same tree (fan-out), with a token of its own.
+    pub fn add_token(&self, token: Token) {
+        self.shared.add_token(token);
     }
 
-    /// Ends the offer: closes all sockets and frees the tree in less than a second. [`Donor::wait`] gives `Cancelled`.
-    pub fn stop(&self) {}
+    /// Waits until the tree is walked.
+    pub fn wait_ready(&self) -> Result<Arc<Manifest>> {
+        self.shared.wait_ready()
+    }
 
-    /// Waits until the recipient has everything and both agree on it, or until the seed failed.
+    /// Ends the offer: closes all sockets and frees the tree in less than a second. [`Donor::wait`] gives `Cancelled`
+    /// unless the seed was over before.
+    pub fn stop(&self) {
+        self.shared.fail(Error::Cancelled);
+        if self.shared.failure().is_some() {
+            // Recipients should hear why; a blocked one does not hold this up.
+            self.shared.wait_connections_closed(Some(TELL_LIMIT));
+        }
+        self.shared.cancel.cancel();
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+        self.shared.wait_connections_closed(None);
+    }
+
+    /// Waits until every admitted recipient has everything and agrees on it, or until the seed failed.
+    ///
+    /// The donor goes on listening until [`Donor::stop`], so that a recipient that died before it learned of the end, or must
+    /// learn of a failure, can still ask.
     pub fn wait(&self) -> Result<DonorReport> {
-        Err(Error::Cancelled)
+        self.shared.wait()
+    }
+}
+
+impl Drop for Donor {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::network("start a thread"))
+}
+
+/// Walks the tree, then asks from time to time whether it is still the one that was walked.
+fn watch(shared: &Shared) {
+    match crate::manifest::build(
+        &shared.options.root,
+        &shared.options.exclude,
+        shared.options.chunk_size,
+        &shared.cancel,
+    ) {
+        Ok((manifest, left_out)) => {
+            tracing::info!(
+                root = %shared.options.root.display(),
+                files = manifest.files(),
+                bytes = manifest.bytes_total(),
+                excluded = left_out.excluded,
+                special = left_out.special,
+                "tree walked"
+            );
+            shared.set_manifest(manifest);
+        }
+        Err(error) => {
+            shared.fail(error);
+            return;
+        }
+    }
+    let mut next_guard = Instant::now() + shared.options.guard_interval;
+    while !shared.cancel.sleep(Duration::from_millis(200)) && !shared.is_over() {
+        shared.check_idle();
+        if Instant::now() >= next_guard {
+            if let Err(error) = shared.check_source() {
+                tracing::warn!(error = %chain_text(&error), "the source is no longer good");
+                shared.fail(error);
+            }
+            next_guard = Instant::now() + shared.options.guard_interval;
+        }
     }
 }

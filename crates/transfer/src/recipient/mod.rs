@@ -1,11 +1,37 @@
 //! The recipient's end: pulls a tree into a staging directory and proves it.
+//!
+//! Named phases, one after the other: connect, manifest, recheck (what an earlier run left), transfer (several threads
+//! that pull, one that settles), complete (metadata, flush), prove (root digest, both ways). All failures leave through one
+//! door: the first cause wins, the sockets close, staging and journal stay for the next try.
 
+mod connect;
+mod journal;
+mod pull;
+mod queue;
+mod recheck;
+mod settle;
+mod shared;
+mod staging;
+
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::{Cancel, DigestKind, Error, Fingerprint, Progress, Result, Throttle, Token};
+use crate::digest::DigestTable;
+use crate::frame::{Header, kind};
+use crate::handshake::prove_root;
+use crate::link::Link;
+use crate::manifest::MANIFEST_LEN_MAX;
+use crate::progress::Phase;
+use crate::{Cancel, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token};
+use connect::{Connected, connect};
+use journal::Journal;
+use pull::{donor_failure, pull_all};
+use shared::Shared;
+use staging::Staging;
 
 /// How to receive a tree.
 #[derive(Debug, Clone)]
@@ -34,6 +60,8 @@ pub struct RecipientOptions {
     pub recheck: bool,
     /// Whether "done" means on disk. Off only for benchmarks and throw-away copies.
     pub durable: bool,
+    /// Who owns what is made, as (uid, gid); `None` keeps the donor's numbers. Only root can give files away.
+    pub owner: Option<(u32, u32)>,
     /// Digests to agree to, best first.
     pub digests: Vec<DigestKind>,
 }
@@ -59,10 +87,14 @@ impl RecipientOptions {
             stall_timeout: Duration::from_secs(30),
             recheck: true,
             durable: true,
+            owner: None,
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
         }
     }
 }
+
+/// How long a failed recipient tries to tell the donor.
+const TELL_LIMIT: Duration = Duration::from_millis(500);
 
 /// A tree that has arrived and is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +119,235 @@ pub struct Received {
 ///
 /// Connections that break are made anew by themselves. After a crash, the same call goes on where the journal ends.
 pub fn receive(options: RecipientOptions) -> Result<Received> {
-    let _ = options;
-    Err(Error::Options("not built yet"))
+    check_options(&options)?;
+    let stop = options.cancel.child();
+    let received = run(&options, &stop);
+    stop.cancel();
+    match received {
+        Err(_) if options.cancel.is_cancelled() => Err(Error::Cancelled),
+        other => other,
+    }
+}
+
+fn check_options(options: &RecipientOptions) -> Result<()> {
+    if options.connections == 0 || options.connections > 64 {
+        return Err(Error::Options("connections must be from 1 to 64"));
+    }
+    if options.digests.is_empty() {
+        return Err(Error::Options("digests must not be empty"));
+    }
+    if options.journal.starts_with(&options.staging) {
+        return Err(Error::Options("the journal must not lie inside the staging directory"));
+    }
+    Ok(())
+}
+
+fn run(options: &RecipientOptions, stop: &Arc<Cancel>) -> Result<Received> {
+    fs::create_dir_all(&options.staging).map_err(Error::file("make the directory", &options.staging))?;
+    let mut journal = Journal::open(&options.journal)?;
+    let session = journal.session;
+    let received = run_phases(options, &mut journal, stop);
+    if let Err(error) = &received
+        && donor_should_know(error)
+    {
+        stop.cancel();
+        tell_donor(options, session, error);
+    }
+    received
+}
+
+/// Whether the donor cannot know of a failure, and holds its snapshot for nothing.
+fn donor_should_know(error: &Error) -> bool {
+    let donor_said_it = matches!(
+        error,
+        Error::DonorFailed(_) | Error::Token | Error::Fingerprint | Error::Version { .. } | Error::Cancelled
+    );
+    !donor_said_it && !error.is_retryable()
+}
+
+/// Tells the donor why this end gives up, on a fresh connection for the others may be full; best effort.
+fn tell_donor(options: &RecipientOptions, session: [u8; 16], error: &Error) {
+    let text = crate::error::chain_text(error);
+    let bytes = crate::frame::bounded_text(&text);
+    let brief = RecipientOptions { stall_timeout: TELL_LIMIT.min(options.stall_timeout), ..options.clone() };
+    let Ok(mut connected) = connect(&brief, session, &Cancel::new(), 0) else { return };
+    let header = Header { len: bytes.len() as u32, ..Header::new(kind::GIVE_UP) };
+    if connected.link.queue(&header.encode()).is_ok() && connected.link.queue(bytes).is_ok() {
+        connected.link.close_gently(TELL_LIMIT);
+    }
+}
+
+fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Cancel>) -> Result<Received> {
+    let started = Instant::now();
+    let progress = &options.progress;
+    progress.enter(Phase::Connecting);
+    if journal.fresh && !is_empty_dir(&options.staging)? {
+        let detail = "it is not empty, and there is no journal of an earlier seed; empty it or name another"
+            .to_owned();
+        return Err(Error::Staging { path: options.staging.clone(), detail });
+    }
+    let (manifest, first) = retrying(options, stop, || {
+        let mut connected = connect(options, journal.session, stop, 0)?;
+        let manifest = fetch_manifest(&mut connected.link, progress)?;
+        Ok((manifest, connected))
+    })?;
+    progress.set_totals(manifest.bytes_data(), manifest.files());
+
+    progress.enter(Phase::Recheck);
+    let (staging, proven) = prepare(options, &manifest, journal, first.digest, stop)?;
+    progress.enter(Phase::Transfer);
+    let session = journal.session;
+    let (digest, stop) = (first.digest, Arc::clone(stop));
+    let shared = Shared::new(options, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
+    let unsettled = transfer(&shared, first, journal)?;
+
+    progress.enter(Phase::Verify);
+    staging.complete(&manifest)?;
+    if options.durable {
+        staging.flush_all()?;
+    }
+    journal.append(&unsettled, options.durable)?;
+    let root_digest = shared.root_digest();
+    retrying(options, &stop, || prove(options, session, &stop, &root_digest))?;
+    progress.enter(Phase::Done);
+    let counters = progress.snapshot();
+    Ok(Received {
+        bytes_total: manifest.bytes_total(),
+        bytes_moved: counters.bytes_done - counters.bytes_resumed,
+        bytes_resumed: counters.bytes_resumed,
+        bytes_wire: counters.bytes_wire,
+        files: manifest.files(),
+        root_digest,
+        elapsed: started.elapsed(),
+    })
+}
+
+fn is_empty_dir(path: &std::path::Path) -> Result<bool> {
+    Ok(fs::read_dir(path).map_err(Error::file("list", path))?.next().is_none())
+}
+
+/// Tries again after failures that another connection may cure, until nothing has worked for the stall limit.
+fn retrying<T>(
+    options: &RecipientOptions,
+    stop: &Cancel,
+    mut attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
+    let started = Instant::now();
+    let mut backoff = Duration::from_millis(50);
+    loop {
+        match attempt() {
+            Err(error) if error.is_retryable() && !stop.is_cancelled() => {
+                if started.elapsed() + backoff >= options.stall_timeout {
+                    return Err(Error::Stalled {
+                        seconds: started.elapsed().as_secs(),
+                        last: Some(Box::new(error)),
+                    });
+                }
+                stop.sleep(backoff);
+                backoff = (backoff * 2).min(Duration::from_secs(2));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn fetch_manifest(link: &mut Link, progress: &Progress) -> Result<Manifest> {
+    progress.enter(Phase::Manifest);
+    link.queue(&Header::new(kind::WANT_MANIFEST).encode())?;
+    link.flush(false)?;
+    let len = await_answer(link, kind::MANIFEST)?.value;
+    if len > MANIFEST_LEN_MAX {
+        return Err(crate::manifest::ManifestError::TooLarge("more than 256 MiB").into());
+    }
+    // Grows with what arrives, not with what was announced.
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < len {
+        link.need(1)?;
+        let part = link.received().len().min(len as usize - bytes.len());
+        bytes.extend_from_slice(&link.received()[..part]);
+        link.consume(part);
+    }
+    bytes.shrink_to_fit();
+    Ok(Manifest::parse(bytes)?)
+}
+
+/// Waits for a frame of one kind; signs of life may come first.
+fn await_answer(link: &mut Link, wanted: u8) -> Result<Header> {
+    loop {
+        let header = link.read_header()?;
+        match header.kind {
+            kind::KEEP_ALIVE => {}
+            kind::FAILURE => return Err(donor_failure(link, header.len as usize)),
+            other if other == wanted => return Ok(header),
+            _ => return Err(Error::Protocol("an answer to no question")),
+        }
+    }
+}
+
+/// Makes staging ready and finds out what an earlier run has proven.
+fn prepare(
+    options: &RecipientOptions,
+    manifest: &Manifest,
+    journal: &mut Journal,
+    digest: DigestKind,
+    stop: &Cancel,
+) -> Result<(Staging, DigestTable)> {
+    let mut proven = DigestTable::new(manifest.chunks());
+    let is_empty =
+        fs::read_dir(&options.staging).map_err(Error::file("list", &options.staging))?.next().is_none();
+    journal.bind(manifest, digest, |chunk, digest| {
+        proven.set(chunk, digest);
+    })?;
+    let staging = Staging::prepare(&options.staging, manifest, options.owner, !is_empty)?;
+    if proven.known_count() > 0 {
+        recheck::recheck(options, manifest, &staging, digest, &mut proven, stop)?;
+    }
+    let there: u64 = recheck::proven_bytes(manifest, &proven);
+    options.progress.add_resumed(there);
+    options.progress.add_files(recheck::proven_files(manifest, &proven));
+    let missing = manifest.bytes_data() - there;
+    let free = staging.free_bytes()?;
+    // What an earlier run wrote without proving it is counted twice here; only refuse what cannot fit in any case.
+    if is_empty && missing > free {
+        let detail = format!("{missing} bytes are to come and {free} are free");
+        return Err(Error::Staging { path: options.staging.clone(), detail });
+    }
+    Ok((staging, proven))
+}
+
+/// Moves the chunks: threads that pull, and one that settles what they have proven.
+fn transfer(shared: &Shared<'_>, first: Connected, journal: &mut Journal) -> Result<settle::Unsettled> {
+    let unsettled = thread::scope(|scope| {
+        let settling = scope.spawn(|| settle::settle(shared, journal));
+        thread::scope(|pullers| {
+            let mut first = Some(first);
+            for number in 0..shared.options.connections {
+                let ready = first.take();
+                let body = move || pull_all(shared, ready, number);
+                let thread =
+                    thread::Builder::new().name(format!("seed-pull-{number}")).spawn_scoped(pullers, body);
+                if let Err(error) = thread {
+                    shared.fail(Error::network("start a thread")(error));
+                }
+            }
+        });
+        shared.drain();
+        settling.join()
+    });
+    shared.outcome()?;
+    unsettled.map_err(|_| Error::Options("the settling thread died"))
+}
+
+/// Has the donor confirm the root digest, and checks its word.
+fn prove(options: &RecipientOptions, session: [u8; 16], stop: &Cancel, root: &[u8; 32]) -> Result<()> {
+    let mut link = connect(options, session, stop, 0)?.link;
+    link.queue(&Header { len: 32, ..Header::new(kind::PROVE) }.encode())?;
+    link.queue(root)?;
+    link.flush(false)?;
+    await_answer(&mut link, kind::PROOF)?;
+    let proof: [u8; 32] = link.take_array()?;
+    if prove_root(&options.token, &session, root) != blake3::Hash::from_bytes(proof) {
+        return Err(Error::RootDigest);
+    }
+    Ok(())
 }

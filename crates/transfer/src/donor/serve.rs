@@ -1,0 +1,401 @@
+//! Serves one connection: the handshake, then answers in the order of the questions.
+
+use std::collections::VecDeque;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::source::SourceFile;
+use super::spawn;
+use super::state::Shared;
+use crate::digest::{ChunkHasher, DigestKind};
+use crate::error::chain_text;
+use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
+use crate::handshake::{
+    self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
+};
+use crate::link::{Bare, Link, tune};
+use crate::progress::Phase;
+use crate::{Error, Manifest, Result, Token, tls};
+
+/// How long a stranger may take to prove itself.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// A sign of life at least this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Most chunks asked for and not yet answered on one connection.
+const PENDING_MAX: usize = 64 * 1024;
+/// Further questions are read when fewer are left.
+const PENDING_LOW: usize = 64;
+/// From this size on, `sendfile` costs less than a copy.
+const SENDFILE_MIN: usize = 32 * 1024;
+
+/// Accepts until the donor is stopped.
+pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
+    while !shared.cancel.is_cancelled() {
+        match listener.accept() {
+            Ok((socket, peer)) => {
+                if !shared.enter() {
+                    tracing::warn!(%peer, "connection turned away: too many");
+                    continue;
+                }
+                let served = Arc::clone(shared);
+                let thread = spawn("donor-serve", move || {
+                    if let Err(error) = serve(socket, &served)
+                        && !served.cancel.is_cancelled()
+                    {
+                        tracing::warn!(%peer, error = %chain_text(&error), "connection dropped");
+                    }
+                    served.leave();
+                });
+                if let Err(error) = thread {
+                    tracing::warn!(%peer, error = %chain_text(&error), "connection turned away");
+                    shared.leave();
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                wait_readable(listener);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                shared.cancel.sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+fn wait_readable(listener: &TcpListener) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd as _;
+    let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(200_u8));
+}
+
+fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
+    socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
+    let socket = Arc::new(socket);
+    shared.cancel.watch(&socket);
+    tune(&socket, shared.options.stall_timeout)?;
+    let deadline = Instant::now() + HANDSHAKE_LIMIT;
+    let keys = match &shared.identity {
+        Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), deadline)?),
+        None => None,
+    };
+    let mut link = Link::new(socket, keys, HANDSHAKE_LIMIT, Arc::clone(&shared.progress));
+    let Some(guest) = greet(&mut link, shared)? else { return Ok(()) };
+    link.set_stall(shared.options.stall_timeout);
+    shared.in_use();
+    shared.progress.connection_opened();
+    let mut serving = Serving {
+        link,
+        shared,
+        hasher: ChunkHasher::new(guest.digest),
+        guest,
+        manifest: None,
+        pending: VecDeque::new(),
+        file: None,
+        scratch: vec![0; PIECE_MAX].into(),
+        in_chunk: false,
+    };
+    let served = serving.run();
+    shared.progress.connection_closed();
+    if let Err(error) = served {
+        return serving.end(error);
+    }
+    Ok(())
+}
+
+/// A recipient that has proven to know a token.
+struct Guest {
+    token: Token,
+    token_id: u64,
+    session: [u8; 16],
+    digest: DigestKind,
+}
+
+/// The handshake; `None` when the other end was refused and told so.
+fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
+    let digests = shared.options.digests.iter().fold(0, |set, kind| set | kind.bit());
+    let greeting = Greeting { versions: VERSIONS, features: 0, digests, nonce: rand::random() }.encode();
+    link.queue(&greeting)?;
+    link.flush(false)?;
+    let message: [u8; HELLO_LEN] = link.take_array()?;
+    let hello = Hello::decode(&message)?;
+    let chosen = handshake::Versions { min: hello.version, max: hello.version };
+    let token = shared.token(hello.token_id);
+    let verdict = match &token {
+        _ if negotiate(VERSIONS, chosen).is_none() => Verdict::Version,
+        Some(token) if Hello::is_proven(&message, token, &greeting) => {
+            if digests & hello.digest.bit() != 0 && shared.admit(hello.token_id, hello.session, hello.digest)
+            {
+                Verdict::Welcome
+            } else {
+                Verdict::Token
+            }
+        }
+        _ => Verdict::Token,
+    };
+    let proof = token.as_ref().filter(|_| verdict == Verdict::Welcome);
+    link.queue(&encode_welcome(verdict, proof.map(|token| (token, &message))))?;
+    link.flush(false)?;
+    match (verdict, token) {
+        (Verdict::Welcome, Some(token)) => {
+            Ok(Some(Guest { token, token_id: hello.token_id, session: hello.session, digest: hello.digest }))
+        }
+        _ => {
+            tracing::warn!(?verdict, "recipient refused");
+            link.close_gently(Duration::from_secs(1));
+            Ok(None)
+        }
+    }
+}
+
+struct Serving<'a> {
+    link: Link,
+    shared: &'a Arc<Shared>,
+    guest: Guest,
+    hasher: ChunkHasher,
+    manifest: Option<Arc<Manifest>>,
+    pending: VecDeque<u32>,
+    file: Option<SourceFile>,
+    scratch: Box<[u8]>,
+    /// A chunk was announced and is not complete.
+    in_chunk: bool,
+}
+
+impl Serving<'_> {
+    fn run(&mut self) -> Result<()> {
+        loop {
+            if let Some(text) = self.shared.failure() {
+                return Err(Error::DonorFailed(text.to_string()));
+            }
+            if self.pending.is_empty() {
+                self.link.flush(false)?;
+                self.wait_for_question()?;
+            }
+            while self.pending.len() < PENDING_LOW && self.link.has_ready(HEADER_LEN)? {
+                self.question()?;
+            }
+            if let Some(chunk) = self.pending.pop_front() {
+                self.send_chunk(chunk)?;
+            }
+        }
+    }
+
+    /// Waits for a header, giving signs of life.
+    fn wait_for_question(&mut self) -> Result<()> {
+        let mut alive_at = Instant::now();
+        while !self.link.poll(HEADER_LEN)? {
+            if let Some(text) = self.shared.failure() {
+                return Err(Error::DonorFailed(text.to_string()));
+            }
+            if alive_at.elapsed() >= KEEP_ALIVE {
+                self.keep_alive()?;
+                alive_at = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_alive(&mut self) -> Result<()> {
+        self.link.queue(&Header::new(kind::KEEP_ALIVE).encode())?;
+        self.link.flush(false)
+    }
+
+    fn question(&mut self) -> Result<()> {
+        let header = self.link.read_header()?;
+        match header.kind {
+            kind::WANT_MANIFEST => self.send_manifest(),
+            kind::WANT => self.note_wanted(header.len as usize),
+            kind::PROVE => self.prove(),
+            kind::GIVE_UP => {
+                self.link.need(header.len as usize)?;
+                let text = shown_text(&self.link.received()[..header.len as usize]);
+                self.shared.fail(Error::RecipientFailed(text.clone()));
+                Err(Error::RecipientFailed(text))
+            }
+            _ => Err(Error::Protocol("a frame that only a donor sends")),
+        }
+    }
+
+    fn manifest(&mut self) -> Result<Arc<Manifest>> {
+        if let Some(manifest) = &self.manifest {
+            return Ok(Arc::clone(manifest));
+        }
+        loop {
+            if let Some(manifest) = self.shared.manifest_within(KEEP_ALIVE)? {
+                self.manifest = Some(Arc::clone(&manifest));
+                return Ok(manifest);
+            }
+            self.keep_alive()?;
+        }
+    }
+
+    fn send_manifest(&mut self) -> Result<()> {
+        let manifest = self.manifest()?;
+        let bytes = manifest.as_bytes();
+        self.link.queue(&Header { value: bytes.len() as u64, ..Header::new(kind::MANIFEST) }.encode())?;
+        for part in bytes.chunks(PIECE_MAX) {
+            self.link.queue(part)?;
+        }
+        self.link.flush(false)?;
+        self.shared.progress.enter(Phase::Transfer);
+        Ok(())
+    }
+
+    fn note_wanted(&mut self, len: usize) -> Result<()> {
+        self.link.need(len)?;
+        let chunks = self.link.received()[..len].as_chunks::<4>().0;
+        if self.pending.len() + chunks.len() > PENDING_MAX {
+            return Err(Error::Protocol("too many questions at once"));
+        }
+        self.pending.extend(chunks.iter().map(|chunk| le_u32(chunk)));
+        self.link.consume(len);
+        Ok(())
+    }
+
+    fn send_chunk(&mut self, chunk: u32) -> Result<()> {
+        let manifest = self.manifest()?;
+        let place =
+            manifest.locate(chunk).ok_or(Error::Protocol("a question for a chunk that does not exist"))?;
+        self.open(&manifest, place.entry)?;
+        let header = Header { chunk, value: u64::from(place.len), ..Header::new(kind::CHUNK) };
+        self.link.queue(&header.encode())?;
+        self.in_chunk = true;
+        if let Some(&next) = self.pending.front()
+            && let Some(next) = manifest.locate(next).filter(|next| next.entry == place.entry)
+            && let Some(file) = &self.file
+        {
+            file.read_ahead(next.offset, u64::from(next.len));
+        }
+        let mut sent = 0;
+        while sent < place.len as usize {
+            let len = self.shared.options.throttle.piece_len(PIECE_MAX).min(place.len as usize - sent);
+            self.shared.options.throttle.acquire(len, &self.shared.cancel);
+            self.send_piece(place.offset + sent as u64, len)?;
+            sent += len;
+        }
+        let digest = self.hasher.finish();
+        self.link.queue(&digest)?;
+        self.in_chunk = false;
+        self.shared.note_digest(chunk, digest, place.len);
+        if let Some(file) = &mut self.file {
+            file.drop_behind(place.offset + u64::from(place.len));
+        }
+        Ok(())
+    }
+
+    /// Reads a piece, digests what was read, and sends it: large ones by `sendfile` from the page cache that the read has
+    /// just filled, small ones and encrypted ones from the buffer.
+    fn send_piece(&mut self, offset: u64, len: usize) -> Result<()> {
+        let Some(file) = &self.file else { return Err(Error::Protocol("no file is open")) };
+        let hasher = &mut self.hasher;
+        if self.link.is_plain() && len >= SENDFILE_MIN {
+            let buffer = &mut self.scratch[..len];
+            file.read(buffer, offset)?;
+            hasher.update(buffer);
+            self.link.queue(&Piece::raw(len).encode())?;
+            if !self.link.send_file(&file.file, offset, len)? {
+                self.link.close();
+                return Err(file.is_short(offset));
+            }
+            return Ok(());
+        }
+        self.link.reserve(crate::frame::PIECE_HEADER_LEN + len)?;
+        self.link.queue(&Piece::raw(len).encode())?;
+        let read = self.link.queue_with(len, |buffer| {
+            file.read(buffer, offset)?;
+            hasher.update(buffer);
+            Ok(())
+        });
+        if read.is_err() {
+            self.link.unqueue(crate::frame::PIECE_HEADER_LEN);
+        }
+        read
+    }
+
+    fn open(&mut self, manifest: &Manifest, index: u32) -> Result<()> {
+        if self.file.as_ref().is_some_and(|file| file.entry == index) {
+            return Ok(());
+        }
+        if let Some(file) = self.file.take() {
+            file.finish()?;
+        }
+        self.file = Some(self.shared.source.open_file(index, &manifest.entry(index))?);
+        Ok(())
+    }
+
+    /// Checks the recipient's root digest against what was read here, and gives this side's word for it.
+    fn prove(&mut self) -> Result<()> {
+        let theirs: [u8; 32] = self.link.take_array()?;
+        let manifest = self.manifest()?;
+        if let Some(file) = self.file.take() {
+            file.finish()?;
+        }
+        self.read_unread(&manifest)?;
+        self.shared.check_source()?;
+        let ours = self.shared.root_digest(&manifest).ok_or(Error::RootDigest)?;
+        if theirs != ours {
+            return Err(Error::RootDigest);
+        }
+        self.shared.finish(self.guest.token_id, ours);
+        let proof = prove_root(&self.guest.token, &self.guest.session, &ours);
+        self.link.queue(&Header { len: 32, ..Header::new(kind::PROOF) }.encode())?;
+        self.link.queue(proof.as_bytes())?;
+        self.link.flush(false)
+    }
+
+    /// Reads what an earlier donor process has sent and this one has not seen.
+    fn read_unread(&mut self, manifest: &Manifest) -> Result<()> {
+        let (mut from, mut alive_at) = (0, Instant::now());
+        while let Some(chunk) = self.shared.next_unread(from, manifest) {
+            let place = manifest.locate(chunk).ok_or(Error::RootDigest)?;
+            self.open(manifest, place.entry)?;
+            let mut done = 0;
+            while done < place.len as usize {
+                let len = PIECE_MAX.min(place.len as usize - done);
+                self.shared.options.throttle.acquire(len, &self.shared.cancel);
+                let Some(file) = &self.file else { return Err(Error::RootDigest) };
+                file.read(&mut self.scratch[..len], place.offset + done as u64)?;
+                self.hasher.update(&self.scratch[..len]);
+                done += len;
+                if alive_at.elapsed() >= KEEP_ALIVE {
+                    self.keep_alive()?;
+                    alive_at = Instant::now();
+                }
+            }
+            self.shared.note_digest(chunk, self.hasher.finish(), place.len);
+            if let Some(file) = &mut self.file {
+                file.drop_behind(place.offset + u64::from(place.len));
+            }
+            from = chunk + 1;
+        }
+        self.file.take().map_or(Ok(()), SourceFile::finish)
+    }
+
+    /// Decides what an error means for the seed, and tells the recipient if there is something to tell.
+    fn end(&mut self, error: Error) -> Result<()> {
+        if self.shared.cancel.is_cancelled() && self.shared.failure().is_none() {
+            return Ok(());
+        }
+        let text = match &error {
+            Error::DonorFailed(text) => text.clone(),
+            Error::RecipientFailed(_) => return Ok(()),
+            error if error.is_retryable() => {
+                let done = self.shared.is_over() && self.shared.failure().is_none();
+                return if done { Ok(()) } else { Err(Error::DonorFailed(chain_text(error))) };
+            }
+            error => chain_text(error),
+        };
+        let bytes = bounded_text(&text);
+        // In the middle of a chunk the recipient expects a piece, between chunks a frame.
+        let told = if self.in_chunk {
+            self.link.queue(&Piece { kind: PieceKind::Failed, raw_len: 0, wire_len: bytes.len() }.encode())
+        } else {
+            self.link.queue(&Header { len: bytes.len() as u32, ..Header::new(kind::FAILURE) }.encode())
+        };
+        if told.is_ok() && self.link.queue(bytes).is_ok() {
+            self.link.close_gently(Duration::from_secs(2));
+        }
+        self.shared.fail(error);
+        Ok(())
+    }
+}

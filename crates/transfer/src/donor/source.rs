@@ -1,0 +1,178 @@
+//! The donor's tree: opened without following links, and watched for being another tree than the one promised.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
+use nix::sys::stat::Mode;
+
+use crate::beneath::open_beneath;
+use crate::manifest::Entry;
+use crate::{Error, Result, kernel};
+
+/// What was read this far behind the reader is let go from the page cache: nearer pages may still be on their way to the socket.
+const DROP_BEHIND: u64 = 16 << 20;
+
+/// The root of the tree.
+pub(crate) struct Source {
+    root: PathBuf,
+    dir: OwnedFd,
+    identity: (u64, u64),
+}
+
+/// A file of the tree, as one connection reads it.
+pub(crate) struct SourceFile {
+    pub(crate) file: File,
+    pub(crate) entry: u32,
+    path: PathBuf,
+    size: u64,
+    opened_as: Stamp,
+    /// Where letting go of cached pages has come to; `None` when the file was cached before and stays so.
+    dropped_to: Option<u64>,
+}
+
+/// What changes when a file is written to.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    size: u64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl Source {
+    pub(crate) fn open(root: &Path) -> Result<Self> {
+        let dir = File::open(root).map_err(Error::file("open", root))?;
+        let meta = dir.metadata().map_err(Error::file("read", root))?;
+        if !meta.is_dir() {
+            return Err(Error::Unfit { path: root.to_owned(), detail: "it is not a directory" });
+        }
+        Ok(Self { root: root.to_owned(), dir: dir.into(), identity: (meta.dev(), meta.ino()) })
+    }
+
+    /// Fails when the path no longer leads to the tree that was opened: unmounted, or mounted anew.
+    pub(crate) fn check_identity(&self) -> Result<()> {
+        let meta = fs::metadata(&self.root).map_err(Error::file("find again", &self.root))?;
+        if (meta.dev(), meta.ino()) == self.identity {
+            return Ok(());
+        }
+        Err(Error::SourceChanged {
+            path: self.root.clone(),
+            detail: "another filesystem or directory is there now; was the snapshot unmounted?".to_owned(),
+        })
+    }
+
+    /// Opens a file and makes sure that it is still the one in the manifest.
+    pub(crate) fn open_file(&self, index: u32, entry: &Entry<'_>) -> Result<SourceFile> {
+        let path = self.root.join(entry.path);
+        let flags = OFlag::O_RDONLY | OFlag::O_NOATIME;
+        let file = open_beneath(self.dir.as_fd(), entry.path, flags, Mode::empty())
+            .or_else(|error| match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty())
+                }
+                _ => Err(error),
+            })
+            .map_err(Error::file("open", &path))?;
+        let meta = file.metadata().map_err(Error::file("read", &path))?;
+        if !meta.is_file()
+            || meta.len() != entry.size
+            || (meta.mtime(), meta.mtime_nsec() as u32) != entry.mtime
+        {
+            let detail = format!(
+                "{} bytes were promised, {} are there, or its time of modification differs",
+                entry.size,
+                meta.len()
+            );
+            return Err(Error::SourceChanged { path, detail });
+        }
+        let was_cached = kernel::cached_pages(&file).is_some_and(|pages| pages * 4096 * 2 > entry.size);
+        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        Ok(SourceFile {
+            file,
+            entry: index,
+            path,
+            size: entry.size,
+            opened_as: Stamp::of(&meta),
+            dropped_to: (!was_cached).then_some(0),
+        })
+    }
+}
+
+impl SourceFile {
+    /// Reads exactly `buffer.len()` bytes; a file that ends before is no longer the one in the manifest.
+    pub(crate) fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => return Err(self.is_short(offset + done as u64)),
+                Ok(len) => done += len,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::file("read", &self.path)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The error for a file that ends at `offset`.
+    pub(crate) fn is_short(&self, offset: u64) -> Error {
+        let detail = format!("it ends at {offset} bytes, {} were promised", self.size);
+        Error::SourceChanged { path: self.path.clone(), detail }
+    }
+
+    /// Has the kernel read on while this range is on its way.
+    pub(crate) fn read_ahead(&self, offset: u64, len: u64) {
+        let _ = posix_fadvise(
+            &self.file,
+            offset.cast_signed(),
+            len.cast_signed(),
+            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        );
+    }
+
+    /// Lets go of what was read well before `offset`, so that a seed does not push out what the host works with.
+    pub(crate) fn drop_behind(&mut self, offset: u64) {
+        let Some(from) = self.dropped_to else { return };
+        if offset < from {
+            self.dropped_to = Some(offset);
+        } else if offset - from >= 2 * DROP_BEHIND {
+            self.let_go(from, offset - DROP_BEHIND - from);
+            self.dropped_to = Some(offset - DROP_BEHIND);
+        }
+    }
+
+    fn let_go(&self, offset: u64, len: u64) {
+        let _ = posix_fadvise(
+            &self.file,
+            offset.cast_signed(),
+            len.cast_signed(),
+            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+        );
+    }
+
+    /// To be called after the last read: fails when the file was written to meanwhile.
+    pub(crate) fn finish(self) -> Result<()> {
+        if self.dropped_to.is_some() {
+            self.let_go(0, 0);
+        }
+        let meta = self.file.metadata().map_err(Error::file("read", &self.path))?;
+        if Stamp::of(&meta) == self.opened_as {
+            return Ok(());
+        }
+        Err(Error::SourceChanged {
+            path: self.path,
+            detail: "it was written to while it was read".to_owned(),
+        })
+    }
+}
+
+impl Stamp {
+    fn of(meta: &fs::Metadata) -> Self {
+        Self {
+            size: meta.len(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+        }
+    }
+}

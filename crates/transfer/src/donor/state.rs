@@ -1,0 +1,272 @@
+//! What the donor's threads share: the tree, who may have it, and how it ended.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::source::Source;
+use super::{DonorOptions, DonorReport};
+use crate::digest::{ChunkDigest, DigestKind, DigestTable};
+use crate::error::chain_text;
+use crate::handshake::token_id;
+use crate::progress::Phase;
+use crate::tls::Identity;
+use crate::{Cancel, Error, Manifest, Progress, Result, Token};
+
+pub(super) struct Shared {
+    pub(super) options: DonorOptions,
+    pub(super) source: Source,
+    pub(super) identity: Option<Identity>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) cancel: Arc<Cancel>,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    manifest: Option<Arc<Manifest>>,
+    digests: Option<Digests>,
+    sessions: HashMap<u64, Session>,
+    connections: usize,
+    idle_since: Option<Instant>,
+    failure: Option<Failure>,
+}
+
+struct Failure {
+    error: Option<Error>,
+    text: Arc<str>,
+}
+
+/// What was read so far, by chunk.
+struct Digests {
+    kind: DigestKind,
+    table: DigestTable,
+}
+
+/// One token, and what became of it.
+struct Session {
+    token: Token,
+    /// The recipient that came with the token first: no other one is let in.
+    recipient: Option<[u8; 16]>,
+    root: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("root", &self.options.root).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(options: DonorOptions, source: Source, identity: Option<Identity>) -> Self {
+        let token = options.token.clone();
+        let shared = Self {
+            options,
+            source,
+            identity,
+            progress: Arc::default(),
+            cancel: Arc::default(),
+            state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
+            changed: Condvar::new(),
+        };
+        shared.add_token(token);
+        shared
+    }
+
+    pub(super) fn add_token(&self, token: Token) {
+        let session = Session { token: token.clone(), recipient: None, root: None };
+        self.lock().sessions.insert(token_id(&token), session);
+    }
+
+    /// The token with this short name.
+    pub(super) fn token(&self, id: u64) -> Option<Token> {
+        self.lock().sessions.get(&id).map(|session| session.token.clone())
+    }
+
+    /// Binds a token to the first recipient that proved to know it; `false` for any other. All recipients of one tree
+    /// use the same digest.
+    pub(super) fn admit(&self, id: u64, recipient: [u8; 16], kind: DigestKind) -> bool {
+        let mut state = self.lock();
+        if state.digests.as_ref().is_some_and(|digests| digests.kind != kind) {
+            return false;
+        }
+        let chunks = state.manifest.as_ref().map(|manifest| manifest.chunks());
+        if state.digests.is_none() {
+            let table = DigestTable::new(chunks.unwrap_or(0));
+            state.digests = Some(Digests { kind, table });
+        }
+        let Some(session) = state.sessions.get_mut(&id) else { return false };
+        *session.recipient.get_or_insert(recipient) == recipient
+    }
+
+    pub(super) fn set_manifest(&self, manifest: Manifest) {
+        self.progress.set_totals(manifest.bytes_data(), manifest.files());
+        self.progress.enter(Phase::Connecting);
+        let mut state = self.lock();
+        if let Some(digests) = &mut state.digests {
+            digests.table = DigestTable::new(manifest.chunks());
+        }
+        state.manifest = Some(Arc::new(manifest));
+        self.changed.notify_all();
+    }
+
+    /// The manifest if it is there within `patience`; `None` when the walk goes on.
+    pub(super) fn manifest_within(&self, patience: Duration) -> Result<Option<Arc<Manifest>>> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            if let Some(failure) = &state.failure {
+                return Err(Error::DonorFailed(failure.text.to_string()));
+            }
+            if let Some(manifest) = &state.manifest {
+                return Ok(Some(Arc::clone(manifest)));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub(super) fn wait_ready(&self) -> Result<Arc<Manifest>> {
+        loop {
+            if let Some(manifest) = self.manifest_within(Duration::from_secs(1))? {
+                return Ok(manifest);
+            }
+        }
+    }
+
+    pub(super) fn note_digest(&self, chunk: u32, digest: ChunkDigest, len: u32) {
+        let mut state = self.lock();
+        if let Some(digests) = &mut state.digests
+            && digests.table.set(chunk, digest)
+        {
+            self.progress.add_done(u64::from(len));
+        }
+    }
+
+    /// The next chunk from `from` on that no connection has read yet.
+    pub(super) fn next_unread(&self, from: u32, manifest: &Manifest) -> Option<u32> {
+        let state = self.lock();
+        let digests = state.digests.as_ref()?;
+        (from..manifest.chunks())
+            .find(|&chunk| !digests.table.knows(chunk) && manifest.locate(chunk).is_some())
+    }
+
+    pub(super) fn root_digest(&self, manifest: &Manifest) -> Option<[u8; 32]> {
+        self.lock().digests.as_ref().map(|digests| digests.table.root(manifest.digest()))
+    }
+
+    /// The seed with this token is proven.
+    pub(super) fn finish(&self, id: u64, root: [u8; 32]) {
+        let mut state = self.lock();
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.root = Some(root);
+        }
+        if state.sessions.values().all(|session| session.root.is_some()) {
+            self.progress.enter(Phase::Done);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Ends the seed on this side; the first cause is kept. What is over cannot fail.
+    pub(super) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        let done =
+            !state.sessions.is_empty() && state.sessions.values().all(|session| session.root.is_some());
+        if state.failure.is_none() && !done {
+            let text = chain_text(&error).into();
+            state.failure = Some(Failure { error: Some(error), text });
+        }
+        self.changed.notify_all();
+    }
+
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.lock().failure.as_ref().map(|failure| Arc::clone(&failure.text))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        let state = self.lock();
+        state.failure.is_some() || state.sessions.values().all(|session| session.root.is_some())
+    }
+
+    pub(super) fn wait(&self) -> Result<DonorReport> {
+        let mut state = self.lock();
+        loop {
+            if let Some(failure) = &mut state.failure {
+                let text = Arc::clone(&failure.text);
+                return Err(failure.error.take().unwrap_or_else(|| Error::DonorFailed(text.to_string())));
+            }
+            if state.sessions.values().all(|session| session.root.is_some())
+                && let Some(manifest) = &state.manifest
+            {
+                return Ok(DonorReport {
+                    bytes_sent: self.progress.snapshot().bytes_wire,
+                    bytes_total: manifest.bytes_total(),
+                    root_digest: state.sessions.values().find_map(|session| session.root).unwrap_or_default(),
+                });
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Whether the tree is still the one that was walked, and the guard content.
+    pub(super) fn check_source(&self) -> Result<()> {
+        self.source.check_identity()?;
+        self.options.source_guard.prove().map_err(Error::SourceInvalid)
+    }
+
+    /// Takes a place for a connection, if there is one.
+    pub(super) fn enter(&self) -> bool {
+        let mut state = self.lock();
+        if state.connections >= self.options.connections_max {
+            return false;
+        }
+        state.connections += 1;
+        true
+    }
+
+    pub(super) fn leave(&self) {
+        let mut state = self.lock();
+        state.connections -= 1;
+        if state.connections == 0 {
+            state.idle_since = Some(Instant::now());
+        }
+        self.changed.notify_all();
+    }
+
+    /// A recipient has proven itself: the offer is in use.
+    pub(super) fn in_use(&self) {
+        self.lock().idle_since = None;
+    }
+
+    pub(super) fn check_idle(&self) {
+        let timeout = self.options.idle_timeout;
+        let idle = self.lock().idle_since.is_some_and(|since| since.elapsed() >= timeout);
+        if idle {
+            self.fail(Error::RecipientGone { seconds: timeout.as_secs() });
+        }
+    }
+
+    /// Waits until no connection is left, or `limit` is over.
+    pub(super) fn wait_connections_closed(&self, limit: Option<Duration>) {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut state = self.lock();
+        while state.connections > 0 {
+            let left = deadline.map_or(Duration::from_secs(1), |deadline| {
+                deadline.saturating_duration_since(Instant::now())
+            });
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

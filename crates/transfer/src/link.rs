@@ -1,0 +1,410 @@
+//! One connection between the two ends: plain or TLS, blocking, in fixed buffers.
+//!
+//! Sockets wake up every [`TICK`] so that a cancel, a stall or a keep-alive is never far away. Content is lent out of the
+//! receive buffer and written from there; nothing is allocated after the connection stands.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::sendfile::sendfile;
+use nix::sys::socket::{MsgFlags, send};
+use socket2::{SockRef, TcpKeepalive};
+
+use crate::frame::{HEADER_LEN, Header, PIECE_MAX};
+use crate::tls::{Keys, Opened, Opener, RECORD_LEN_MAX, Sealer, is_tick};
+use crate::{Cancel, Error, Progress, Result};
+
+/// How often a blocked socket looks up.
+const TICK: Duration = Duration::from_millis(250);
+/// Most bytes taken from the socket at once.
+const RECEIVE_MAX: usize = 256 * 1024;
+const INBOX_LEN: usize = RECEIVE_MAX + 2 * RECORD_LEN_MAX + 4096;
+/// Frames are collected up to this much before they are sent.
+const OUTBOX_LEN: usize = PIECE_MAX + 4096;
+/// Send and receive buffers on short paths; more was slower there (it leaves the processor's cache). Long paths need the
+/// kernel's own sizing, see [`tune`].
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// Further bytes follow at once.
+const MORE: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_MORE);
+
+/// A connection with buffers on both directions.
+pub(crate) struct Link {
+    socket: Arc<TcpStream>,
+    stall: Duration,
+    progress: Arc<Progress>,
+    inbox: Inbox,
+    outbox: Vec<u8>,
+    sealer: Option<Sealer>,
+    sealed: Vec<u8>,
+}
+
+/// The receive buffer: content ready to be read at `start..end`, then bytes as they came at `raw..raw_end`.
+struct Inbox {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+    raw: usize,
+    raw_end: usize,
+    opener: Option<Opener>,
+}
+
+impl Link {
+    /// Wraps a connected socket that [`tune`] has seen. `stall`: how long nothing may move.
+    pub(crate) fn new(
+        socket: Arc<TcpStream>,
+        keys: Option<Keys>,
+        stall: Duration,
+        progress: Arc<Progress>,
+    ) -> Self {
+        let (sealer, opener) = match keys {
+            Some(keys) => (Some(keys.sealer), Some(keys.opener)),
+            None => (None, None),
+        };
+        let sealed =
+            if sealer.is_some() { Vec::with_capacity(Sealer::sealed_len(OUTBOX_LEN)) } else { Vec::new() };
+        Self {
+            socket,
+            stall,
+            progress,
+            inbox: Inbox { buffer: vec![0; INBOX_LEN].into(), start: 0, end: 0, raw: 0, raw_end: 0, opener },
+            outbox: Vec::with_capacity(OUTBOX_LEN),
+            sealer,
+            sealed,
+        }
+    }
+
+    /// Changes how long nothing may move.
+    pub(crate) fn set_stall(&mut self, stall: Duration) {
+        self.stall = stall;
+    }
+
+    /// Whether files may go out by `sendfile`.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.sealer.is_none()
+    }
+
+    /// Content received and not yet consumed.
+    pub(crate) fn received(&self) -> &[u8] {
+        &self.inbox.buffer[self.inbox.start..self.inbox.end]
+    }
+
+    pub(crate) fn consume(&mut self, len: usize) {
+        self.inbox.start += len;
+        debug_assert!(self.inbox.start <= self.inbox.end);
+    }
+
+    /// Waits until at least `len` bytes of content are there; `len` must be far below the buffer's size.
+    pub(crate) fn need(&mut self, len: usize) -> Result<()> {
+        // Counted from the first empty wait: time that the caller spent elsewhere is no silence of the other end.
+        let mut silent_since = None;
+        while self.inbox.end - self.inbox.start < len {
+            if self.receive_once()? {
+                silent_since = None;
+            } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= self.stall {
+                return Err(Error::Stalled { seconds: self.stall.as_secs(), last: None });
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Link::need`], but gives up with `false` after one poll interval without a byte, however long that lasts in all.
+    pub(crate) fn poll(&mut self, len: usize) -> Result<bool> {
+        while self.inbox.end - self.inbox.start < len {
+            if !self.receive_once()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether `len` bytes can be had without waiting.
+    pub(crate) fn has_ready(&mut self, len: usize) -> Result<bool> {
+        if self.inbox.end - self.inbox.start >= len {
+            return Ok(true);
+        }
+        let mut probe = [0; 1];
+        let waiting = nix::sys::socket::recv(
+            self.socket.as_raw_fd(),
+            &mut probe,
+            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+        );
+        match waiting {
+            Ok(0) | Err(_) => Ok(false),
+            Ok(_) => self.poll(len),
+        }
+    }
+
+    /// The next frame's header.
+    pub(crate) fn read_header(&mut self) -> Result<Header> {
+        self.need(HEADER_LEN)?;
+        Header::decode(&self.take_array()?)
+    }
+
+    /// The next `N` bytes.
+    pub(crate) fn take_array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        self.need(N)?;
+        let mut out = [0; N];
+        out.copy_from_slice(&self.received()[..N]);
+        self.consume(N);
+        Ok(out)
+    }
+
+    /// One `recv`, and what can be made of it. `false`: nothing came within the poll interval.
+    fn receive_once(&mut self) -> Result<bool> {
+        let inbox = &mut self.inbox;
+        inbox.compact();
+        let room = (inbox.buffer.len() - inbox.raw_end).min(RECEIVE_MAX);
+        match (&*self.socket).read(&mut inbox.buffer[inbox.raw_end..][..room]) {
+            Ok(0) => Err(Error::network("receive: the other end closed the connection")(
+                io::ErrorKind::UnexpectedEof.into(),
+            )),
+            Ok(len) => {
+                inbox.raw_end += len;
+                self.progress.add_wire(len as u64);
+                inbox.open()?;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+            Err(error) if is_tick(&error) => Ok(false),
+            Err(error) => Err(Error::network("receive")(error)),
+        }
+    }
+
+    /// Collects bytes to send.
+    pub(crate) fn queue(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.outbox.len() + bytes.len() > OUTBOX_LEN {
+            self.flush(true)?;
+        }
+        self.outbox.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Makes sure that `len` bytes can be collected without sending in between.
+    pub(crate) fn reserve(&mut self, len: usize) -> Result<()> {
+        if self.outbox.len() + len > OUTBOX_LEN { self.flush(true) } else { Ok(()) }
+    }
+
+    /// Takes back the last `len` collected bytes.
+    pub(crate) fn unqueue(&mut self, len: usize) {
+        self.outbox.truncate(self.outbox.len().saturating_sub(len));
+    }
+
+    /// Collects `len` bytes that `fill` writes straight into the send buffer; `len` is at most [`PIECE_MAX`].
+    pub(crate) fn queue_with<T>(
+        &mut self,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<T>,
+    ) -> Result<T> {
+        if self.outbox.len() + len > OUTBOX_LEN {
+            self.flush(true)?;
+        }
+        let start = self.outbox.len();
+        self.outbox.resize(start + len, 0);
+        let filled = fill(&mut self.outbox[start..]);
+        if filled.is_err() {
+            self.outbox.truncate(start);
+        }
+        filled
+    }
+
+    /// Sends what is collected. `more`: further bytes follow at once, so that the kernel may wait for them.
+    pub(crate) fn flush(&mut self, more: bool) -> Result<()> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        if let Some(sealer) = &mut self.sealer {
+            self.sealed.clear();
+            sealer.seal(&self.outbox, &mut self.sealed)?;
+        }
+        let bytes = if self.sealer.is_some() { &self.sealed } else { &self.outbox };
+        let flags = MsgFlags::MSG_NOSIGNAL | if more { MORE } else { MsgFlags::empty() };
+        let mut sent = 0;
+        let mut last_moved = Instant::now();
+        while sent < bytes.len() {
+            match send(self.socket.as_raw_fd(), &bytes[sent..], flags) {
+                Ok(len) => {
+                    sent += len;
+                    last_moved = Instant::now();
+                }
+                Err(errno) => may_wait(errno, last_moved, self.stall)?,
+            }
+        }
+        self.progress.add_wire(bytes.len() as u64);
+        self.outbox.clear();
+        Ok(())
+    }
+
+    /// Sends a range of a file without copying it through this process. Plain connections only.
+    ///
+    /// `false` when the file ends before the range does: the connection is then out of step and must be dropped.
+    pub(crate) fn send_file(&mut self, file: &File, offset: u64, len: usize) -> Result<bool> {
+        debug_assert!(self.is_plain());
+        self.flush(true)?;
+        let mut at = offset.cast_signed();
+        let mut left = len;
+        let mut last_moved = Instant::now();
+        while left > 0 {
+            match sendfile(&*self.socket, file, Some(&mut at), left) {
+                Ok(0) => return Ok(false),
+                Ok(sent) => {
+                    left -= sent;
+                    last_moved = Instant::now();
+                }
+                Err(errno) => may_wait(errno, last_moved, self.stall)?,
+            }
+        }
+        self.progress.add_wire(len as u64);
+        Ok(true)
+    }
+
+    /// Closes both directions; what is buffered is lost.
+    pub(crate) fn close(&self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Says that nothing more will be sent, and waits a moment for the other end to have read everything: closing
+    /// with unread bytes would reset the connection and could destroy the last message.
+    pub(crate) fn close_gently(&mut self, patience: Duration) {
+        let _ = self.flush(false);
+        let _ = self.socket.shutdown(Shutdown::Write);
+        let deadline = Instant::now() + patience;
+        let mut sink = [0; 4096];
+        while Instant::now() < deadline {
+            match (&*self.socket).read(&mut sink) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if is_tick(&error) => {}
+                Err(_) => break,
+            }
+        }
+        self.close();
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Inbox {
+    /// Makes room at the end by moving what is left to the front.
+    fn compact(&mut self) {
+        if self.start == 0 {
+            return;
+        }
+        let (content, raw) = (self.end - self.start, self.raw_end - self.raw);
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.buffer.copy_within(self.raw..self.raw_end, content);
+        (self.start, self.end, self.raw, self.raw_end) = (0, content, content, content + raw);
+    }
+
+    /// Turns received bytes into content.
+    fn open(&mut self) -> Result<()> {
+        let Some(opener) = &mut self.opener else {
+            self.end = self.raw_end;
+            self.raw = self.raw_end;
+            return Ok(());
+        };
+        loop {
+            match opener.open(&mut self.buffer[..self.raw_end], self.end, self.raw)? {
+                Opened::Content { content, wire } => {
+                    self.end += content;
+                    self.raw += wire;
+                }
+                Opened::Partial => return Ok(()),
+                Opened::Closed => {
+                    return Err(Error::network("receive: the other end closed the connection")(
+                        io::ErrorKind::UnexpectedEof.into(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Decides whether a failed send may be tried again.
+fn may_wait(errno: nix::errno::Errno, last_moved: Instant, stall: Duration) -> Result<()> {
+    use nix::errno::Errno;
+    match errno {
+        Errno::EINTR => Ok(()),
+        Errno::EAGAIN if last_moved.elapsed() < stall => Ok(()),
+        Errno::EAGAIN => Err(Error::Stalled { seconds: stall.as_secs(), last: None }),
+        other => Err(Error::network("send")(other.into())),
+    }
+}
+
+/// Connects within `timeout` and prepares the socket.
+pub(crate) fn dial(
+    addr: SocketAddr,
+    timeout: Duration,
+    stall: Duration,
+    cancel: &Cancel,
+) -> Result<Arc<TcpStream>> {
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    let socket =
+        Arc::new(TcpStream::connect_timeout(&addr, timeout).map_err(Error::network("connect to the donor"))?);
+    cancel.watch(&socket);
+    tune(&socket, stall)?;
+    Ok(socket)
+}
+
+/// Sets a socket up for bulk data.
+pub(crate) fn tune(socket: &TcpStream, stall: Duration) -> Result<()> {
+    let bad = Error::network("set up the socket");
+    let set = || -> io::Result<()> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(TICK))?;
+        socket.set_write_timeout(Some(TICK))?;
+        let raw = SockRef::from(socket);
+        raw.set_tcp_keepalive(
+            &TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)),
+        )?;
+        raw.set_tcp_user_timeout(Some(stall))?;
+        Ok(())
+    };
+    set().map_err(bad)?;
+    tune_for_path(socket);
+    Ok(())
+}
+
+/// On a path within one machine or rack, pacing (bbr) and large buffers only cost: cubic and cache-sized buffers. Long paths
+/// keep the system's choice and its automatic buffer sizes. Best effort.
+fn tune_for_path(socket: &TcpStream) {
+    let raw = SockRef::from(socket);
+    let is_local = match (socket.peer_addr(), socket.local_addr()) {
+        (Ok(peer), Ok(local)) => peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip(),
+        _ => false,
+    };
+    if is_local {
+        let _ = raw.set_tcp_congestion(b"cubic");
+        let _ = raw.set_send_buffer_size(SOCKET_BUFFER);
+        let _ = raw.set_recv_buffer_size(SOCKET_BUFFER);
+    }
+}
+
+/// A socket as a plain reader and writer, for the TLS handshake.
+pub(crate) struct Bare<'a>(pub(crate) &'a TcpStream);
+
+impl Read for Bare<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Bare<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! Reaches the donor and shakes hands.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::RecipientOptions;
+use crate::digest::DigestKind;
+use crate::handshake::{
+    GREETING_LEN, Greeting, Hello, VERSIONS, Verdict, WELCOME_LEN, choose_digest, decode_welcome, negotiate,
+    token_id,
+};
+use crate::link::{Bare, Link, dial};
+use crate::{Cancel, Error, Result, tls};
+
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// A connection that is silent for this long is given up for a new one, if the whole transfer may wait longer.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// A connection on which both ends have proven themselves.
+pub(super) struct Connected {
+    pub(super) link: Link,
+    pub(super) digest: DigestKind,
+}
+
+/// Connects to the first of the donor's addresses that answers; `number` spreads connections over them.
+pub(super) fn connect(
+    options: &RecipientOptions,
+    session: [u8; 16],
+    stop: &Cancel,
+    number: usize,
+) -> Result<Connected> {
+    let mut last = Error::Options("the donor has no address");
+    for nth in 0..options.donor.len() {
+        let addr = options.donor[(nth + number) % options.donor.len()];
+        let limit = options.stall_timeout.min(DIAL_LIMIT);
+        match dial(addr, limit, options.stall_timeout, stop) {
+            Ok(socket) => return shake_hands(options, session, socket),
+            Err(error) => last = error,
+        }
+    }
+    Err(if stop.is_cancelled() { Error::Cancelled } else { last })
+}
+
+fn shake_hands(
+    options: &RecipientOptions,
+    session: [u8; 16],
+    socket: Arc<std::net::TcpStream>,
+) -> Result<Connected> {
+    let limit = options.stall_timeout.min(HANDSHAKE_LIMIT);
+    let keys = match options.fingerprint {
+        Some(fingerprint) => Some(tls::connect(fingerprint, &mut Bare(&socket), Instant::now() + limit)?),
+        None => None,
+    };
+    let mut link = Link::new(socket, keys, limit, Arc::clone(&options.progress));
+    let greeting_bytes: [u8; GREETING_LEN] = link.take_array()?;
+    let greeting = Greeting::decode(&greeting_bytes)?;
+    let mismatch = || Error::Version { ours: VERSIONS.to_string(), theirs: greeting.versions.to_string() };
+    let version = negotiate(VERSIONS, greeting.versions).ok_or_else(mismatch)?;
+    let digest = choose_digest(&options.digests, greeting.digests)
+        .ok_or(Error::Options("donor and recipient allow no common digest"))?;
+    let hello = Hello {
+        version,
+        features: 0,
+        digest,
+        token_id: token_id(&options.token),
+        session,
+        nonce: rand::random(),
+    };
+    let hello = hello.encode(&options.token, &greeting_bytes);
+    link.queue(&hello)?;
+    link.flush(false)?;
+    let welcome: [u8; WELCOME_LEN] = link.take_array()?;
+    match decode_welcome(&welcome, &options.token, &hello)? {
+        Verdict::Welcome => {}
+        Verdict::Version => return Err(mismatch()),
+        Verdict::Token => return Err(Error::Token),
+        Verdict::Busy => return Err(Error::Protocol("the donor has no free place")),
+    }
+    link.set_stall(options.stall_timeout.min(SILENCE_MAX));
+    Ok(Connected { link, digest })
+}

@@ -1,0 +1,262 @@
+//! One connection: asks for chunks, writes what comes to its place, proves it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::connect::{Connected, connect};
+use super::shared::{Shared, Take};
+use super::staging::StagedFile;
+use crate::digest::ChunkHasher;
+use crate::frame::{Header, PIECE_HEADER_LEN, Piece, PieceKind, TEXT_MAX, WANT_MAX, kind, shown_text};
+use crate::link::Link;
+use crate::manifest::ChunkPlace;
+use crate::{Error, Result};
+
+/// At least this much is asked for ahead, so that the donor never waits for a question.
+const AHEAD_MIN: u64 = 4 << 20;
+/// At most this much: what a fast connection moves in half a second may be more, but then so much is already on its way.
+const AHEAD_MAX: u64 = 64 << 20;
+/// Asked for at once.
+const BATCH_BYTES: u64 = 4 << 20;
+/// Small files asked for at once.
+const BATCH_CHUNKS: usize = 256;
+/// Content is written in pieces of at least this much, in whole pages, if more is to come.
+const WRITE_MIN: usize = 64 * 1024;
+const PAGE: usize = 4096;
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_MOST: Duration = Duration::from_secs(3);
+
+/// Pulls until all chunks are proven or the transfer is over. `first`: a connection that is already there.
+pub(super) fn pull_all(shared: &Shared<'_>, first: Option<Connected>, number: usize) {
+    let mut ready = first;
+    let mut backoff = BACKOFF_FIRST;
+    while !shared.stop.is_cancelled() && !shared.is_complete() {
+        let connected = match ready.take() {
+            Some(connected) => Ok(connected),
+            None => connect(shared.options, shared.session, &shared.stop, number),
+        };
+        let pulled = connected.and_then(|connected| {
+            if connected.digest != shared.digest {
+                return Err(Error::Protocol("another digest than before"));
+            }
+            let before = shared.options.progress.snapshot().bytes_wire;
+            let mut puller = Puller::new(shared, connected.link);
+            shared.options.progress.connection_opened();
+            let result = puller.run();
+            shared.options.progress.connection_closed();
+            shared.give_back(&mut puller.asked);
+            if shared.options.progress.snapshot().bytes_wire > before + 4096 {
+                backoff = BACKOFF_FIRST;
+            }
+            result
+        });
+        match pulled {
+            Ok(()) => return,
+            Err(error) if error.is_retryable() && !shared.stop.is_cancelled() => {
+                shared.note_failure(error);
+                shared.options.progress.add_reconnect();
+                if shared.stop.sleep(backoff) {
+                    return;
+                }
+                backoff = (backoff * 2).min(BACKOFF_MOST);
+            }
+            Err(error) => {
+                shared.fail(error);
+                return;
+            }
+        }
+    }
+}
+
+struct Puller<'a> {
+    shared: &'a Shared<'a>,
+    link: Link,
+    /// Asked for and not yet received, in the order of asking.
+    asked: VecDeque<u32>,
+    asked_bytes: u64,
+    ahead: Ahead,
+    batch: Vec<u32>,
+    hasher: ChunkHasher,
+    file: Option<Arc<StagedFile>>,
+}
+
+impl<'a> Puller<'a> {
+    fn new(shared: &'a Shared<'a>, link: Link) -> Self {
+        Self {
+            shared,
+            link,
+            asked: VecDeque::new(),
+            asked_bytes: 0,
+            ahead: Ahead::new(),
+            batch: Vec::with_capacity(WANT_MAX),
+            hasher: ChunkHasher::new(shared.digest),
+            file: None,
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        loop {
+            if self.shared.stop.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let finished = self.ask()?;
+            if self.asked.is_empty() {
+                if finished {
+                    return Ok(());
+                }
+                self.shared.wait_for_work();
+                self.shared.check_stall();
+                continue;
+            }
+            let header = self.link.read_header()?;
+            self.shared.moved();
+            match header.kind {
+                kind::KEEP_ALIVE => {}
+                kind::CHUNK => self.receive_chunk(header)?,
+                kind::FAILURE => return Err(donor_failure(&mut self.link, header.len as usize)),
+                _ => return Err(Error::Protocol("an answer to no question")),
+            }
+        }
+    }
+
+    /// Keeps enough questions on the way. `true` when there is nothing more to ask for.
+    fn ask(&mut self) -> Result<bool> {
+        while self.asked_bytes < self.ahead.bytes() && self.asked.len() < 4 * BATCH_CHUNKS {
+            self.batch.clear();
+            match self.shared.take(BATCH_BYTES.min(self.ahead.bytes()), BATCH_CHUNKS, &mut self.batch) {
+                Take::Finished => return Ok(true),
+                Take::Nothing => return Ok(false),
+                Take::Chunks(bytes) => {
+                    self.asked.extend(&self.batch);
+                    self.asked_bytes += bytes;
+                    let header = Header { len: self.batch.len() as u32 * 4, ..Header::new(kind::WANT) };
+                    self.link.queue(&header.encode())?;
+                    for chunk in &self.batch {
+                        self.link.queue(&chunk.to_le_bytes())?;
+                    }
+                    self.link.flush(false)?;
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn receive_chunk(&mut self, header: Header) -> Result<()> {
+        let chunk = header.chunk;
+        if self.asked.front() != Some(&chunk) {
+            return Err(Error::Protocol("an answer out of order"));
+        }
+        let place =
+            self.shared.manifest.locate(chunk).ok_or(Error::Protocol("a chunk that does not exist"))?;
+        if header.value != u64::from(place.len) {
+            return Err(Error::Protocol("a chunk of a wrong length"));
+        }
+        let file = self.file_of(&place)?;
+        if self.shared.was_touched(chunk) {
+            file.clear(place.offset, place.len)?;
+        }
+        self.hasher.finish();
+        let mut done = 0;
+        while done < place.len as usize {
+            let piece = Piece::decode(&self.link.take_array::<PIECE_HEADER_LEN>()?)?;
+            match piece.kind {
+                PieceKind::Failed => return Err(donor_failure(&mut self.link, piece.wire_len)),
+                PieceKind::Raw if done + piece.raw_len > place.len as usize => {
+                    return Err(Error::Protocol("a chunk longer than announced"));
+                }
+                PieceKind::Raw => self.receive_raw(&file, place.offset + done as u64, piece.raw_len)?,
+            }
+            done += piece.raw_len;
+        }
+        let theirs = self.link.take_array::<16>()?;
+        let ours = self.hasher.finish();
+        self.asked.pop_front();
+        self.asked_bytes = self.asked_bytes.saturating_sub(u64::from(place.len));
+        self.ahead.received(u64::from(place.len));
+        if ours != theirs {
+            tracing::warn!(file = %file.path.display(), offset = place.offset, "chunk arrived damaged; asking again");
+            return self.shared.damaged(chunk);
+        }
+        if self.shared.options.durable && place.len as usize > WRITE_MIN {
+            file.start_writeback(place.offset, place.len);
+        }
+        self.shared.prove(chunk, ours, place.len, &file)
+    }
+
+    /// Content goes from the receive buffer to its place, in whole pages as far as possible.
+    fn receive_raw(&mut self, file: &StagedFile, mut offset: u64, mut left: usize) -> Result<()> {
+        while left > 0 {
+            if self.shared.options.throttle.bytes_per_s() != 0 {
+                self.shared.options.throttle.acquire(left.min(WRITE_MIN), &self.shared.stop);
+            }
+            self.link.need(left.min(WRITE_MIN))?;
+            let mut len = self.link.received().len().min(left);
+            if self.shared.options.throttle.bytes_per_s() != 0 {
+                len = len.min(WRITE_MIN);
+            }
+            if len < left {
+                len -= (offset as usize + len) % PAGE;
+            }
+            let bytes = &self.link.received()[..len];
+            self.hasher.update(bytes);
+            file.write(bytes, offset)?;
+            self.link.consume(len);
+            self.shared.moved();
+            offset += len as u64;
+            left -= len;
+        }
+        Ok(())
+    }
+
+    fn file_of(&mut self, place: &ChunkPlace) -> Result<Arc<StagedFile>> {
+        if let Some(file) = self.file.as_ref().filter(|file| file.entry == place.entry) {
+            return Ok(Arc::clone(file));
+        }
+        self.file = None;
+        let shared = self.shared;
+        let entry = shared.manifest.entry(place.entry);
+        let file = shared.staging.file(place.entry, &entry, || shared.missing_of(place.entry))?;
+        if entry.chunks > 1 {
+            self.file = Some(Arc::clone(&file));
+        }
+        Ok(file)
+    }
+}
+
+/// Reads the donor's reason.
+pub(super) fn donor_failure(link: &mut Link, len: usize) -> Error {
+    let len = len.min(TEXT_MAX);
+    match link.need(len) {
+        Ok(()) => Error::DonorFailed(shown_text(&link.received()[..len])),
+        Err(error) => error,
+    }
+}
+
+/// How much to ask for ahead: what the connection moves in half a second, so that long fast paths stay full and a slow
+/// connection does not sit on work that others could do.
+struct Ahead {
+    since: Instant,
+    received: u64,
+    bytes: u64,
+}
+
+impl Ahead {
+    fn new() -> Self {
+        Self { since: Instant::now(), received: 0, bytes: AHEAD_MIN * 2 }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn received(&mut self, bytes: u64) {
+        self.received += bytes;
+        let elapsed = self.since.elapsed();
+        if elapsed >= Duration::from_millis(500) {
+            let half_second = (self.received as f64 / elapsed.as_secs_f64() / 2.0) as u64;
+            self.bytes = half_second.clamp(AHEAD_MIN, AHEAD_MAX);
+            (self.since, self.received) = (Instant::now(), 0);
+        }
+    }
+}

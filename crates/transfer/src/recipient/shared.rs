@@ -1,0 +1,263 @@
+//! What the recipient's threads share once the manifest is there.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::RecipientOptions;
+use super::queue::Queue;
+use super::staging::{StagedFile, Staging};
+use crate::digest::{ChunkDigest, DigestKind, DigestTable};
+use crate::{Cancel, Error, Manifest, Result};
+
+pub(super) struct Shared<'a> {
+    pub(super) options: &'a RecipientOptions,
+    pub(super) manifest: &'a Manifest,
+    pub(super) staging: &'a Staging,
+    pub(super) digest: DigestKind,
+    pub(super) session: [u8; 16],
+    /// Stops this call's threads; cancelled by the caller's handle and by the first fatal error.
+    pub(super) stop: Arc<Cancel>,
+    started: Instant,
+    /// When a byte arrived last, milliseconds since `started`.
+    moved_at_ms: AtomicU64,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+struct Work {
+    proven: DigestTable,
+    queue: Queue,
+    /// Data chunks that are not proven.
+    missing: u64,
+    /// Proven, and not yet in the journal.
+    unsettled: Vec<u32>,
+    unsettled_bytes: u64,
+    /// No thread works on chunks any more.
+    drained: bool,
+    fatal: Option<Error>,
+    /// The last failure that reconnecting should cure.
+    last_failure: Option<Error>,
+}
+
+/// What a connection finds when it asks for work.
+pub(super) enum Take {
+    /// Chunks were taken, of so many bytes.
+    Chunks(u64),
+    /// All chunks are with other connections.
+    Nothing,
+    /// All chunks are proven.
+    Finished,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(
+        options: &'a RecipientOptions,
+        manifest: &'a Manifest,
+        staging: &'a Staging,
+        proven: DigestTable,
+        digest: DigestKind,
+        session: [u8; 16],
+        stop: Arc<Cancel>,
+    ) -> Self {
+        let queue = Queue::new(manifest, &proven);
+        let missing = data_chunks(manifest) - proven.known_count();
+        let work = Work {
+            proven,
+            queue,
+            missing,
+            unsettled: Vec::new(),
+            unsettled_bytes: 0,
+            drained: false,
+            fatal: None,
+            last_failure: None,
+        };
+        Self {
+            options,
+            manifest,
+            staging,
+            digest,
+            session,
+            stop,
+            started: Instant::now(),
+            moved_at_ms: AtomicU64::new(0),
+            work: Mutex::new(work),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Takes the next chunks to ask for.
+    pub(super) fn take(&self, bytes: u64, count: usize, out: &mut Vec<u32>) -> Take {
+        let mut guard = self.lock();
+        let work = &mut *guard;
+        if work.missing == 0 {
+            return Take::Finished;
+        }
+        match work.queue.take(self.manifest, &work.proven, bytes, count, out) {
+            0 => Take::Nothing,
+            sum => Take::Chunks(sum),
+        }
+    }
+
+    /// Waits a moment for chunks to come back from other connections, or for the end.
+    pub(super) fn wait_for_work(&self) {
+        let work = self.lock();
+        if work.missing > 0 && work.fatal.is_none() {
+            let _ = self.changed.wait_timeout(work, Duration::from_millis(100));
+        }
+    }
+
+    pub(super) fn give_back(&self, chunks: &mut VecDeque<u32>) {
+        self.lock().queue.give_back(chunks.drain(..));
+        self.changed.notify_all();
+    }
+
+    /// Whether the chunk's place must be cleared before a sparse write.
+    pub(super) fn was_touched(&self, chunk: u32) -> bool {
+        self.staging.is_resumed() || self.lock().queue.was_damaged(chunk)
+    }
+
+    /// A chunk arrived with a wrong digest.
+    pub(super) fn damaged(&self, chunk: u32) -> Result<()> {
+        if self.lock().queue.give_back_damaged(chunk) {
+            return Ok(());
+        }
+        let place = self.manifest.locate(chunk).ok_or(Error::Protocol("a chunk that does not exist"))?;
+        let path = self.manifest.entry(place.entry).path.to_owned();
+        Err(Error::Damaged { path, offset: place.offset })
+    }
+
+    /// A chunk is in its place and its digest is right.
+    pub(super) fn prove(
+        &self,
+        chunk: u32,
+        digest: ChunkDigest,
+        len: u32,
+        file: &Arc<StagedFile>,
+    ) -> Result<()> {
+        let entry = self.manifest.entry(file.entry);
+        if self.staging.chunk_proven(file, &entry)? {
+            self.options.progress.add_files(1);
+        }
+        self.options.progress.add_done(u64::from(len));
+        let mut work = self.lock();
+        work.proven.set(chunk, digest);
+        work.missing -= 1;
+        work.unsettled.push(chunk);
+        work.unsettled_bytes += u64::from(len);
+        if work.missing == 0 {
+            self.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    /// Data chunks of a file that are not proven.
+    pub(super) fn missing_of(&self, index: u32) -> u32 {
+        let entry = self.manifest.entry(index);
+        let work = self.lock();
+        let missing = |&nth: &u32| entry.has_data(nth) && !work.proven.knows(entry.first_chunk + nth);
+        (0..entry.chunks).filter(missing).count() as u32
+    }
+
+    /// Waits for enough to settle, or for the end; swaps it into `batch`. `false` when nothing more will come.
+    pub(super) fn take_unsettled(
+        &self,
+        batch: &mut Vec<(u32, ChunkDigest)>,
+        bytes: u64,
+        patience: Duration,
+    ) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut work = self.lock();
+        while !work.drained && (work.unsettled_bytes < bytes || work.unsettled.is_empty()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() && !work.unsettled.is_empty() {
+                break;
+            }
+            let nap = left.clamp(Duration::from_millis(20), Duration::from_millis(100));
+            work = self.changed.wait_timeout(work, nap).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        batch.clear();
+        let work = &mut *work;
+        batch.extend(
+            work.unsettled.drain(..).filter_map(|chunk| work.proven.get(chunk).map(|digest| (chunk, digest))),
+        );
+        work.unsettled_bytes = 0;
+        !(work.drained && batch.is_empty())
+    }
+
+    /// No more chunks will be proven.
+    pub(super) fn drain(&self) {
+        self.lock().drained = true;
+        self.changed.notify_all();
+    }
+
+    /// Ends everything; the first cause is kept.
+    pub(super) fn fail(&self, error: Error) {
+        let mut work = self.lock();
+        if work.fatal.is_none() {
+            work.fatal = Some(error);
+        }
+        drop(work);
+        self.changed.notify_all();
+        self.stop.cancel();
+    }
+
+    /// A connection broke; another may do better. Fails for good when nothing has moved for too long.
+    pub(super) fn note_failure(&self, error: Error) {
+        tracing::warn!(error = %crate::error::chain_text(&error), "connection to the donor lost");
+        self.lock().last_failure = Some(error);
+        self.check_stall();
+    }
+
+    /// A byte arrived.
+    pub(super) fn moved(&self) {
+        self.moved_at_ms.store(self.started.elapsed().as_millis() as u64, Relaxed);
+    }
+
+    /// Fails when no byte arrived for too long.
+    pub(super) fn check_stall(&self) {
+        let silent_ms =
+            (self.started.elapsed().as_millis() as u64).saturating_sub(self.moved_at_ms.load(Relaxed));
+        let limit = self.options.stall_timeout;
+        if u128::from(silent_ms) >= limit.as_millis() {
+            let last = self.lock().last_failure.take().map(Box::new);
+            self.fail(Error::Stalled { seconds: limit.as_secs(), last });
+        }
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.lock().missing == 0
+    }
+
+    /// The outcome of the chunks: all proven, or why not.
+    pub(super) fn outcome(&self) -> Result<()> {
+        let mut work = self.lock();
+        if let Some(error) = work.fatal.take() {
+            return Err(if self.options.cancel.is_cancelled() { Error::Cancelled } else { error });
+        }
+        if work.missing > 0 { Err(Error::Cancelled) } else { Ok(()) }
+    }
+
+    pub(super) fn root_digest(&self) -> [u8; 32] {
+        self.lock().proven.root(self.manifest.digest())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Chunks of a tree that are not holes.
+pub(super) fn data_chunks(manifest: &Manifest) -> u64 {
+    manifest
+        .iter()
+        .map(|entry| {
+            if entry.is_sparse() {
+                (0..entry.chunks).filter(|&nth| entry.has_data(nth)).count() as u64
+            } else {
+                u64::from(entry.chunks)
+            }
+        })
+        .sum()
+}

@@ -1,0 +1,350 @@
+//! The staging directory: where files are made, written and given their metadata. Nothing is opened outside of it.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::AcqRel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+
+use crate::beneath::open_beneath;
+use crate::manifest::{Entry, EntryKind};
+use crate::{Error, Manifest, Result, kernel};
+
+/// Files from this size on get their space before they are written, in one piece if the disk has one.
+const PREALLOCATE_MIN: u64 = 1 << 20;
+/// Blocks of zeros of this size in sparse files are not written.
+const HOLE_BLOCK: usize = 4096;
+static ZEROS: [u8; HOLE_BLOCK] = [0; HOLE_BLOCK];
+
+/// The staging directory of one transfer.
+pub(super) struct Staging {
+    root: PathBuf,
+    dir: OwnedFd,
+    /// Who owns what is made: `None` keeps the donor's numbers.
+    owner: Option<(u32, u32)>,
+    may_chown: bool,
+    ours: (u32, u32),
+    /// There may be leftovers of an earlier run.
+    resumed: bool,
+    open: Mutex<HashMap<u32, Arc<StagedFile>>>,
+}
+
+/// A file that is being written, shared by all connections that write to it.
+pub(super) struct StagedFile {
+    pub(super) file: File,
+    pub(super) entry: u32,
+    pub(super) path: PathBuf,
+    sparse: bool,
+    /// Chunks that are not proven yet.
+    left: AtomicU32,
+}
+
+impl Staging {
+    /// Opens the directory, made if missing, and makes all directories of the tree in it.
+    pub(super) fn prepare(
+        root: &Path,
+        manifest: &Manifest,
+        owner: Option<(u32, u32)>,
+        resumed: bool,
+    ) -> Result<Self> {
+        let dir = File::open(root).map_err(Error::file("open", root))?;
+        let euid = nix::unistd::geteuid();
+        let staging = Self {
+            root: root.to_owned(),
+            dir: dir.into(),
+            owner,
+            may_chown: euid.is_root(),
+            ours: (euid.as_raw(), nix::unistd::getegid().as_raw()),
+            resumed,
+            open: Mutex::default(),
+        };
+        for entry in manifest.iter().filter(|entry| entry.kind == EntryKind::Dir) {
+            staging.make_dir(entry.path)?;
+        }
+        Ok(staging)
+    }
+
+    fn make_dir(&self, path: &Path) -> Result<()> {
+        match mkdirat(&self.dir, path, Mode::S_IRWXU) {
+            Ok(()) => Ok(()),
+            Err(Errno::EEXIST) => {
+                // A link in its place is refused by the open.
+                open_beneath(self.dir.as_fd(), path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+                    .map(drop)
+                    .map_err(Error::file("use the directory", self.root.join(path)))
+            }
+            Err(error) => Err(Error::file("make the directory", self.root.join(path))(error.into())),
+        }
+    }
+
+    /// Free bytes on the filesystem.
+    pub(super) fn free_bytes(&self) -> Result<u64> {
+        let stat = nix::sys::statvfs::fstatvfs(&self.dir).map_err(io::Error::from);
+        let stat = stat.map_err(Error::file("ask for free space on", &self.root))?;
+        Ok(stat.blocks_available() * stat.fragment_size())
+    }
+
+    /// The file of an entry, made or opened on first use. `left`: its chunks that are not proven.
+    pub(super) fn file(
+        &self,
+        index: u32,
+        entry: &Entry<'_>,
+        left: impl FnOnce() -> u32,
+    ) -> Result<Arc<StagedFile>> {
+        if entry.chunks == 1 {
+            return Ok(Arc::new(self.open_file(index, entry, 1)?));
+        }
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&index) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(self.open_file(index, entry, left())?);
+        open.insert(index, Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn open_file(&self, index: u32, entry: &Entry<'_>, left: u32) -> Result<StagedFile> {
+        let path = self.root.join(entry.path);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NONBLOCK;
+        let file = open_beneath(self.dir.as_fd(), entry.path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(Error::file("create", &path))?;
+        let sparse = entry.is_sparse();
+        let shape = || -> io::Result<()> {
+            if self.resumed {
+                let meta = file.metadata()?;
+                if !meta.is_file() || meta.nlink() != 1 {
+                    return Err(io::Error::other("something else is in its place"));
+                }
+                if meta.len() > entry.size {
+                    file.set_len(entry.size)?;
+                }
+            }
+            if sparse {
+                file.set_len(entry.size)?;
+            } else if entry.size >= PREALLOCATE_MIN {
+                match fallocate(&file, FallocateFlags::empty(), 0, entry.size.cast_signed()) {
+                    Ok(()) => {}
+                    Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(entry.size)?,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        };
+        shape().map_err(Error::file("make room for", &path))?;
+        Ok(StagedFile { file, entry: index, path, sparse, left: AtomicU32::new(left) })
+    }
+
+    /// Notes that one more chunk of the file is proven; with the last one it gets its metadata and is closed. `true`: complete.
+    pub(super) fn chunk_proven(&self, file: &Arc<StagedFile>, entry: &Entry<'_>) -> Result<bool> {
+        if file.left.fetch_sub(1, AcqRel) != 1 {
+            return Ok(false);
+        }
+        if entry.chunks > 1 {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.entry);
+        }
+        self.dress_file(&file.file, entry)
+            .map_err(Error::file("set owner, mode and times of", &file.path))?;
+        Ok(true)
+    }
+
+    /// Mode, owner and time of a complete file.
+    fn dress_file(&self, file: &File, entry: &Entry<'_>) -> io::Result<()> {
+        if let Some((uid, gid)) = self.owner_of(entry) {
+            std::os::unix::fs::fchown(file, Some(uid), Some(gid))?;
+        }
+        if self.resumed || entry.mode & 0o777 != 0o600 {
+            fchmod(file, Mode::from_bits_truncate(entry.mode & 0o777))?;
+        }
+        futimens(file, &TimeSpec::UTIME_OMIT, &mtime(entry))?;
+        Ok(())
+    }
+
+    fn owner_of(&self, entry: &Entry<'_>) -> Option<(u32, u32)> {
+        let owner = self.owner.unwrap_or((entry.uid, entry.gid));
+        (self.may_chown && owner != self.ours).then_some(owner)
+    }
+
+    /// Whether a proven file is there with its full size, and which bytes it holds; `None` when not.
+    pub(super) fn open_proven(&self, entry: &Entry<'_>) -> Option<File> {
+        let file =
+            open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
+                .ok()?;
+        let meta = file.metadata().ok()?;
+        (meta.is_file() && meta.nlink() == 1 && meta.len() == entry.size).then_some(file)
+    }
+
+    /// Opens a file again to flush it.
+    pub(super) fn flush_file(&self, entry: &Entry<'_>) -> Result<()> {
+        let opened = open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty());
+        opened.and_then(|file| file.sync_data()).map_err(Error::file("flush", self.root.join(entry.path)))
+    }
+
+    /// Has everything on the filesystem written to disk.
+    pub(super) fn flush_all(&self) -> Result<()> {
+        nix::unistd::syncfs(&self.dir).map_err(io::Error::from).map_err(Error::file("flush", &self.root))
+    }
+
+    /// After the last chunk: files without content, links, and the metadata of what earlier runs made and of directories.
+    pub(super) fn complete(&self, manifest: &Manifest) -> Result<()> {
+        for entry in manifest.iter() {
+            let path = || self.root.join(entry.path);
+            match entry.kind {
+                EntryKind::Dir => {}
+                EntryKind::Link => self.make_link(&entry).map_err(Error::file("make the link", path()))?,
+                EntryKind::File => {
+                    let has_chunks = (0..entry.chunks).any(|nth| entry.has_data(nth));
+                    if !has_chunks || self.resumed {
+                        let file = self.open_file(0, &entry, 0)?;
+                        file.file.set_len(entry.size).map_err(Error::file("make", path()))?;
+                        self.dress_file(&file.file, &entry)
+                            .map_err(Error::file("set owner, mode and times of", path()))?;
+                    }
+                }
+            }
+        }
+        if self.resumed {
+            self.remove_strangers(manifest)?;
+        }
+        // Children before parents: making a child changes its parent's time.
+        for index in (0..manifest.len() as u32).rev() {
+            let entry = manifest.entry(index);
+            if entry.kind == EntryKind::Dir {
+                self.dress_dir(&entry)
+                    .map_err(Error::file("set owner, mode and times of", self.root.join(entry.path)))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn make_link(&self, entry: &Entry<'_>) -> io::Result<()> {
+        let target = entry.target.unwrap_or(Path::new(""));
+        match unlinkat(&self.dir, entry.path, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        symlinkat(target, &self.dir, entry.path)?;
+        if let Some((uid, gid)) = self.owner_of(entry) {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            fchownat(&self.dir, entry.path, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        }
+        utimensat(
+            &self.dir,
+            entry.path,
+            &TimeSpec::UTIME_OMIT,
+            &mtime(entry),
+            UtimensatFlags::NoFollowSymlink,
+        )?;
+        Ok(())
+    }
+
+    fn dress_dir(&self, entry: &Entry<'_>) -> io::Result<()> {
+        let dir =
+            open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+        if let Some((uid, gid)) = self.owner_of(entry) {
+            std::os::unix::fs::fchown(&dir, Some(uid), Some(gid))?;
+        }
+        fchmod(&dir, Mode::from_bits_truncate(entry.mode & 0o3777))?;
+        futimens(&dir, &TimeSpec::UTIME_OMIT, &mtime(entry))?;
+        Ok(())
+    }
+
+    /// Removes what an earlier run about another tree left behind.
+    fn remove_strangers(&self, manifest: &Manifest) -> Result<()> {
+        let known: std::collections::HashSet<&Path> = manifest.iter().map(|entry| entry.path).collect();
+        let mut dirs = vec![PathBuf::new()];
+        while let Some(relative) = dirs.pop() {
+            let full = self.root.join(&relative);
+            for entry in fs::read_dir(&full).map_err(Error::file("list", &full))? {
+                let entry = entry.map_err(Error::file("list", &full))?;
+                let path = relative.join(entry.file_name());
+                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if known.contains(path.as_path()) {
+                    if is_dir {
+                        dirs.push(path);
+                    }
+                    continue;
+                }
+                let removed =
+                    if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+                removed.map_err(Error::file("remove what an earlier seed left:", entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether leftovers of an earlier run may lie under what is written now.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
+    }
+}
+
+impl StagedFile {
+    /// Makes a range read as zeros, where zeros will be left out.
+    pub(super) fn clear(&self, offset: u64, len: u32) -> Result<()> {
+        if !self.sparse {
+            return Ok(());
+        }
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let cleared = match fallocate(&self.file, mode, offset.cast_signed(), i64::from(len)) {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                let zeros = &ZEROS[..];
+                let mut at = 0;
+                loop {
+                    let part = (len as usize - at).min(zeros.len());
+                    if part == 0 {
+                        break Ok(());
+                    }
+                    if let Err(error) = self.file.write_all_at(&zeros[..part], offset + at as u64) {
+                        break Err(error);
+                    }
+                    at += part;
+                }
+            }
+            other => other.map_err(io::Error::from),
+        };
+        cleared.map_err(Error::file("clear a range of", &self.path))
+    }
+
+    /// Writes content in its place; in a sparse file, blocks of zeros stay holes.
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        let written = if self.sparse {
+            self.write_sparse(bytes, offset)
+        } else {
+            self.file.write_all_at(bytes, offset)
+        };
+        written.map_err(Error::file("write", &self.path))
+    }
+
+    fn write_sparse(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut run_start = 0;
+        let mut at = 0;
+        while at < bytes.len() {
+            // The first block ends at a block's border of the file.
+            let len = (HOLE_BLOCK - (offset as usize + at) % HOLE_BLOCK).min(bytes.len() - at);
+            if bytes[at..at + len] == ZEROS[..len] {
+                self.file.write_all_at(&bytes[run_start..at], offset + run_start as u64)?;
+                run_start = at + len;
+            }
+            at += len;
+        }
+        self.file.write_all_at(&bytes[run_start..], offset + run_start as u64)
+    }
+
+    /// Has the kernel begin to write a range to disk.
+    pub(super) fn start_writeback(&self, offset: u64, len: u32) {
+        kernel::start_writeback(&self.file, offset, u64::from(len));
+    }
+}
+
+fn mtime(entry: &Entry<'_>) -> TimeSpec {
+    TimeSpec::new(entry.mtime.0, i64::from(entry.mtime.1))
+}
