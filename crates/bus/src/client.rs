@@ -3,21 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, stream};
+use jiff::Timestamp;
 use nkeys::KeyPair;
-use protocol::command::Call;
+use protocol::command::{Call, Class, Command};
+use protocol::envelope::{HEADER_KEY, HEADER_SIGNATURE, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, JobId, RequestId};
-use protocol::job::JobView;
 use protocol::seed::TransferProgress;
+use protocol::signature;
+use protocol::subject::{self, Subject};
 use serde_json::Value;
 
 use crate::conn::Bus;
-use crate::durable::Queued;
+use crate::durable::{self, Queued};
 use crate::error::{BusError, Result};
-use crate::events::{EventFilter, EventStream};
-use crate::fleet::LiveFleet;
+use crate::events::{self, EventFilter, EventStream};
+use crate::fleet::{self, LiveFleet};
+
+pub use crate::wait::JobUpdate;
 
 /// How to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,17 +67,6 @@ impl Default for Window {
     }
 }
 
-/// What is told while waiting for a job.
-#[derive(Debug)]
-pub enum JobUpdate {
-    /// The job as the agent sees it.
-    View(Box<JobView>),
-    /// Progress between two looks.
-    Progress(TransferProgress),
-    /// The agent cannot be asked now; the wait goes on.
-    Unreachable(BusError),
-}
-
 /// Asks agents in the name of one actor; clones share the connection.
 #[derive(Clone)]
 pub struct Client {
@@ -98,74 +94,146 @@ impl Client {
         &self.bus
     }
 
-    /// Calls one agent. With [`CallOptions::queue`] use [`Client::call_or_queue`].
-    pub async fn call<C: Call>(
-        &self,
-        agent: &AgentId,
-        _params: C,
-        _options: &CallOptions,
-    ) -> Result<C::Reply> {
-        Err(BusError::NoAgent(agent.clone()))
+    /// Calls one agent. A call that is to be queued for an absent agent goes through [`Client::call_or_queue`].
+    pub async fn call<C: Call>(&self, agent: &AgentId, params: C, options: &CallOptions) -> Result<C::Reply> {
+        let options = CallOptions { queue: None, ..options.clone() };
+        match self.call_or_queue(agent, params, &options).await? {
+            Answer::Result(reply) => Ok(reply),
+            Answer::Queued(_) => Err(BusError::NoAgent(agent.clone())),
+        }
     }
 
     /// Calls one agent, or leaves the command for it.
     pub async fn call_or_queue<C: Call>(
         &self,
         agent: &AgentId,
-        _params: C,
-        _options: &CallOptions,
+        params: C,
+        options: &CallOptions,
     ) -> Result<Answer<C::Reply>> {
-        Err(BusError::NoAgent(agent.clone()))
+        let params = serde_json::to_value(params).map_err(|error| BusError::Unsendable {
+            what: C::SPEC.name.to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(match self.raw(agent, C::SPEC.name, params, options).await? {
+            Answer::Queued(queued) => Answer::Queued(queued),
+            Answer::Result(value) => Answer::Result(serde_json::from_value(value).map_err(|error| {
+                BusError::BadReply { from: agent.to_string(), why: format!("{}: {error}", C::SPEC.name) }
+            })?),
+        })
     }
 
     /// Calls by name with parameters as JSON, unchecked on this side.
     pub async fn raw(
         &self,
         agent: &AgentId,
-        _command: &str,
-        _params: Value,
-        _options: &CallOptions,
+        command: &str,
+        params: Value,
+        options: &CallOptions,
     ) -> Result<Answer<Value>> {
-        Err(BusError::NoAgent(agent.clone()))
+        let id = options.request_id.unwrap_or_else(RequestId::generate);
+        let subject = Subject::Command { agent: agent.clone(), command: command.to_owned() };
+        if Subject::parse(&subject.to_string()).ok().as_ref() != Some(&subject) {
+            let why = "a command is named family.verb".to_owned();
+            return Err(BusError::Unsendable { what: format!("{command:?}"), why });
+        }
+        let (headers, body, _) = self.sealed(&subject, id, command, params.clone(), options.timeout)?;
+        let answer = self.bus.request(subject.to_string(), headers, body, options.timeout).await;
+        match (answer, options.queue) {
+            (Ok(message), _) => read_reply(agent, id, &message.payload).map(Answer::Result),
+            (Err(BusError::NoResponders { .. }), Some(expiry)) => {
+                let class = Command::SPECS.iter().find(|s| s.name == command).map(|s| s.class);
+                if class == Some(Class::Query) {
+                    return Err(BusError::NoAgent(agent.clone()));
+                }
+                let (headers, body, expires) = self.sealed(&subject, id, command, params, expiry)?;
+                durable::queue(&self.bus, agent, command, headers, body).await?;
+                Ok(Answer::Queued(Queued { request: id, expires }))
+            }
+            (Err(BusError::NoResponders { .. }), None) => Err(BusError::NoAgent(agent.clone())),
+            (Err(BusError::TimedOut { after, .. }), _) => {
+                Err(BusError::TimedOut { what: format!("{command} on {agent} (request {id})"), after })
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// A request as it travels: its headers (with the signature), its body, and its deadline.
+    fn sealed(
+        &self,
+        subject: &Subject,
+        id: RequestId,
+        command: &str,
+        params: Value,
+        valid: Duration,
+    ) -> Result<(Option<HeaderMap>, Bytes, Timestamp)> {
+        let unsendable = |why: String| BusError::Unsendable { what: command.to_owned(), why };
+        let deadline = Timestamp::now().checked_add(valid).unwrap_or(Timestamp::MAX);
+        let request = Request {
+            version: VERSION,
+            id,
+            deadline,
+            actor: self.actor.clone(),
+            command: command.to_owned(),
+            params,
+        };
+        let body = serde_json::to_vec(&request).map_err(|error| unsendable(error.to_string()))?;
+        if body.len() > MAX_REQUEST_BYTES {
+            let why = format!("the request has {} bytes, the limit is {MAX_REQUEST_BYTES}", body.len());
+            return Err(unsendable(why));
+        }
+        let headers = match &self.signer {
+            None => None,
+            Some(key) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(HEADER_SIGNATURE, signature::sign(key, subject, &body)?.as_str());
+                headers.insert(HEADER_KEY, key.public_key().as_str());
+                Some(headers)
+            }
+        };
+        Ok((headers, body.into(), deadline))
     }
 
     /// Asks all agents now; ends when they fall silent. Sorted by name.
-    pub async fn fleet(&self, _window: Window) -> Result<Vec<Heartbeat>> {
-        Ok(Vec::new())
+    pub async fn fleet(&self, window: Window) -> Result<Vec<Heartbeat>> {
+        fleet::ask(&self.bus, window).await
     }
 
     /// Heartbeats as they come.
     pub async fn watch_heartbeats(&self) -> Result<BoxStream<'static, Heartbeat>> {
-        Ok(stream::empty().boxed())
+        let messages = self.bus.subscribe(subject::ALL_HEARTBEATS.to_owned()).await?;
+        Ok(messages.filter_map(|m| async move { fleet::read_heartbeat(&m.subject, &m.payload) }).boxed())
     }
 
     /// The fleet, asked once and then kept up to date.
     pub async fn live_fleet(&self) -> Result<LiveFleet> {
-        Err(BusError::Closed)
+        fleet::live(self).await
     }
 
     /// Progress of one job as it comes; some of it may be missing.
     pub async fn watch_progress(
         &self,
-        _agent: &AgentId,
-        _job: JobId,
+        agent: &AgentId,
+        job: JobId,
     ) -> Result<BoxStream<'static, TransferProgress>> {
-        Ok(stream::empty().boxed())
+        let subject = Subject::Progress { agent: agent.clone(), job };
+        let messages = self.bus.subscribe(subject.to_string()).await?;
+        Ok(messages.filter_map(|m| async move { serde_json::from_slice(&m.payload).ok() }).boxed())
     }
 
     /// Events of the durable stream.
-    pub async fn events(&self, _filter: EventFilter) -> Result<EventStream> {
-        Ok(stream::empty().boxed())
+    pub async fn events(&self, filter: EventFilter) -> Result<EventStream> {
+        events::read(&self.bus, filter).await
     }
+}
 
-    /// Waits for the end of a job, through outages of bus and agent. An error only where asking is refused or the
-    /// agent does not know the job; how the job ended stands in the view.
-    pub async fn wait_job(
-        &self,
-        agent: &AgentId,
-        _job: JobId,
-        _on_update: impl FnMut(JobUpdate) + Send,
-    ) -> Result<JobView> {
-        Err(BusError::NoAgent(agent.clone()))
+fn read_reply(agent: &AgentId, id: RequestId, body: &[u8]) -> Result<Value> {
+    let bad = |why: String| BusError::BadReply { from: agent.to_string(), why };
+    let reply: Reply = serde_json::from_slice(body).map_err(|error| bad(error.to_string()))?;
+    if reply.host != *agent || reply.id.is_some_and(|given| given != id) {
+        return Err(bad("it answers another request".into()));
+    }
+    match reply.outcome {
+        Outcome::Result(value) => Ok(value),
+        Outcome::Error(error) => Err(BusError::Agent(error)),
     }
 }

@@ -49,3 +49,14 @@ pub(crate) async fn take_commands(
 ) {
     shutdown.cancelled().await;
 }
+
+/// Leaves a command for an agent that is away.
+pub(crate) async fn queue(
+    _bus: &Bus,
+    agent: &protocol::ids::AgentId,
+    _command: &str,
+    _headers: Option<async_nats::HeaderMap>,
+    _body: bytes::Bytes,
+) -> Result<()> {
+    Err(crate::error::BusError::NoAgent(agent.clone()))
+}

@@ -18,9 +18,10 @@ mod frames;
 pub mod heartbeat;
 pub mod outbox;
 pub mod serve;
+mod wait;
 
 pub use auth::{Actor, Authority, AuthorityConfig, TrustedKey};
-pub use client::{CallOptions, Client};
+pub use client::{Answer, CallOptions, Client, JobUpdate, Window};
 pub use config::BusConfig;
 pub use conn::{Bus, ConnState};
 pub use dedupe::ReplyCache;
