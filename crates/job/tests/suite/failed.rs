@@ -123,7 +123,12 @@ async fn an_undo_that_fails_stops_the_way_back_until_it_is_reopened() {
     let stuck = || toys_but("two", |toy| toy.mood = Mood::UndoFailsTimes(1));
     let (runner, handle, outcome) = bench.whole("fail@four:end", stuck()).await;
     let Undo::Incomplete { failures } = left(&outcome) else { panic!("{outcome:?}") };
+    assert_eq!(failures.len(), 1, "{failures:?}");
     assert_eq!(failures[0].step, "two");
+    assert!(
+        !bench.world.calls().contains(&"undo one".to_owned()),
+        "nothing before the stuck step may be undone"
+    );
     assert_eq!(failures[0].error.code, "toy.stuck");
     bench.world.assert_files(&["one", "two"]);
     assert!(matches!(
