@@ -1,5 +1,8 @@
 //! Real servers for tests: nats-server, mysqld, agents, VMs, faults.
 
 pub mod fault_proxy;
+pub mod mysqld;
+pub mod nats;
+pub mod netns;
 pub mod poll;
 pub mod vm;

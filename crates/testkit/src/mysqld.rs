@@ -1,0 +1,482 @@
+//! Real MariaDB and MySQL servers for tests: each with its own datadir, port and socket, gone on drop.
+//!
+//! The datadir is copied from a template that the first test on a machine makes. A server's option file is a real one:
+//! point an agent at it, or start the server yourself with [`Mysqld::argv`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+pub use mysql_async;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, OptsBuilder, Row, Value};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, Uid, User};
+use tempfile::TempDir;
+
+const POLL: Duration = Duration::from_millis(50);
+/// A start or stop in a test takes a second or two; a noisy machine gets much more.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Longest path of a Unix socket, bytes.
+const MAX_SOCKET_PATH: usize = 107;
+/// Where the tree with MySQL 9 is, or is made.
+const MYSQL9_ROOT: &str = "/tmp/mysql9";
+
+/// Whose server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Vendor {
+    /// The distribution's MariaDB.
+    Mariadb,
+    /// Oracle's MySQL 9 in a tree of its own; see [`mysql9_root`].
+    Mysql9 {
+        /// The tree.
+        root: PathBuf,
+    },
+}
+
+/// What kind of server a test wants.
+#[derive(Debug, Clone)]
+pub struct MysqldOptions {
+    /// Vendor.
+    pub vendor: Vendor,
+    /// `server_id`; absent: the port, which is unique on this machine.
+    pub server_id: Option<u32>,
+    /// Directory to put everything in, for example on a mounted volume; must be short and readable by all.
+    pub parent: Option<PathBuf>,
+    /// Datadir elsewhere than below `parent`; filled from the template unless it has data.
+    pub datadir: Option<PathBuf>,
+    /// Lines added to `[mysqld]` last.
+    pub lines: Vec<String>,
+}
+
+impl Default for MysqldOptions {
+    fn default() -> Self {
+        Self { vendor: Vendor::Mariadb, server_id: None, parent: None, datadir: None, lines: Vec::new() }
+    }
+}
+
+/// A server. Dropping it kills it and removes its files.
+#[derive(Debug)]
+pub struct Mysqld {
+    base: TempDir,
+    options: MysqldOptions,
+    datadir: PathBuf,
+    port: u16,
+    child: Option<Child>,
+}
+
+/// The tree with Oracle's MySQL 9, made now if need be (about 40 s, root and a package mirror needed).
+///
+/// # Errors
+/// The reason why there is none, for "skipped, because …".
+pub fn mysql9_root() -> Result<PathBuf> {
+    let root = std::env::var_os("OA_MYSQL9_ROOT").map_or_else(|| PathBuf::from(MYSQL9_ROOT), PathBuf::from);
+    let _lock = lock(&std::env::temp_dir().join("oa-mysql9.lock"))?;
+    if !root.join(".complete").exists() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/mysql9-root");
+        let output = Command::new(&script).arg(&root).stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot run {}", script.display()))?;
+        let last = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
+        ensure!(output.status.success(), "{} failed: {last}", script.display());
+    }
+    Ok(root)
+}
+
+impl Mysqld {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Errors
+    /// With the end of its error log.
+    pub async fn start(options: MysqldOptions) -> Result<Self> {
+        let mut server = Self::prepare(options)?;
+        for _ in 0..3 {
+            match server.boot().await {
+                // Another test took the port between its choice and its use.
+                Err(e) if format!("{e:#}").contains("Address already in use") => {
+                    server.port = free_port()?;
+                    server.write_option_file()?;
+                }
+                done => return done.map(|()| server),
+            }
+        }
+        bail!("no free port in three tries")
+    }
+
+    /// Makes datadir and option file without starting anything.
+    ///
+    /// # Errors
+    /// When files cannot be made.
+    pub fn prepare(options: MysqldOptions) -> Result<Self> {
+        let parent = options.parent.clone().unwrap_or_else(|| options.vendor.short_dir());
+        let base = tempfile::Builder::new().prefix("oa-").rand_bytes(6).tempdir_in(&parent)?;
+        fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(base.path().join("tmp"))?;
+        give_to_mysql(base.path())?;
+        give_to_mysql(&base.path().join("tmp"))?;
+        let datadir = options.datadir.clone().unwrap_or_else(|| base.path().join("data"));
+        let server = Self { base, options, datadir, port: free_port()?, child: None };
+        ensure!(
+            server.socket().as_os_str().len() <= MAX_SOCKET_PATH,
+            "{} is too long",
+            server.socket().display()
+        );
+        if !server.datadir.join("ibdata1").exists() {
+            copy_tree(&server.options.vendor.template()?, &server.datadir)?;
+        }
+        server.write_option_file()?;
+        Ok(server)
+    }
+
+    /// Starts it (again) and waits until it answers.
+    ///
+    /// # Errors
+    /// With the end of its error log.
+    pub async fn boot(&mut self) -> Result<()> {
+        let argv = self.argv();
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().with_context(|| format!("cannot start {}", argv[0]))?);
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if self.connect().await.is_ok() {
+                return Ok(());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().transpose()).transpose()? {
+                self.child = None;
+                bail!("mysqld ended with {status}: {}", self.log_end());
+            }
+            ensure!(Instant::now() < deadline, "mysqld did not answer: {}", self.log_end());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Stops it cleanly, whoever started it, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.end(Signal::SIGTERM).await
+    }
+
+    /// Kills it as a crash would.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill9(&mut self) -> Result<()> {
+        self.end(Signal::SIGKILL).await
+    }
+
+    /// Stops it cleanly and starts it again.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop) and [`boot`](Self::boot).
+    pub async fn restart(&mut self) -> Result<()> {
+        self.stop().await?;
+        self.boot().await
+    }
+
+    /// A connection as the all-powerful account, by the socket.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn connect(&self) -> Result<Conn> {
+        let opts = OptsBuilder::default()
+            .socket(Some(self.socket().to_string_lossy()))
+            .user(Some("root"))
+            .prefer_socket(false)
+            .max_allowed_packet(Some(64 << 20))
+            .wait_timeout(Some(28_800));
+        Ok(tokio::time::timeout(LIMIT, Conn::new(opts)).await??)
+    }
+
+    /// Runs a statement.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn exec(&self, sql: impl AsRef<str>) -> Result<()> {
+        let mut conn = self.connect().await?;
+        conn.query_drop(sql.as_ref()).await.with_context(|| format!("on {}", self.datadir.display()))?;
+        conn.disconnect().await?;
+        Ok(())
+    }
+
+    /// Runs a query; NULL is the text `NULL`.
+    ///
+    /// # Errors
+    /// The server's.
+    pub async fn query(&self, sql: impl AsRef<str>) -> Result<Vec<Vec<String>>> {
+        let mut conn = self.connect().await?;
+        let rows: Vec<Row> = conn.query(sql.as_ref()).await?;
+        conn.disconnect().await?;
+        Ok(rows.into_iter().map(|row| row.unwrap().iter().map(text).collect()).collect())
+    }
+
+    /// The first column of the first row.
+    ///
+    /// # Errors
+    /// The server's, or when there is no row.
+    pub async fn scalar(&self, sql: impl AsRef<str>) -> Result<String> {
+        let rows = self.query(sql).await?;
+        rows.into_iter().next().and_then(|row| row.into_iter().next()).context("no row")
+    }
+
+    /// Program and arguments that start this server in the foreground.
+    #[must_use]
+    pub fn argv(&self) -> Vec<String> {
+        let mut argv = self.options.vendor.program();
+        argv.push(format!("--defaults-file={}", self.option_file().display()));
+        argv
+    }
+
+    /// Its option file, with `[mysqld]` and `[client]`.
+    #[must_use]
+    pub fn option_file(&self) -> PathBuf {
+        self.base.path().join("my.cnf")
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn datadir(&self) -> &Path {
+        &self.datadir
+    }
+
+    /// The directory with all its files.
+    #[must_use]
+    pub fn base(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// Its Unix socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.base.path().join("s")
+    }
+
+    /// Its TCP port on 127.0.0.1.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its error log.
+    #[must_use]
+    pub fn error_log(&self) -> PathBuf {
+        self.base.path().join("error.log")
+    }
+
+    /// Its pid, whoever started it.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        self.pids().first().map(|pid| pid.as_raw())
+    }
+
+    /// Every live process that was started with this server's option file.
+    fn pids(&self) -> Vec<Pid> {
+        let wanted = format!("--defaults-file={}", self.option_file().display());
+        let Ok(proc) = fs::read_dir("/proc") else { return Vec::new() };
+        let pids = proc.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| is_running_with(*pid, &wanted)).map(Pid::from_raw).collect()
+    }
+
+    async fn end(&mut self, signal: Signal) -> Result<()> {
+        for pid in self.pids() {
+            let _ = kill(pid, signal);
+        }
+        let deadline = Instant::now() + LIMIT;
+        while !self.pids().is_empty() {
+            ensure!(Instant::now() < deadline, "mysqld does not end: {}", self.log_end());
+            tokio::time::sleep(POLL).await;
+        }
+        if let Some(mut child) = self.child.take() {
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    fn write_option_file(&self) -> Result<()> {
+        let base = self.base.path().display();
+        let mut text = format!(
+            "[mysqld]\ndatadir={}\nsocket={base}/s\nport={}\nbind-address=127.0.0.1\npid-file={base}/pid\n\
+             log-error={base}/error.log\ntmpdir={base}/tmp\nserver-id={}\nlog-bin=binlog\nbinlog-format=ROW\n\
+             log-slave-updates=ON\nskip-name-resolve=ON\ninnodb-buffer-pool-size=32M\nmax-connections=60\n",
+            self.datadir.display(),
+            self.port,
+            self.options.server_id.unwrap_or_else(|| self.port.into()),
+        );
+        if Uid::effective().is_root() {
+            text.push_str("user=mysql\n");
+        }
+        text.push_str(match self.options.vendor {
+            Vendor::Mariadb => "innodb-log-file-size=10M\n",
+            Vendor::Mysql9 { .. } => {
+                "gtid-mode=ON\nenforce-gtid-consistency=ON\nmysqlx=OFF\nsecure-file-priv=NULL\n\
+                 innodb-redo-log-capacity=32M\n"
+            }
+        });
+        for line in &self.options.lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+        text.push_str(&format!("[client]\nsocket={base}/s\nuser=root\n"));
+        let mut file = File::create(self.option_file())?;
+        file.write_all(text.as_bytes())?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        Ok(())
+    }
+
+    fn log_end(&self) -> String {
+        let text = fs::read_to_string(self.error_log()).unwrap_or_else(|e| e.to_string());
+        let lines: Vec<_> = text.lines().rev().take(15).collect();
+        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Mysqld {
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Vendor {
+    /// Program that starts the server.
+    fn program(&self) -> Vec<String> {
+        match self {
+            Self::Mariadb => vec![mariadbd()],
+            Self::Mysql9 { root } => {
+                vec!["chroot".to_owned(), root.display().to_string(), "/usr/sbin/mysqld".to_owned()]
+            }
+        }
+    }
+
+    /// A directory with a short path that the server can see.
+    fn short_dir(&self) -> PathBuf {
+        match self {
+            Self::Mariadb => PathBuf::from("/tmp"),
+            Self::Mysql9 { root } => root.join("srv"),
+        }
+    }
+
+    /// A fresh datadir, made once per machine and version.
+    fn template(&self) -> Result<PathBuf> {
+        let uid = Uid::effective();
+        let program = self.program();
+        let version = Command::new(&program[0]).args(&program[1..]).arg("--version").output()?;
+        let version: String = String::from_utf8_lossy(&version.stdout)
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' })
+            .skip_while(|c| !c.is_ascii_digit())
+            .take(24)
+            .collect();
+        let template = self.short_dir().join(format!("oa-template-{uid}-{version}"));
+        let _lock = lock(&template.with_extension("lock"))?;
+        let data = template.join("data");
+        if template.join("complete").exists() {
+            return Ok(data);
+        }
+        if template.exists() {
+            fs::remove_dir_all(&template)?;
+        }
+        fs::create_dir(&template)?;
+        fs::set_permissions(&template, fs::Permissions::from_mode(0o755))?;
+        give_to_mysql(&template)?;
+        self.initialize(&data)?;
+        File::create(template.join("complete"))?;
+        Ok(data)
+    }
+
+    fn initialize(&self, data: &Path) -> Result<()> {
+        let mut argv = match self {
+            Self::Mariadb => vec![
+                "mariadb-install-db".to_owned(),
+                "--no-defaults".to_owned(),
+                "--auth-root-authentication-method=normal".to_owned(),
+                "--skip-test-db".to_owned(),
+                "--innodb-log-file-size=10M".to_owned(),
+                "--innodb-undo-tablespaces=0".to_owned(),
+            ],
+            Self::Mysql9 { .. } => {
+                let mut argv = self.program();
+                argv.extend(
+                    ["--no-defaults", "--initialize-insecure", "--innodb-redo-log-capacity=32M"]
+                        .map(str::to_owned),
+                );
+                argv
+            }
+        };
+        argv.push(format!("--datadir={}", data.display()));
+        if Uid::effective().is_root() {
+            argv.push("--user=mysql".to_owned());
+        }
+        let output = Command::new(&argv[0]).args(&argv[1..]).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} failed: {said}", argv.join(" "));
+        // Two servers must not share an identity.
+        match fs::remove_file(data.join("auto.cnf")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn mariadbd() -> String {
+    let places = ["/usr/sbin/mariadbd", "/usr/libexec/mariadbd", "/usr/local/sbin/mariadbd"];
+    places.into_iter().find(|p| Path::new(p).exists()).unwrap_or("mariadbd").to_owned()
+}
+
+/// Servers refuse to run as root: their files are `mysql`'s then.
+fn give_to_mysql(path: &Path) -> Result<()> {
+    if Uid::effective().is_root() {
+        let user =
+            User::from_name("mysql")?.context("no user mysql on this machine: install mariadb-server")?;
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let output = Command::new("cp")
+        .args(["-a", "--reflink=auto", "--sparse=always"])
+        .arg(from.join("."))
+        .arg(to)
+        .stdin(Stdio::null())
+        .output()?;
+    ensure!(output.status.success(), "cp failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn is_running_with(pid: i32, argument: &str) -> bool {
+    let Ok(cmdline) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    // A zombie has no command line.
+    cmdline.split(|b| *b == 0).any(|arg| arg == argument.as_bytes())
+}
+
+fn lock(path: &Path) -> Result<Flock<File>> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::NULL => "NULL".to_owned(),
+        other => other.as_sql(true).trim_matches('\'').to_owned(),
+    }
+}
