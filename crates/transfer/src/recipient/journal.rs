@@ -107,11 +107,7 @@ impl Journal {
     }
 
     /// Appends what is proven. The chunks' data must be on disk if `durable`.
-    pub(super) fn append(
-        &mut self,
-        chunks: impl Iterator<Item = (u32, ChunkDigest)>,
-        durable: bool,
-    ) -> Result<()> {
+    pub(super) fn append(&mut self, chunks: &[(u32, ChunkDigest)], durable: bool) -> Result<()> {
         self.batch.clear();
         for &(chunk, digest) in chunks {
             self.batch.extend_from_slice(&encode_record(chunk, digest, self.seed));
