@@ -2,10 +2,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -180,4 +182,86 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// What a [`Proxy`] does to the bytes from donor to recipient.
+#[derive(Clone, Copy)]
+pub enum Fault {
+    /// Flips one bit of the byte at this position, on the first connection that gets so far, once.
+    Flip(u64),
+    /// Closes every connection after so many bytes.
+    CutEvery(u64),
+    /// Forwards so many bytes in all and then nothing more, with connections left open.
+    Freeze(u64),
+}
+
+/// Stands between the two ends and breaks things.
+pub struct Proxy {
+    pub addr: SocketAddr,
+    pub faults: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    pub fn start(donor: SocketAddr, fault: Fault) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let faults = Arc::new(AtomicU64::new(0));
+        let forwarded = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&faults);
+        thread::spawn(move || {
+            while let Ok((recipient, _)) = listener.accept() {
+                let Ok(donor) = TcpStream::connect(donor) else { continue };
+                let up = (recipient.try_clone().unwrap(), donor.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut &up.0, &mut &up.1);
+                    let _ = up.1.shutdown(Shutdown::Write);
+                });
+                let (faults, forwarded) = (Arc::clone(&counted), Arc::clone(&forwarded));
+                thread::spawn(move || forward(&donor, &recipient, fault, &faults, &forwarded));
+            }
+        });
+        Self { addr, faults }
+    }
+
+    pub fn faults(&self) -> u64 {
+        self.faults.load(SeqCst)
+    }
+}
+
+fn forward(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    fault: Fault,
+    faults: &AtomicU64,
+    forwarded: &AtomicU64,
+) {
+    let mut buffer = [0; 16384];
+    let mut seen = 0_u64;
+    while let Ok(len @ 1..) = from.read(&mut buffer) {
+        let bytes = &mut buffer[..len];
+        let all = forwarded.fetch_add(len as u64, SeqCst) + len as u64;
+        match fault {
+            Fault::Flip(at) if (seen..seen + len as u64).contains(&at) && faults.load(SeqCst) == 0 => {
+                bytes[(at - seen) as usize] ^= 0x10;
+                faults.fetch_add(1, SeqCst);
+            }
+            Fault::CutEvery(most) if seen + len as u64 > most => {
+                faults.fetch_add(1, SeqCst);
+                break;
+            }
+            Fault::Freeze(most) if all > most => {
+                faults.fetch_add(1, SeqCst);
+                loop {
+                    thread::park();
+                }
+            }
+            _ => {}
+        }
+        seen += len as u64;
+        if to.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
 }
