@@ -146,7 +146,7 @@ impl Client {
                     return Err(BusError::NoAgent(agent.clone()));
                 }
                 let (headers, body, expires) = self.sealed(&subject, id, command, params, expiry)?;
-                durable::queue(&self.bus, agent, command, headers, body).await?;
+                durable::queue(&self.bus, agent, command, id, headers, body).await?;
                 Ok(Answer::Queued(Queued { request: id, expires }))
             }
             (Err(BusError::NoResponders { .. }), None) => Err(BusError::NoAgent(agent.clone())),

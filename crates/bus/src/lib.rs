@@ -18,6 +18,7 @@ mod frames;
 pub mod heartbeat;
 pub mod outbox;
 pub mod serve;
+mod streams;
 mod wait;
 
 pub use auth::{Actor, Authority, AuthorityConfig, TrustedKey};
