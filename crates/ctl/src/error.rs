@@ -87,9 +87,9 @@ pub enum CtlError {
         #[source]
         source: io::Error,
     },
-    /// Several hosts were asked; each has been reported already.
-    #[error("not all hosts did as asked")]
-    Several(Exit),
+    /// All has been told already; only the status is left.
+    #[error("not all was done as asked")]
+    Told(Exit),
 }
 
 fn ended(view: &JobView) -> String {
@@ -147,7 +147,7 @@ impl CtlError {
             Self::NoDonor(_) | Self::NotFound { .. } => Exit::NotFound,
             Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
             Self::File { .. } => Exit::Failed,
-            Self::Several(exit) => *exit,
+            Self::Told(exit) => *exit,
         }
     }
 
@@ -272,6 +272,7 @@ fn hint_of(error: &BusError) -> Option<String> {
                 "sign commands with --sign-key FILE or ORCH_SIGN_KEY; the host must trust the key"
             }
             ErrorCode::Forbidden => "the key's roles are in the host's configuration",
+            ErrorCode::TimedOut => "look whether it was done before you repeat it; --timeout waits longer",
             ErrorCode::Expired => "compare the clocks of this machine and the host",
             ErrorCode::Busy => "wait for the holder, or end its job with `jobs HOST abort JOB`",
             ErrorCode::PlanChanged => "look at the new plan with `seed plan` and start again",

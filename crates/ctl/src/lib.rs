@@ -25,7 +25,7 @@ use serde_json::json;
 
 /// Tells a failure: for people on stderr, and with `--json` as a line on stdout too.
 pub fn report(out: &Out, error: &CtlError) {
-    if let CtlError::Several(_) = error {
+    if let CtlError::Told(_) = error {
         return;
     }
     if out.json() {

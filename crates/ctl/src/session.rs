@@ -174,14 +174,14 @@ impl Session {
         match answer {
             Answer::Result(reply) => Ok(Some(reply)),
             Answer::Queued(queued) => {
-                self.show_queued(host, &queued);
+                self.show_queued(host, &queued).await;
                 Ok(None)
             }
         }
     }
 
-    /// Tells that a command waits for its host.
-    pub fn show_queued(&self, host: &AgentId, queued: &bus::durable::Queued) {
+    /// Tells that a command waits for its host; a mistyped one would wait in vain, so near names are told too.
+    pub async fn show_queued(&self, host: &AgentId, queued: &bus::durable::Queued) {
         let value = json!({"host": host, "queued": {"request": queued.request, "expires": queued.expires}});
         self.out.result(&value, |_| {
             format!(
@@ -190,6 +190,11 @@ impl Session {
                 crate::units::time(queued.expires)
             )
         });
+        let fleet = self.fleet().await.unwrap_or_default();
+        let names = fleet.iter().map(|beat| beat.agent.as_str());
+        if let Some(near) = suggest::hint(host.as_str(), names) {
+            self.out.note(&format!("warning: {host} is not in the fleet now; {near}"));
+        }
     }
 }
 

@@ -130,7 +130,11 @@ pub fn duration(seconds: u64) -> String {
 /// How long ago an instant was, by this machine's clock; `0s` for instants of a clock that runs ahead.
 #[must_use]
 pub fn age(instant: Timestamp, now: Timestamp) -> String {
-    duration(u64::try_from(now.duration_since(instant).as_secs()).unwrap_or(0))
+    let seconds = u64::try_from(now.duration_since(instant).as_secs()).unwrap_or(0);
+    match seconds {
+        60..3600 => format!("{}m", seconds / 60),
+        _ => duration(seconds),
+    }
 }
 
 /// An instant for people, UTC, to the second.

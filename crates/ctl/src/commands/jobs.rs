@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::ids::{AgentId, JobId};
-use protocol::job::JobView;
+use protocol::job::{JobState, JobView};
 use protocol::params::{JobsAbortParams, JobsListParams, JobsShowParams};
 use tokio::time::{Instant, sleep};
 
 use crate::args::JobsCmd;
-use crate::error::Result;
+use crate::error::{CtlError, Result};
+use crate::exit::Exit;
 use crate::render;
 use crate::session::Session;
 
@@ -46,5 +47,9 @@ pub(super) async fn abort(session: &Session, host: &AgentId, job: JobId) -> Resu
         };
         format!("{host}: {} {job} {how}", view.kind)
     });
-    Ok(())
+    match view.state {
+        JobState::Aborted => Ok(()),
+        state if state.is_final() => Err(CtlError::Told(Exit::Failed)),
+        _ => Err(CtlError::Told(Exit::Retry)),
+    }
 }

@@ -25,7 +25,7 @@ pub(super) async fn run(session: &Session, args: RawArgs) -> Result<()> {
             Ok(())
         }
         Ok(Answer::Queued(queued)) => {
-            session.show_queued(&args.host, &queued);
+            session.show_queued(&args.host, &queued).await;
             Ok(())
         }
         Err(error) => {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use protocol::event::{Event, EventData};
 use protocol::job::{JobState, JobView};
+use protocol::seed::TransferProgress;
 
 use super::{or_dash, pairs, result, table, word};
 use crate::units;
@@ -40,7 +41,7 @@ pub fn job(job: &JobView) -> String {
         ("about", Some(job.summary.clone())),
         ("state", Some(word(&job.state))),
         ("stage", job.stage.clone()),
-        ("progress", job.progress.as_ref().filter(|p| p.bytes_total > 0).map(progress_text)),
+        ("progress", job.progress.as_ref().filter(|p| p.bytes_total > 0).map(|p| progress(p, job.state))),
         ("actor", Some(job.actor.clone())),
         ("request", Some(job.request.to_string())),
         ("began", Some(format!("{} UTC", units::time(job.created_at)))),
@@ -61,6 +62,14 @@ pub fn job(job: &JobView) -> String {
     text
 }
 
+fn progress(progress: &TransferProgress, state: JobState) -> String {
+    if state.is_final() {
+        let (done, total) = (units::size(progress.bytes_done), units::size(progress.bytes_total));
+        return format!("{done} of {total}, {} moved", units::size(progress.bytes_moved));
+    }
+    progress_text(progress)
+}
+
 /// Events of one job, one a line, with the seconds since the first.
 #[must_use]
 pub fn timeline(events: &[Event]) -> String {
@@ -69,7 +78,7 @@ pub fn timeline(events: &[Event]) -> String {
         .iter()
         .map(|event| {
             let after = event.time.duration_since(first.time).as_millis() as f64 / 1000.0;
-            format!("{after:>10.3}s  {}\n", about(event))
+            format!("{after:>10.3}s  {}\n", about(event, true))
         })
         .collect()
 }
@@ -77,17 +86,22 @@ pub fn timeline(events: &[Event]) -> String {
 /// One event as a line.
 #[must_use]
 pub fn event(event: &Event) -> String {
-    format!("{}  {:<16} {}\n", units::time(event.time), event.host, about(event))
+    format!("{}  {:<16} {}\n", units::time(event.time), event.host, about(event, false))
 }
 
-fn about(event: &Event) -> String {
+/// `of_job`: the reader knows which job it is.
+fn about(event: &Event, of_job: bool) -> String {
     let kind = event.kind.strip_prefix("orch.").unwrap_or(&event.kind);
     let text = match event.known() {
         Some(EventData::JobStage(stage) | EventData::JobFinished(stage)) => {
-            let at = stage.stage.map(|s| format!(" {s}")).unwrap_or_default();
             let error = stage.error.map(|e| format!(": {e}")).unwrap_or_default();
             let detail = detail(&stage.detail);
-            format!("{}{at} {} ({}, {}){detail}{error}", stage.kind, stage.what, stage.job, stage.actor)
+            let at = stage.stage.map(|s| format!("{s} ")).unwrap_or_default();
+            if of_job {
+                format!("{at}{}{detail}{error}", stage.what)
+            } else {
+                format!("{} {at}{} ({}, {}){detail}{error}", stage.kind, stage.what, stage.job, stage.actor)
+            }
         }
         Some(EventData::AgentStarted(started)) => {
             format!("version {}, {} jobs resumed", started.version, started.jobs_resumed.len())

@@ -36,9 +36,9 @@ fn the_fleet_stands_in_columns() {
     assert_eq!(
         fleet(&all, noon()),
         "\
-HOST             CLUSTER  DC   AGENT        MYSQL       DATADIR      FREE  SNAPSHOTS  NEWEST      JOBS
-db1.example.com  shop     dc1  0.1.0        up 10.11.6  3.0 GiB  40.0 GiB          1  30m 0s ago  -
-db7              shop     dc1  suspect 35s  stopped           -  40.0 GiB          0  -           seed.start transfer 41 %
+HOST             CLUSTER  DC   AGENT        MYSQL       DATADIR      FREE  SNAPSHOTS  NEWEST   JOBS
+db1.example.com  shop     dc1  0.1.0        up 10.11.6  3.0 GiB  40.0 GiB          1  30m ago  -
+db7              shop     dc1  suspect 35s  stopped           -  40.0 GiB          0  -        seed.start transfer 41 %
 db9              shop     dc2  missing      for 3h 0m
 2 hosts answer, 1 missing; 1 take unsigned commands
 "

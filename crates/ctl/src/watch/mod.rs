@@ -84,7 +84,7 @@ pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &
             match ended {
                 Err(error) if several => {
                     screen.suspend(|| report(&session.out, &error));
-                    Err(CtlError::Several(error.exit()))
+                    Err(CtlError::Told(error.exit()))
                 }
                 other => other.map(|_| ()),
             }
@@ -96,7 +96,7 @@ pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &
             screen.clear();
             let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             say_how_to_go_on(session, &left);
-            return Err(CtlError::Several(Exit::Interrupted));
+            return Err(CtlError::Told(Exit::Interrupted));
         }
     };
     screen.clear();
@@ -104,7 +104,7 @@ pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &
         Ok([result]) => result,
         Err(results) => {
             let worst = Exit::worst(results.iter().filter_map(|r| r.as_ref().err()).map(CtlError::exit));
-            if worst == Exit::Ok { Ok(()) } else { Err(CtlError::Several(worst)) }
+            if worst == Exit::Ok { Ok(()) } else { Err(CtlError::Told(worst)) }
         }
     }
 }

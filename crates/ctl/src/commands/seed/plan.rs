@@ -132,7 +132,7 @@ pub(super) fn settle(session: &Session, mut failures: Vec<CtlError>) -> Result<(
         1 => Err(failures.remove(0)),
         _ => {
             failures.iter().for_each(|failure| report(&session.out, failure));
-            Err(CtlError::Several(Exit::worst(failures.iter().map(CtlError::exit))))
+            Err(CtlError::Told(Exit::worst(failures.iter().map(CtlError::exit))))
         }
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(
         let several = !failures.is_empty() || jobs.len() > 1;
         if several {
             failures.iter().for_each(|failure| crate::report(&session.out, failure));
-            failures = failures.iter().map(|failure| CtlError::Several(failure.exit())).collect();
+            failures = failures.iter().map(|failure| CtlError::Told(failure.exit())).collect();
         }
         if let Err(failure) = follow(session, jobs, &mut interrupt).await {
             failures.push(failure);

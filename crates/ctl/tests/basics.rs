@@ -1,0 +1,298 @@
+//! The program against a real bus and scripted agents: hosts, errors, exit codes, events, keys.
+
+mod fake;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use bus::{Authority, AuthorityConfig, TrustedKey};
+use data_encoding::BASE64;
+use fake::{LIMIT, World, ctl, run, summary};
+use protocol::command::{Command, Role};
+use protocol::error::{ErrorCode, WireError};
+use protocol::event::{AgentStarted, EventData, SnapshotGone};
+use serde_json::json;
+use testkit::poll;
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+const MULTI: &str = "a busy machine";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_is_down_is_unreachable_at_once_and_says_what_to_do() {
+    let ran = run(ctl("nats://127.0.0.1:1", "--timeout 500ms fleet --json")).await;
+    ran.expect(4);
+    assert!(ran.err.contains("cannot reach the bus"), "{}", ran.err);
+    assert!(ran.err.contains("next:    is nats-server running there?"), "{}", ran.err);
+    assert_eq!(ran.json()[0]["error"]["exit"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fleet_is_complete_with_hosts_that_do_not_answer() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    db1.publish(EventData::AgentStarted(AgentStarted { version: "0.1.0".into(), jobs_resumed: vec![] }))
+        .await;
+    world.dead_host().await;
+    world.agent("db7", "dc2", vec![]).await;
+
+    let ran = world.run("fleet").await;
+    ran.expect(0);
+    let column =
+        |host: &str| ran.out.lines().find(|l| l.starts_with(host)).unwrap_or_else(|| panic!("{}", ran.out));
+    assert!(column("db1").contains("30m ago") && column("db1").contains("3.0 GiB"), "{}", ran.out);
+    assert!(column("db9").contains("missing"), "{}", ran.out);
+    assert!(ran.out.contains("2 hosts answer, 1 missing; 2 take unsigned commands"), "{}", ran.out);
+
+    let ran = world.run("fleet --dc dc1 --json").await;
+    let hosts = ran.expect(0).json()[0]["hosts"].clone();
+    assert_eq!(hosts.as_array().unwrap().len(), 1);
+    assert_eq!(hosts[0]["heartbeat"]["agent"], "db1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_fleet_tells_what_changes_and_nothing_else() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    let mut watch = world.ctl("fleet --watch").spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let mut next =
+        async || tokio::time::timeout(LIMIT, lines.next_line()).await.expect(MULTI).unwrap().unwrap();
+    assert!(next().await.starts_with("db1"));
+    db1.busy_with("mysql.restart");
+    let line = next().await;
+    assert!(line.starts_with("db1") && line.contains("mysql.restart"), "{line}");
+    world.agent("db2", "dc1", vec![]).await;
+    assert!(next().await.starts_with("db2"), "heartbeats that bring no news are not told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_host_is_met_with_the_name_that_was_meant() {
+    let world = World::new().await;
+    world.agent("db7", "dc1", vec![]).await;
+    let ran = world.run("host bd7 info").await;
+    ran.expect(4);
+    assert!(ran.err.contains("did you mean db7?"), "{}", ran.err);
+    let ran = world.run("host mail info").await;
+    assert!(ran.expect(4).err.contains("start orchestrator-agent on mail"), "{}", ran.err);
+    assert!(world.run("seed start bd7").await.expect(4).err.contains("did you mean db7?"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_refusal_has_its_exit_code_and_names_host_and_cause() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    for (code, exit) in [
+        (ErrorCode::Refused, 3),
+        (ErrorCode::PlanChanged, 3),
+        (ErrorCode::NotFound, 5),
+        (ErrorCode::Busy, 6),
+        (ErrorCode::Mysql, 1),
+        (ErrorCode::ShuttingDown, 75),
+        (ErrorCode::Forbidden, 77),
+    ] {
+        let mut error = WireError::new(code, "it will not");
+        error.causes = vec!["the disk hums".into()];
+        db1.fails("mysql.info", error);
+        let ran = world.run("mysql db1 info --json").await;
+        ran.expect(exit);
+        let said = ran.json()[0]["error"].clone();
+        assert_eq!(
+            (&said["host"], &said["code"], &said["exit"]),
+            (&json!("db1"), &json!(code.as_str()), &json!(exit))
+        );
+        assert_eq!(said["causes"], json!(["it will not", "the disk hums"]));
+        assert_eq!(ran.err.matches("the disk hums").count(), 1, "the chain is told once: {}", ran.err);
+        assert!(ran.err.starts_with("error: db1: mysql.info failed"), "{}", ran.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_too_slow_is_worth_a_retry_and_not_a_failure() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    db1.delays("mysql.info", Duration::from_secs(5));
+    let ran = world.run("--timeout 300ms mysql db1 info").await;
+    assert!(ran.expect(75).err.contains("--timeout waits longer"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_reach_the_person_but_steer_no_terminal() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    db1.answers(|command| match command {
+        Command::MysqlErrorLog(p) => {
+            assert_eq!(p.lines, 2);
+            Some(Ok(json!(["ready for connections", "evil \u{1b}[2J line"])))
+        }
+        _ => None,
+    });
+    let ran = world.run("mysql db1 error-log -n 2").await;
+    assert_eq!(ran.expect(0).out, "ready for connections\nevil \u{fffd}[2J line\n");
+    assert_eq!(world.run("mysql db1 error-log -n 2 --json").await.json()[0][1], "evil \u{1b}[2J line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn binary_logs_arrive_byte_for_byte_over_many_chunks() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    db1.answers(|command| match command {
+        Command::BinlogBinary(p) => {
+            let content = BASE64.encode(&[0xfe, b'b', p.offset as u8, 0, 0x1b]);
+            Some(Ok(json!({"content": content, "next_offset": (p.offset < 10).then_some(p.offset + 5)})))
+        }
+        _ => None,
+    });
+    let output = world.ctl("binlog db1 binary binlog.000001").output().await.unwrap();
+    assert!(output.status.success());
+    let chunk = |offset| [0xfe, b'b', offset, 0, 0x1b];
+    assert_eq!(output.stdout, [chunk(0), chunk(5), chunk(10)].concat());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emptying_a_datadir_needs_a_person_or_their_exact_word() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    let ran = world.run("datadir db1 clear --datadir /var/lib/mysql").await;
+    assert!(ran.expect(2).err.contains("--yes --datadir /var/lib/mysql"), "{}", ran.err);
+    let ran = world.run("datadir db1 clear --yes").await;
+    assert!(ran.expect(2).err.contains("--datadir PATH"), "{}", ran.err);
+    assert!(!db1.asked().contains(&"datadir.clear"), "nothing may be sent unconfirmed");
+    world.run("datadir db1 clear --yes --datadir /var/lib/mysql").await.expect(0);
+    assert_eq!(db1.params("datadir.clear"), json!({"datadir": "/var/lib/mysql"}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_at_a_terminal_is_asked_before_a_snapshot_goes() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    for (answer, code, sent) in [("n\n", 2, false), ("y\n", 0, true)] {
+        // `script` gives the program a terminal of its own.
+        let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
+        let line = format!("{program} --server {} snapshot remove db1 vg0/s1", world.server.url());
+        let mut script = tokio::process::Command::new("script");
+        script
+            .args(["-qefc", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = script.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, answer.as_bytes()).await.unwrap();
+        let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.expect(MULTI).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("Remove snapshot vg0/s1 of db1? [y/N]"), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert_eq!(db1.asked().contains(&"snapshot.remove"), sent, "{text}");
+        drop(stdin);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usable_snapshots_are_found_from_heartbeats_alone() {
+    let world = World::new().await;
+    let mut proven = summary("vg0/proven", 600);
+    proven.proven = true;
+    world.agent("db1", "dc1", vec![summary("vg0/new", 5), proven]).await;
+    world.agent("db2", "dc2", vec![summary("vg0/far", 1)]).await;
+    let ids = |ran: &fake::Ran| -> Vec<String> {
+        let found = ran.json()[0].clone();
+        found.as_array().unwrap().iter().map(|c| c["snapshot"]["id"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        ids(world.run("snapshot find shop --dc dc1 --json").await.expect(0)),
+        ["vg0/proven", "vg0/new", "vg0/far"]
+    );
+    assert_eq!(ids(world.run("snapshot find shop --local-dc dc2 --json").await.expect(0)), ["vg0/far"]);
+    let ran = world.run("snapshot find shoop").await;
+    assert!(ran.expect(5).err.contains("did you mean shop?"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_replayed_filtered_and_followed() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    let removed =
+        |id: &str| EventData::SnapshotRemoved(SnapshotGone { id: id.parse().unwrap(), by: "outside".into() });
+    db1.publish(EventData::AgentStarted(AgentStarted { version: "1".into(), jobs_resumed: vec![] })).await;
+    db1.publish(removed("vg0/s1")).await;
+    poll::until_async(LIMIT, "both events in the stream", || async {
+        (world.run("events --json").await.expect(0).json().len() == 2).then_some(())
+    })
+    .await;
+    let ran = world.run("events --kind snapshot --host db1").await;
+    assert_eq!(ran.expect(0).out.lines().count(), 1, "{}", ran.out);
+    assert!(ran.out.contains("snapshot.removed  vg0/s1 (outside)"), "{}", ran.out);
+    assert_eq!(world.run("events --host db2 --json").await.expect(0).out, "");
+    assert_eq!(world.run("events --cluster billing --json").await.expect(0).out, "");
+
+    let mut follow = world.ctl("events --follow --since 1h --json").spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next =
+        async || tokio::time::timeout(LIMIT, lines.next_line()).await.expect(MULTI).unwrap().unwrap();
+    assert!(next().await.contains("agent.started"));
+    assert!(next().await.contains("vg0/s1"));
+    db1.publish(removed("vg0/s2")).await;
+    assert!(next().await.contains("vg0/s2"), "a new event is shown as it comes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_can_be_left_for_a_host_that_is_down() {
+    let world = World::new().await;
+    let ran = world.run("snapshot create db9 --queue 1h").await;
+    assert!(ran.expect(0).out.contains("db9 is away: queued as request"), "{}", ran.out);
+    let ran = world.run("host db9 info --queue 1h").await;
+    assert!(ran.expect(2).err.contains("cannot be queued"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_signed_with_a_key_file_that_is_closed_to_others() {
+    let world = World::new().await;
+    let file = world.dir.path().join("alice.nk");
+    let ran = run(ctl("nats://127.0.0.1:1", &format!("key generate {}", file.display()))).await;
+    let public = ran.expect(0).out.trim().to_owned();
+    assert!(public.starts_with('U') && !ran.err.contains("SU"), "{ran:?}");
+    let shown = run(ctl("nats://127.0.0.1:1", &format!("key show {}", file.display()))).await;
+    assert_eq!(shown.expect(0).out.trim(), public);
+
+    let trusted = vec![TrustedKey { key: public, name: "alice".into(), roles: vec![Role::Read] }];
+    let authority = Authority::new(AuthorityConfig { accept_unsigned: false, trusted }).unwrap();
+    let db1 = world.agent_with("db1", "dc1", vec![], authority).await;
+    db1.answers(|command| matches!(command, Command::MysqlErrorLog(_)).then(|| Ok(json!([]))));
+
+    let ran = world.run("mysql db1 error-log").await;
+    assert!(ran.expect(77).err.contains("--sign-key FILE"), "{}", ran.err);
+    let signed = format!("--sign-key {}", file.display());
+    world.run(&format!("{signed} mysql db1 error-log")).await.expect(0);
+    let ran = world.run(&format!("{signed} snapshot create db1")).await;
+    assert!(ran.expect(77).err.contains("roles"), "a reader makes no snapshot: {}", ran.err);
+
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let ran = world.run(&format!("{signed} mysql db1 error-log")).await;
+    assert!(ran.expect(1).err.contains("chmod 600"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn raw_sends_anything_and_shows_what_the_agent_says_of_it() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    db1.answers(|command| matches!(command, Command::MysqlErrorLog(_)).then(|| Ok(json!(["x"]))));
+    assert_eq!(
+        world.run("raw db1 mysql.error-log {\"lines\":3} --json").await.expect(0).json()[0],
+        json!(["x"])
+    );
+    let ran = world.run("raw db1 mysql.errorlog").await;
+    assert!(ran.expect(1).err.contains("did you mean mysql.error-log?"), "{}", ran.err);
+    let ran = world.run("raw db1 mysql.error-log {\"rows\":3}").await;
+    assert!(ran.expect(1).err.contains("rows"), "{}", ran.err);
+    world.run("raw db1 mysql.error-log {").await.expect(2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_ends_the_program_quietly() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    let mut follow = world.ctl("events --follow --since 1h").spawn().unwrap();
+    drop(follow.stdout.take());
+    db1.publish(EventData::AgentStarted(AgentStarted { version: "1".into(), jobs_resumed: vec![] })).await;
+    tokio::time::timeout(LIMIT, follow.wait()).await.expect("the program ends").unwrap();
+}
