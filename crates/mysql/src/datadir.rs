@@ -429,7 +429,7 @@ mod tests {
     #[test]
     fn dangerous_directories_are_not_cleared() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         for path in [
@@ -451,11 +451,11 @@ mod tests {
     fn a_stopped_datadir_is_cleared_and_stays_as_a_directory() {
         let dir = tempfile::tempdir().unwrap();
         let datadir = dir.path().join("mysql");
-        std::fs::create_dir_all(datadir.join("shop")).unwrap();
-        std::fs::write(datadir.join("ibdata1"), "x").unwrap();
-        std::fs::create_dir(datadir.join("lost+found")).unwrap();
+        fs::create_dir_all(datadir.join("shop")).unwrap();
+        fs::write(datadir.join("ibdata1"), "x").unwrap();
+        fs::create_dir(datadir.join("lost+found")).unwrap();
         let outside = dir.path().join("outside");
-        std::fs::write(&outside, "precious").unwrap();
+        fs::write(&outside, "precious").unwrap();
         std::os::unix::fs::symlink(&outside, datadir.join("shop/link")).unwrap();
         assert_eq!(clear(&datadir).unwrap(), 2);
         assert!(datadir.join("lost+found").exists() && outside.exists());

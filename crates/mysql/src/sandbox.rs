@@ -337,7 +337,7 @@ impl Sandbox {
             format!("{e}{cause}")
         };
         let recovered = self.recovered().await.map_err(|e| sentence(&e))?;
-        let mut session = self.connect().await.map_err(|e| sentence(&e))?.with_limit(budget.time);
+        let mut session = self.connect().await.map_err(|e| sentence(&e))?;
         let tables = session.rows("list its tables", TABLES).await.map_err(|e| sentence(&e))?;
         let until = Instant::now() + budget.time;
         let mut checked = 0;

@@ -167,9 +167,9 @@ mod tests {
     fn vanishing_files_never_panic() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let done = &done;
         std::thread::scope(|scope| {
-            let done = std::sync::atomic::AtomicBool::new(false);
-            let done = &done;
             scope.spawn(move || {
                 for round in 0..200 {
                     for i in 0..20 {

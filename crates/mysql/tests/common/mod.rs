@@ -1,0 +1,45 @@
+//! Shared by the tests with real servers.
+
+use std::path::Path;
+
+use mysql::Instance;
+use mysql::config::{DirectService, MysqlConfig, ServiceConfig};
+use testkit::mysqld::{Mysqld, MysqldOptions, Vendor, mysql9_root};
+
+/// An agent's view of a test server: only its option file is configured.
+pub fn config(server: &Mysqld) -> MysqlConfig {
+    MysqlConfig {
+        defaults_file: Some(server.option_file()),
+        user: Some("root".to_owned()),
+        service: ServiceConfig::Direct(DirectService { argv: server.argv() }),
+        ..MysqlConfig::default()
+    }
+}
+
+pub fn instance(server: &Mysqld) -> Instance {
+    Instance::new(config(server))
+}
+
+pub async fn mariadb() -> Mysqld {
+    Mysqld::start(MysqldOptions::default()).await.unwrap()
+}
+
+/// Options for MySQL 9, or the loud reason why there is none.
+#[allow(dead_code, reason = "not every test file needs the other vendor")]
+pub fn mysql9() -> Option<MysqldOptions> {
+    match mysql9_root() {
+        Ok(root) => Some(MysqldOptions { vendor: Vendor::Mysql9 { root }, ..MysqldOptions::default() }),
+        Err(why) => {
+            eprintln!("skipped, because there is no MySQL 9 here: {why:#}");
+            None
+        }
+    }
+}
+
+/// A copy of a datadir as a snapshot would give it: at one instant only if the server stands still or is stopped.
+#[allow(dead_code, reason = "not every test file needs it")]
+pub fn copy_datadir(from: &Path, to: &Path) {
+    let status =
+        std::process::Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}

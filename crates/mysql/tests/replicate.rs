@@ -1,0 +1,126 @@
+//! A copy becomes a replica that catches up with a primary under writes.
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use common::{copy_datadir, instance, mysql9};
+use mysql::Error;
+use mysql::datadir::{ClonePolicy, LogNames, clean, cleanup_plan, top_entries};
+use mysql::replicate::{self, CatchUp, Credentials, Source};
+use testkit::mysqld::{Mysqld, MysqldOptions};
+
+const PASSWORD: &str = "it's \\ a \"secret\"; --";
+
+fn source(primary: &Mysqld, password: &str) -> Source {
+    let path: PathBuf = primary.base().join(format!("secret-{}", password.len()));
+    std::fs::write(&path, password).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let credentials = Credentials::PasswordFile { user: "repl".into(), path };
+    Source { host: "127.0.0.1".into(), port: primary.port(), credentials, tls: false }
+}
+
+async fn primary(options: MysqldOptions) -> Mysqld {
+    let primary = Mysqld::start(options).await.unwrap();
+    let escaped = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
+    primary.exec(format!("CREATE USER repl@'127.0.0.1' IDENTIFIED BY '{escaped}'")).await.unwrap();
+    primary.exec("GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'").await.unwrap();
+    primary.exec("CREATE DATABASE shop").await.unwrap();
+    primary
+        .exec("CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v INT) ENGINE=InnoDB")
+        .await
+        .unwrap();
+    primary.exec("INSERT INTO shop.t (v) VALUES (1), (2), (3)").await.unwrap();
+    primary
+}
+
+/// Copies the stopped primary's files and cleans them, as a seed does.
+async fn clone_of(primary: &mut Mysqld, options: MysqldOptions) -> Mysqld {
+    primary.stop().await.unwrap();
+    let mut replica = Mysqld::prepare(options).unwrap();
+    std::fs::remove_dir_all(replica.datadir()).unwrap();
+    copy_datadir(primary.datadir(), replica.datadir());
+    clean_copy(replica.datadir());
+    primary.boot().await.unwrap();
+    replica.boot().await.unwrap();
+    replica
+}
+
+fn clean_copy(datadir: &Path) {
+    let names = top_entries(datadir).unwrap();
+    let plan = cleanup_plan(names.iter().map(String::as_str), &ClonePolicy::default(), &LogNames::default());
+    assert!(plan.iter().any(|r| r.path.to_str() == Some("binlog.000001")), "{plan:?}");
+    clean(datadir, &plan).unwrap();
+}
+
+async fn follows(options: MysqldOptions) {
+    let mut primary = primary(options.clone()).await;
+    let at = instance(&primary).coordinates().await.unwrap();
+    let replica = clone_of(&mut primary, options).await;
+    primary.exec("INSERT INTO shop.t (v) VALUES (4)").await.unwrap();
+    let (source, replica_instance) = (source(&primary, PASSWORD), instance(&replica));
+    replicate::start(&replica_instance, &source, &at).await.unwrap();
+    let goal = CatchUp { max_lag_seconds: 0, ..CatchUp::default() };
+    replicate::wait(&replica_instance, &source, goal, &|_| {}).await.unwrap();
+    primary.exec("INSERT INTO shop.t (v) VALUES (5)").await.unwrap();
+    testkit::poll::until_async(Duration::from_secs(30), "the replica to have all rows", || async {
+        (replica.scalar("SELECT SUM(v) FROM shop.t").await.unwrap() == "15").then_some(())
+    })
+    .await;
+    let info = replica_instance.info().await;
+    assert_eq!(info.replica_of, Some(format!("127.0.0.1:{}", primary.port())));
+    assert_eq!((info.lag_seconds, info.read_only), (Some(0), Some(true)));
+    let primary_info = instance(&primary).info().await;
+    assert_eq!(primary_info.replicas, Some(1));
+    assert_eq!(primary_info.coordinates.unwrap().gtid, info.coordinates.unwrap().gtid);
+    replicate::forget(&replica_instance).await.unwrap();
+    assert_eq!(replica_instance.info().await.replica_of, None);
+}
+
+#[tokio::test]
+async fn a_mariadb_clone_follows_its_primary_by_gtid() {
+    follows(MysqldOptions::default()).await;
+}
+
+#[tokio::test]
+async fn a_mysql_9_clone_follows_its_primary_by_gtid() {
+    if let Some(options) = mysql9() {
+        follows(options).await;
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_with_the_servers_words_and_without_the_password() {
+    let mut primary = primary(MysqldOptions::default()).await;
+    let at = instance(&primary).coordinates().await.unwrap();
+    let replica = clone_of(&mut primary, MysqldOptions::default()).await;
+    let source = source(&primary, "wrong-password");
+    replicate::start(&instance(&replica), &source, &at).await.unwrap();
+    let began = Instant::now();
+    let goal = CatchUp { patience: Duration::from_secs(3), ..CatchUp::default() };
+    let error = replicate::wait(&instance(&replica), &source, goal, &|_| {}).await.unwrap_err();
+    assert!(matches!(error, Error::Replication { .. }), "{error}");
+    assert!(error.to_string().contains("repl"), "{error}");
+    assert!(!error.to_string().contains("wrong-password"), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn a_file_position_works_where_there_is_no_gtid() {
+    let mut primary = primary(MysqldOptions::default()).await;
+    let mut at = instance(&primary).coordinates().await.unwrap();
+    at.gtid = None;
+    let replica = clone_of(&mut primary, MysqldOptions::default()).await;
+    primary.exec("INSERT INTO shop.t (v) VALUES (7)").await.unwrap();
+    let source = source(&primary, PASSWORD);
+    replicate::start(&instance(&replica), &source, &at).await.unwrap();
+    let goal = CatchUp { writable: true, ..CatchUp::default() };
+    replicate::wait(&instance(&replica), &source, goal, &|_| {}).await.unwrap();
+    testkit::poll::until_async(Duration::from_secs(30), "the row to arrive", || async {
+        (replica.scalar("SELECT SUM(v) FROM shop.t").await.unwrap() == "13").then_some(())
+    })
+    .await;
+    assert_eq!(instance(&replica).info().await.read_only, Some(false));
+}

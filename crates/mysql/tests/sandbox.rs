@@ -1,0 +1,160 @@
+//! Proving datadirs with a private server.
+
+mod common;
+
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use common::{copy_datadir, instance, mariadb, mysql9};
+use mysql::sandbox::{self, CheckBudget, Sandbox, SandboxOptions};
+use testkit::mysqld::Mysqld;
+
+async fn fill(server: &Mysqld) {
+    server.exec("CREATE DATABASE shop").await.unwrap();
+    server.exec("CREATE TABLE shop.t (id INT PRIMARY KEY, v VARCHAR(200)) ENGINE=InnoDB").await.unwrap();
+    for round in 0..8 {
+        let rows: Vec<_> = (0..500).map(|i| format!("({}, REPEAT('x', 150))", round * 500 + i)).collect();
+        server.exec(format!("INSERT INTO shop.t VALUES {}", rows.join(","))).await.unwrap();
+    }
+}
+
+fn leftovers(run_root: &Path) -> Vec<String> {
+    let names = fs::read_dir(run_root).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
+    let own = format!("oa-sandbox-{}-", std::process::id());
+    names.filter(|n| n.starts_with(&own)).collect()
+}
+
+fn options(server: &Mysqld, copy: &Path) -> SandboxOptions {
+    SandboxOptions {
+        run_root: server.base().to_owned(),
+        log_bin: Some("binlog".into()),
+        ..SandboxOptions::new(copy)
+    }
+}
+
+#[tokio::test]
+async fn a_crashed_datadir_recovers_and_is_proven_with_its_coordinates() {
+    let mut server = mariadb().await;
+    fill(&server).await;
+    let expected = instance(&server).coordinates().await.unwrap();
+    server.kill9().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    let proof = sandbox::verify(options(&server, &copy), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(proof.passed, "{}", proof.detail);
+    assert!(proof.detail.contains("tables check out"), "{}", proof.detail);
+    let recovered = proof.recovered.unwrap();
+    assert_eq!(recovered.gtid, expected.gtid);
+    assert_eq!(recovered.binlog, expected.binlog);
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+    assert!(!fs::read_dir(&copy).unwrap().any(|e| {
+        let name = e.unwrap().file_name().into_string().unwrap();
+        name.ends_with(".pid") || name.ends_with(".err")
+    }));
+}
+
+#[tokio::test]
+async fn a_corrupted_table_is_found() {
+    let mut server = mariadb().await;
+    fill(&server).await;
+    server.stop().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    let mut table = fs::OpenOptions::new().write(true).open(copy.join("shop/t.ibd")).unwrap();
+    table.seek(SeekFrom::Start(6 * 16_384 + 5_000)).unwrap();
+    table.write_all(&[0xAB; 4_096]).unwrap();
+    let proof = sandbox::verify(options(&server, &copy), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(!proof.passed, "{}", proof.detail);
+    assert!(proof.detail.contains("shop") && proof.detail.contains('t'), "{}", proof.detail);
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_datadir_without_its_redo_does_not_start_and_says_why() {
+    let mut server = mariadb().await;
+    fill(&server).await;
+    server.kill9().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    fs::write(copy.join("ibdata1"), vec![0; 12 << 20]).unwrap();
+    let proof = sandbox::verify(options(&server, &copy), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(!proof.passed);
+    assert!(proof.detail.contains("the server does not start on it"), "{}", proof.detail);
+    assert!(proof.detail.contains("InnoDB"), "{}", proof.detail);
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_small_budget_says_what_was_not_reached() {
+    let mut server = mariadb().await;
+    fill(&server).await;
+    server.stop().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    let budget = CheckBudget { time: Duration::ZERO };
+    let proof = sandbox::verify(options(&server, &copy), budget, &|_| {}).await.unwrap();
+    assert!(proof.passed && proof.detail.contains("were not reached within the budget"), "{}", proof.detail);
+}
+
+#[tokio::test]
+async fn a_sandbox_never_touches_a_datadir_in_use_and_dies_when_dropped() {
+    let mut server = mariadb().await;
+    let error = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap_err();
+    assert!(error.to_string().contains("a server runs on"), "{error}");
+    server.stop().await.unwrap();
+    let sandbox = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap();
+    let pid = sandbox.pid().unwrap();
+    assert_eq!(leftovers(server.base()).len(), 1);
+    drop(sandbox);
+    testkit::poll::until_true(Duration::from_secs(20), "the private server to be gone", || {
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.is_empty())
+            || !Path::new(&format!("/proc/{pid}")).exists()
+    });
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_left_is_reaped() {
+    let mut server = mariadb().await;
+    server.stop().await.unwrap();
+    let sandbox = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap();
+    let pid = sandbox.pid().unwrap();
+    std::mem::forget(sandbox);
+    assert_eq!(sandbox::reap_leftovers(server.base()), 1);
+    testkit::poll::until_true(Duration::from_secs(20), "the private server to be gone", || {
+        fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |c| c.is_empty())
+    });
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn mysql_9_data_are_proven() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let Some(server_options) = mysql9() else { return };
+    let testkit::mysqld::Vendor::Mysql9 { root } = server_options.vendor.clone() else { unreachable!() };
+    let mut server = Mysqld::start(server_options).await.unwrap();
+    fill(&server).await;
+    let expected = instance(&server).coordinates().await.unwrap();
+    server.kill9().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    // Its binary needs the libraries of its own tree.
+    let wrapper = server.base().join("mysqld");
+    fs::write(&wrapper, format!("#!/bin/sh\nexec chroot {} /usr/sbin/mysqld \"$@\"\n", root.display()))
+        .unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let options = SandboxOptions { binary: Some(wrapper), ..options(&server, &copy) };
+    let proof = sandbox::verify(options.clone(), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(proof.passed, "{}", proof.detail);
+    let recovered = proof.recovered.unwrap();
+    assert_eq!((recovered.gtid, recovered.binlog), (expected.gtid, expected.binlog));
+    let mut table = fs::OpenOptions::new().write(true).open(copy.join("shop/t.ibd")).unwrap();
+    table.seek(SeekFrom::Start(6 * 16_384 + 5_000)).unwrap();
+    table.write_all(&[0xAB; 4_096]).unwrap();
+    let proof = sandbox::verify(options, CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(!proof.passed, "{}", proof.detail);
+    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
