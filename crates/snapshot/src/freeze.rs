@@ -55,7 +55,12 @@ impl Drop for PausedProcess {
                 Err(error) => tracing::error!(thread, %error, "a thread of the server could not be let go"),
             }
         }
-        tracing::debug!(pid = self.pid, threads = self.threads.len(), held_ms = self.since.elapsed().as_millis(), "let go");
+        tracing::debug!(
+            pid = self.pid,
+            threads = self.threads.len(),
+            held_ms = self.since.elapsed().as_millis(),
+            "let go"
+        );
     }
 }
 
@@ -66,11 +71,11 @@ impl Drop for PausedProcess {
 pub fn pause(pid: i32, limit: Duration) -> Result<PausedProcess, Error> {
     let failed = |reason: String| Error::Pause { pid, reason };
     let started = Instant::now();
-    let mut paused =
-        PausedProcess { pid, since: started, threads: BTreeMap::new(), _not_send: PhantomData };
+    let mut paused = PausedProcess { pid, since: started, threads: BTreeMap::new(), _not_send: PhantomData };
     // A thread that was listed may have started another one before it was stopped: look again until none is new.
     loop {
-        let new: Vec<i32> = threads_of(pid)?.into_iter().filter(|t| !paused.threads.contains_key(t)).collect();
+        let new: Vec<i32> =
+            threads_of(pid)?.into_iter().filter(|t| !paused.threads.contains_key(t)).collect();
         if new.is_empty() {
             break;
         }
@@ -109,7 +114,9 @@ fn seize(thread: i32) -> Result<bool, &'static str> {
         Ok(()) => {}
         Err(Errno::ESRCH) => return Ok(false),
         Err(Errno::EPERM) => {
-            return Err("no leave to stop it: the agent needs root or CAP_SYS_PTRACE, and no debugger may be attached");
+            return Err(
+                "no leave to stop it: the agent needs root or CAP_SYS_PTRACE, and no debugger may be attached",
+            );
         }
         Err(_) => return Err("the kernel refused to stop one of its threads"),
     }
@@ -131,7 +138,9 @@ fn await_stop(thread: i32, deadline: Instant) -> Result<Stop, &'static str> {
         match waitpid(Pid::from_raw(thread), Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)) {
             Ok(WaitStatus::PtraceEvent(..)) => return Ok(Stop::Stopped(None)),
             Ok(WaitStatus::Stopped(_, signal)) => return Ok(Stop::Stopped(Some(signal))),
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => return Ok(Stop::Gone),
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => {
+                return Ok(Stop::Gone);
+            }
             // Reported in an earlier round and still standing.
             Ok(WaitStatus::StillAlive) if is_trace_stopped(thread) => return Ok(Stop::AlreadyStopped),
             Ok(_) | Err(Errno::EINTR) => {}

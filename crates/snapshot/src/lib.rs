@@ -9,16 +9,21 @@
 //! - [`freeze`] holds a process still for the providers whose copy is not one atomic instant.
 //! - [`volumes`] lists logical volumes of any kind.
 
+#[cfg(feature = "testing")]
+pub mod conformance;
 mod durable;
 pub mod error;
+mod ficlone;
 pub mod freeze;
 pub mod guardian;
+mod instant;
 mod mountinfo;
 pub mod mounts;
 mod names;
 pub mod provider;
 pub mod registry;
 mod run;
+mod tree;
 pub mod volumes;
 
 pub use error::Error;

@@ -66,19 +66,33 @@ impl MountTable {
     ///
     /// # Errors
     /// When the mount root cannot be made, or the state file cannot be read or is damaged.
-    pub fn open(provider: Arc<dyn Provider>, mount_root: &Path, state_file: &Path) -> Result<Arc<Self>, Error> {
+    pub fn open(
+        provider: Arc<dyn Provider>,
+        mount_root: &Path,
+        state_file: &Path,
+    ) -> Result<Arc<Self>, Error> {
         // A server of another user must get through to a snapshot that it shall run on, but need not list them.
         make_dir(mount_root, 0o711)?;
         let mount_root = mount_root.canonicalize().context("resolve", mount_root)?;
         let state = durable::read_json(state_file)?.unwrap_or_default();
-        Ok(Arc::new(Self { provider, mount_root, state_file: state_file.to_owned(), state: Mutex::new(state) }))
+        Ok(Arc::new(Self {
+            provider,
+            mount_root,
+            state_file: state_file.to_owned(),
+            state: Mutex::new(state),
+        }))
     }
 
     /// Mounts the snapshot below the mount root, or joins the mount that is there. Idempotent for the same holder.
     ///
     /// # Errors
     /// [`Error::Held`] when a writable view is asked for, or in use, by someone else; the provider's refusal.
-    pub fn acquire(self: &Arc<Self>, id: &SnapshotId, mode: MountMode, holder: &str) -> Result<MountLease, Error> {
+    pub fn acquire(
+        self: &Arc<Self>,
+        id: &SnapshotId,
+        mode: MountMode,
+        holder: &str,
+    ) -> Result<MountLease, Error> {
         let mut name = names::as_file_name(id);
         if mode == MountMode::Writable {
             // `@` could end an id, `%` cannot be in one.
@@ -109,7 +123,13 @@ impl MountTable {
             .custom_flags((OFlag::O_PATH | OFlag::O_DIRECTORY).bits())
             .open(&mounted.path)
             .context("open", &mounted.path)?;
-        Ok(MountLease { table: Arc::clone(self), holder: holder.to_owned(), mounted, pin: Some(pin), kept: false })
+        Ok(MountLease {
+            table: Arc::clone(self),
+            holder: holder.to_owned(),
+            mounted,
+            pin: Some(pin),
+            kept: false,
+        })
     }
 
     /// Adds the holder to a mount at this target, if there is one that may be shared.
@@ -124,7 +144,11 @@ impl MountTable {
         let Some(at) = state.mounts.iter().position(|m| m.target == target) else { return Ok(None) };
         let entry = &mut state.mounts[at];
         if entry.mounted.id != *id {
-            let reason = format!("snapshot {} is mounted there, held by {}", entry.mounted.id, entry.holders.join(", "));
+            let reason = format!(
+                "snapshot {} is mounted there, held by {}",
+                entry.mounted.id,
+                entry.holders.join(", ")
+            );
             return Err(Error::MountPoint { path: target.to_owned(), reason });
         }
         let only_mine = entry.holders.iter().all(|h| h == holder);
@@ -322,7 +346,9 @@ impl MountTable {
                     self.remove_target(&path);
                     released.push(path);
                 }
-                Err(error) => tracing::warn!(path = %path.display(), %error, "a leftover mount stays: it could not be unmounted"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a leftover mount stays: it could not be unmounted")
+                }
             }
         }
         self.save(&state)?;
@@ -400,7 +426,9 @@ impl Drop for MountLease {
         }
         match self.table.release(&self.mounted.id, &self.holder) {
             Ok(()) | Err(Error::NotHeld { .. }) => {}
-            Err(error) => tracing::warn!(snapshot = %self.mounted.id, holder = self.holder, %error, "a mount stays"),
+            Err(error) => {
+                tracing::warn!(snapshot = %self.mounted.id, holder = self.holder, %error, "a mount stays")
+            }
         }
     }
 }

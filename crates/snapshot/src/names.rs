@@ -25,13 +25,17 @@ impl NamePattern {
             let close = tail.find('}').ok_or_else(|| bad(format!("{pattern:?} has a {{ without its }}")))?;
             let name = &tail[..close];
             if !PLACEHOLDERS.contains(&name) {
-                return Err(bad(format!("{{{name}}} is not one of {{cluster}} {{host}} {{origin}} {{time}}")));
+                return Err(bad(format!(
+                    "{{{name}}} is not one of {{cluster}} {{host}} {{origin}} {{time}}"
+                )));
             }
             rest = &tail[close + 1..];
         }
         check_literal(rest).map_err(bad)?;
         if !pattern.contains("{time}") {
-            return Err(bad(format!("{pattern:?} needs {{time}}, or every snapshot would have the same name")));
+            return Err(bad(format!(
+                "{pattern:?} needs {{time}}, or every snapshot would have the same name"
+            )));
         }
         Ok(Self(pattern.to_owned()))
     }
@@ -54,7 +58,10 @@ impl NamePattern {
         let mut name = filled.trim_start_matches(['-', '.']).to_owned();
         name.truncate(MAX_NAME);
         // LVM reserves these; dots first would hide a directory.
-        if name.is_empty() || ["snapshot", "pvmove"].iter().any(|r| name.starts_with(r)) || is_reserved_inside(&name) {
+        if name.is_empty()
+            || ["snapshot", "pvmove"].iter().any(|r| name.starts_with(r))
+            || is_reserved_inside(&name)
+        {
             name = format!("oa-{}", name.replace('_', "-"));
         }
         let mut candidate = name.clone();
@@ -76,9 +83,12 @@ fn check_literal(text: &str) -> Result<(), String> {
 
 /// Names with these parts are LVM's internal volumes.
 fn is_reserved_inside(name: &str) -> bool {
-    ["_cdata", "_cmeta", "_corig", "_mlog", "_mimage", "_pmspare", "_rimage", "_rmeta", "_tdata", "_tmeta", "_vorigin", "_vdata"]
-        .iter()
-        .any(|part| name.contains(part))
+    [
+        "_cdata", "_cmeta", "_corig", "_mlog", "_mimage", "_pmspare", "_rimage", "_rmeta", "_tdata",
+        "_tmeta", "_vorigin", "_vdata",
+    ]
+    .iter()
+    .any(|part| name.contains(part))
 }
 
 fn safe(text: &str) -> String {
@@ -125,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_refused_with_what_is_wrong() {
-        for (bad, part) in [("a b{time}", "' '"), ("{time", "without its }"), ("{who}-{time}", "{who}"), ("fixed", "{time}")] {
+        for (bad, part) in
+            [("a b{time}", "' '"), ("{time", "without its }"), ("{who}-{time}", "{who}"), ("fixed", "{time}")]
+        {
             let error = NamePattern::parse(bad).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains("name_pattern"), "{bad}: {error}");
         }

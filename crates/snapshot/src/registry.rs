@@ -1,12 +1,13 @@
 //! From the configuration to a provider.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::provider::{Provider, SizePolicy};
+use crate::tree::TreeProvider;
 
 /// The `[snapshot]` table of the configuration, chosen by its key `provider`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +117,20 @@ fn default_command_timeout() -> u64 {
 /// # Errors
 /// [`Error::Setting`] for a setting that makes no sense.
 pub fn build(config: &ProviderConfig, state_dir: &Path) -> Result<Box<dyn Provider>, Error> {
-    let _ = (config, state_dir);
-    Err(Error::Setting { key: "provider", why: "not built yet".to_owned() })
+    let _ = state_dir;
+    Ok(match config {
+        ProviderConfig::Btrfs(tree) => Box::new(TreeProvider::btrfs(tree)?),
+        ProviderConfig::Reflink(tree) => Box::new(TreeProvider::reflink(tree)?),
+        ProviderConfig::Directory(tree) => Box::new(TreeProvider::directory(tree)?),
+        _ => return Err(Error::Setting { key: "provider", why: "not built yet".to_owned() }),
+    })
+}
+
+/// A path that stays inside what it is relative to.
+pub(crate) fn checked_inside(path: &Path) -> Result<PathBuf, Error> {
+    if path.components().all(|c| matches!(c, Component::Normal(_))) {
+        return Ok(path.to_owned());
+    }
+    let why = format!("{} must be relative and without `.` or `..`", path.display());
+    Err(Error::Setting { key: "datadir_inside", why })
 }

@@ -78,7 +78,10 @@ impl Tool<'_> {
     /// Runs it to its end. A failure status is not an error here: see [`Output::success`].
     pub(crate) fn run(self) -> Result<Output, Error> {
         let Some((program, arguments)) = self.argv.split_first() else {
-            return Err(Error::ToolOutput { program: "(none)".to_owned(), detail: "the command is empty".to_owned() });
+            return Err(Error::ToolOutput {
+                program: "(none)".to_owned(),
+                detail: "the command is empty".to_owned(),
+            });
         };
         let name = display_name(self.argv);
         let mut child = Command::new(program)
@@ -158,8 +161,9 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus
 /// Whether a program can be found where [`Tool::run`] looks for it.
 pub(crate) fn is_installed(program: &str) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    let executable =
-        |path: std::path::PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let executable = |path: std::path::PathBuf| {
+        path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
     if program.contains('/') {
         return executable(program.into());
     }
@@ -182,7 +186,10 @@ mod tests {
 
     #[test]
     fn a_failure_carries_the_last_line_that_says_something() {
-        let out = run(&["sh", "-c", "echo one >&2; echo ' two ' >&2; echo 'Run `x --help` now.' >&2; exit 5"], Duration::from_secs(20));
+        let out = run(
+            &["sh", "-c", "echo one >&2; echo ' two ' >&2; echo 'Run `x --help` now.' >&2; exit 5"],
+            Duration::from_secs(20),
+        );
         let error = out.unwrap().success().unwrap_err();
         assert_eq!(error.to_string(), "sh failed (exit status 5): two");
     }
@@ -198,9 +205,8 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(20));
         let pid: i32 = std::fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        let gone = || {
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z "))
-        };
+        let gone =
+            || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |s| s.contains(") Z "));
         while !gone() {
             assert!(Instant::now() < deadline, "the grandchild outlived the time limit");
             thread::sleep(Duration::from_millis(5));

@@ -1,0 +1,147 @@
+//! Copies of trees, file by file: plain, or with shared blocks.
+
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+use protocol::snapshot::ProviderKind;
+use walkdir::WalkDir;
+
+use super::backend::{Backend, Plan, check_tree, nearest_existing};
+use crate::Error;
+use crate::error::IoContext as _;
+use crate::ficlone::clone_file;
+use crate::provider::Features;
+
+/// Copies that are made file after file, so that the server must stand still meanwhile.
+#[derive(Debug)]
+pub(super) struct Copies {
+    pub(super) reflink: bool,
+}
+
+impl Backend for Copies {
+    fn kind(&self) -> ProviderKind {
+        if self.reflink { ProviderKind::Reflink } else { ProviderKind::Directory }
+    }
+
+    fn features(&self) -> Features {
+        Features { atomic: false, private_views: true, extendable: false, shares_blocks: self.reflink }
+    }
+
+    fn missing(&self, root: &Path) -> Option<String> {
+        let dir = nearest_existing(root);
+        if self.reflink {
+            return clone_probe(dir).err().map(|e| match e {
+                Errno::EOPNOTSUPP | Errno::EINVAL | Errno::ENOTTY => {
+                    format!("the file system of {} cannot share blocks between files (XFS with reflink=1 and btrfs can)", dir.display())
+                }
+                e => format!("{} cannot be written: {e}", dir.display()),
+            });
+        }
+        nix::unistd::access(dir, nix::unistd::AccessFlags::W_OK)
+            .err()
+            .map(|e| format!("{} cannot be written: {e}", dir.display()))
+    }
+
+    fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error> {
+        check_tree(datadir, datadir, root)?;
+        Ok(Plan { source: datadir.to_owned(), inside: PathBuf::new() })
+    }
+
+    fn take(&self, source: &Path, target: &Path) -> Result<(), Error> {
+        copy_tree(source, target, self.reflink)
+    }
+
+    fn view(&self, tree: &Path, target: &Path) -> Result<(), Error> {
+        copy_tree(tree, target, self.reflink)
+    }
+
+    fn delete_tree(&self, path: &Path) -> Result<(), Error> {
+        match fs::remove_dir_all(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("remove", path),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_snapshot(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+}
+
+/// Shares blocks between two files without a name, which no crash can leave behind.
+fn clone_probe(dir: &Path) -> Result<(), Errno> {
+    let unnamed = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(OFlag::O_TMPFILE.bits())
+            .open(dir)
+            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+    };
+    clone_file(&unnamed()?, &unnamed()?)
+}
+
+fn copy_tree(source: &Path, target: &Path, reflink: bool) -> Result<(), Error> {
+    // Times of directories change while they are filled, so they are set at the end, innermost first.
+    let mut directories = Vec::new();
+    for entry in WalkDir::new(source).follow_links(false) {
+        let entry = entry.map_err(|e| Error::Io {
+            action: "read",
+            path: e.path().unwrap_or(source).to_owned(),
+            source: e.into_io_error().unwrap_or_else(|| std::io::ErrorKind::Other.into()),
+        })?;
+        let below = entry.path().strip_prefix(source).unwrap_or(entry.path());
+        let to = if below.as_os_str().is_empty() { target.to_owned() } else { target.join(below) };
+        let meta = entry.metadata().map_err(std::io::Error::from).context("look at", entry.path())?;
+        if meta.is_dir() {
+            DirBuilder::new().mode(0o700).create(&to).context("create directory", &to)?;
+            directories.push((to, meta));
+        } else if meta.is_file() {
+            copy_file(entry.path(), &to, reflink)?;
+            set_attributes(&to, &meta)?;
+        } else if meta.is_symlink() {
+            let link = fs::read_link(entry.path()).context("read", entry.path())?;
+            std::os::unix::fs::symlink(link, &to).context("create link", &to)?;
+        }
+        // Sockets, pipes and devices hold no data.
+    }
+    directories.iter().rev().try_for_each(|(dir, meta)| set_attributes(dir, meta))
+}
+
+fn copy_file(from: &Path, to: &Path, reflink: bool) -> Result<(), Error> {
+    if !reflink {
+        return fs::copy(from, to).map(drop).context("copy", from);
+    }
+    let original = File::open(from).context("open", from)?;
+    let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context("create", to)?;
+    clone_file(&original, &copy).map_err(|e| match e {
+        Errno::EXDEV => Error::Origin {
+            datadir: from.to_owned(),
+            reason: format!(
+                "it is not on the file system of {}; blocks are shared within one only",
+                to.display()
+            ),
+        },
+        e => Error::Io { action: "share the blocks of", path: from.to_owned(), source: e.into() },
+    })
+}
+
+/// Owner, mode and times, in the order in which none undoes another.
+fn set_attributes(path: &Path, meta: &Metadata) -> Result<(), Error> {
+    match std::os::unix::fs::chown(path, Some(meta.uid()), Some(meta.gid())) {
+        // Without root the copy belongs to the agent, which is then the server's user as well.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() => {}
+        other => other.context("set the owner of", path)?,
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(meta.mode() & 0o7777))
+        .context("set the mode of", path)?;
+    let (read, written) =
+        (TimeSpec::new(meta.atime(), meta.atime_nsec()), TimeSpec::new(meta.mtime(), meta.mtime_nsec()));
+    utimensat(nix::fcntl::AT_FDCWD, path, &read, &written, UtimensatFlags::NoFollowSymlink)
+        .context("set the times of", path)
+}
