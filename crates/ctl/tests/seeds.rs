@@ -115,6 +115,7 @@ async fn of_several_seeds_one_failure_stops_no_other_and_decides_the_exit_code()
     *db8.fate.lock().unwrap() = Fate::FailsAt(SeedStage::Verify, error);
     let ran = world.run("seed start db7 db8 db9 --from db1").await;
     ran.expect(1);
+    assert!(ran.out.contains("\nEach will:\n  1. stop MySQL\n"), "one plan display for all:\n{}", ran.out);
     assert!(ran.out.contains("db7: done after"), "{}", ran.out);
     assert!(ran.out.contains("db8: failed at verify"), "{}", ran.out);
     assert!(ran.err.contains("error: db8: seed.start failed at verify"), "{}", ran.err);
@@ -214,4 +215,61 @@ async fn no_donor_is_told_with_the_reason_for_every_host() {
     for part in ["no donor for db7", "db1: busy being seeded", "db2: has no snapshot", "--from"] {
         assert!(ran.err.contains(part), "{part}: {}", ran.err);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_bus_is_told_and_waited_through() {
+    let mut world = World::new().await;
+    world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    let db7 = world.agent("db7", "dc1", vec![]).await;
+    *db7.fate.lock().unwrap() = Fate::HoldsAt(SeedStage::Transfer);
+    let mut child = world.ctl("seed start db7 --from db1").spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut until = async |part: &str| loop {
+        let line =
+            tokio::time::timeout(LIMIT, lines.next_line()).await.unwrap_or_else(|_| panic!("no {part:?}"));
+        if line.unwrap().expect("stdout ended early").contains(part) {
+            break;
+        }
+    };
+    until("db7: transfer").await;
+    world.server.kill9();
+    until("cannot be asked now").await;
+    db7.ends_well();
+    world.server.restart().unwrap();
+    until("db7: done after").await;
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.expect("the program ends").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_a_bar_moves_and_the_end_stays() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    let db7 = world.agent("db7", "dc1", vec![]).await;
+    *db7.fate.lock().unwrap() = Fate::HoldsAt(SeedStage::Transfer);
+    let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
+    let line = format!("{program} --server {} seed start db7 --from db1 --yes", world.server.url());
+    let mut script = tokio::process::Command::new("script");
+    script.args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm").env("COLUMNS", "100").kill_on_drop(true);
+    script.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
+    let mut child = script.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut seen = String::new();
+    let mut until = async |part: &str| {
+        while !seen.contains(part) {
+            let mut bytes = [0; 4096];
+            let read = tokio::io::AsyncReadExt::read(&mut stdout, &mut bytes);
+            let count =
+                tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {part:?}")).unwrap();
+            assert!(count > 0, "ended without {part:?}: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+    };
+    until("db7 transfer").await;
+    until("50 %  500 B of 1000 B at 100 B/s, 5s left").await;
+    db7.ends_well();
+    until("db7: done after").await;
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.expect("the program ends").unwrap();
+    assert!(status.success(), "{status}");
 }

@@ -12,7 +12,7 @@ pub use fleet::{Fleet, Missing, Seen, fleet, found};
 pub use host::{
     agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
 };
-pub use plan::{choice, plan};
+pub use plan::{choice, name, plan, plans};
 pub use record::{event, job, jobs, state, timeline};
 
 /// A table without lines; columns whose header begins with `>` stand to the right.
@@ -76,7 +76,7 @@ fn scalar(value: &Value) -> String {
 }
 
 /// A value of a unit-variant enum as it stands on the wire.
-pub fn word<T: serde::Serialize>(value: &T) -> String {
+pub(crate) fn word<T: serde::Serialize>(value: &T) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
         Ok(other) => other.to_string(),

@@ -1,8 +1,8 @@
 //! A seed's plan and the choice of its donor.
 
-use protocol::seed::{SeedPlan, Verdict};
+use protocol::seed::{Guard, GuardResult, SeedPlan, Verdict};
 
-use super::{or_dash, pairs, table, word};
+use super::{pairs, table, word};
 use crate::donor::Choice;
 use crate::units;
 
@@ -20,33 +20,72 @@ pub fn choice(choice: &Choice) -> String {
 #[must_use]
 pub fn plan(plan: &SeedPlan) -> String {
     let mut text = format!("Seed {} from {} (snapshot {})\n\n", plan.recipient, plan.donor, plan.snapshot);
-    let row = |g: &protocol::seed::GuardResult| {
-        let verdict = match g.verdict {
-            Verdict::Pass => "ok",
-            Verdict::Warn => "WARN",
-            Verdict::Refuse => "REFUSE",
-        };
-        vec![verdict.to_owned(), word(&g.guard).replace('_', "-"), g.message.clone()]
-    };
-    text.push_str(&table(&["VERDICT", "GUARD", "FOUND"], plan.guards.iter().map(row).collect()));
+    text.push_str(&table(&["VERDICT", "GUARD", "FOUND"], plan.guards.iter().map(guard).collect()));
     text.push('\n');
     text.push_str(&pairs(&[
         ("data", Some(format!("{} in {} files", units::size(plan.bytes), plan.files))),
         ("free now", Some(units::size(plan.free_before_bytes))),
         ("free at the least", Some(units::signed_size(plan.free_lowest_bytes))),
-        (
-            "expected time",
-            Some(plan.expected_s.map_or_else(|| "no rate known yet".to_owned(), units::duration)),
-        ),
+        ("expected time", Some(expected(plan))),
     ]));
     text.push_str("\nIt will:\n");
-    for (index, action) in plan.actions.iter().enumerate() {
-        text.push_str(&format!("  {}. {action}\n", index + 1));
-    }
-    let refusals: Vec<String> = plan.refusals().map(|g| word(&g.guard).replace('_', "-")).collect();
-    if !refusals.is_empty() {
-        let which = or_dash(Some(refusals.join(", ")));
-        text.push_str(&format!("\nRefused by {which}: nothing was touched.\n"));
+    text.push_str(&actions(&plan.actions));
+    let refused: Vec<String> = plan.refusals().map(|g| name(g.guard)).collect();
+    if !refused.is_empty() {
+        text.push_str(&format!("\nRefused by {}: nothing was touched.\n", refused.join(", ")));
     }
     text
+}
+
+/// Several plans in one display; actions that are the same on all hosts are told once.
+#[must_use]
+pub fn plans(plans: &[&SeedPlan]) -> String {
+    let row = |plan: &&SeedPlan| {
+        vec![
+            plan.recipient.to_string(),
+            plan.donor.to_string(),
+            plan.snapshot.to_string(),
+            units::size(plan.bytes),
+            units::size(plan.free_before_bytes),
+            units::signed_size(plan.free_lowest_bytes),
+            expected(plan),
+            if plan.refusals().next().is_some() { "REFUSED" } else { "ok" }.to_owned(),
+        ]
+    };
+    let headers = ["RECIPIENT", "DONOR", "SNAPSHOT", ">DATA", ">FREE NOW", ">AT THE LEAST", "TIME", "PLAN"];
+    let mut text = table(&headers, plans.iter().map(row).collect());
+    text.push('\n');
+    let guards = plans.iter().flat_map(|plan| {
+        plan.guards.iter().map(|result| [vec![plan.recipient.to_string()], guard(result)].concat())
+    });
+    text.push_str(&table(&["RECIPIENT", "VERDICT", "GUARD", "FOUND"], guards.collect()));
+    let same = plans.windows(2).all(|pair| pair[0].actions == pair[1].actions);
+    for plan in plans.iter().take(if same { 1 } else { plans.len() }) {
+        let who = if same { "Each".to_owned() } else { plan.recipient.to_string() };
+        text.push_str(&format!("\n{who} will:\n{}", actions(&plan.actions)));
+    }
+    text
+}
+
+fn guard(result: &GuardResult) -> Vec<String> {
+    let verdict = match result.verdict {
+        Verdict::Pass => "ok",
+        Verdict::Warn => "WARN",
+        Verdict::Refuse => "REFUSE",
+    };
+    vec![verdict.to_owned(), name(result.guard), result.message.clone()]
+}
+
+/// A guard's name as people read it.
+#[must_use]
+pub fn name(guard: Guard) -> String {
+    word(&guard).replace('_', "-")
+}
+
+fn expected(plan: &SeedPlan) -> String {
+    plan.expected_s.map_or_else(|| "no rate known yet".to_owned(), units::duration)
+}
+
+fn actions(actions: &[String]) -> String {
+    actions.iter().enumerate().map(|(index, action)| format!("  {}. {action}\n", index + 1)).collect()
 }

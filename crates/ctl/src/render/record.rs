@@ -86,7 +86,7 @@ pub fn timeline(events: &[Event]) -> String {
 /// One event as a line.
 #[must_use]
 pub fn event(event: &Event) -> String {
-    format!("{}  {:<16} {}\n", units::time(event.time), event.host, about(event, false))
+    format!("{}  {:<16} {}\n", units::time(event.time), event.host.as_str(), about(event, false))
 }
 
 /// `of_job`: the reader knows which job it is.

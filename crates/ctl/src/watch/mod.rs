@@ -1,5 +1,6 @@
 //! Stays with jobs until they end. Leaving early harms nothing: the agents go on by themselves.
 
+mod health;
 mod screen;
 mod tracker;
 
@@ -63,14 +64,19 @@ impl Interrupt {
 /// The job's failure; of several jobs each failure is reported as it happens, and the worst status given.
 pub async fn until_end(session: &Session, jobs: Vec<(AgentId, JobId)>) -> Result<()> {
     let mut interrupt = Interrupt::listen()?;
-    follow(session, jobs, &mut interrupt).await
+    follow(session, jobs, &[], &mut interrupt).await
 }
 
-/// As [`until_end`], with signals that were listened for since earlier.
+/// As [`until_end`], for seeds from these donors, with signals that were listened for since earlier.
 ///
 /// # Errors
 /// As [`until_end`]; [`Exit::Interrupted`] when it was left early.
-pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &mut Interrupt) -> Result<()> {
+pub async fn follow(
+    session: &Session,
+    jobs: Vec<(AgentId, JobId)>,
+    donors: &[AgentId],
+    interrupt: &mut Interrupt,
+) -> Result<()> {
     let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
     let several = jobs.len() > 1;
     let running = Mutex::new(jobs.clone());
@@ -92,6 +98,7 @@ pub async fn follow(session: &Session, jobs: Vec<(AgentId, JobId)>, interrupt: &
     }));
     let results = tokio::select! {
         results = all => results,
+        () = health::look_after(session, donors, &screen) => Vec::new(),
         () = interrupt.wait() => {
             screen.clear();
             let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();

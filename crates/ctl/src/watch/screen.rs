@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use protocol::ids::{AgentId, JobId};
 use serde::Serialize;
+use serde_json::json;
 
 use super::tracker::{Update, progress_text};
 use crate::output::{Out, harmless};
@@ -72,6 +73,19 @@ impl Screen {
             }
             _ => bars.all.suspend(|| self.out.text(&text(host, update))),
         }
+    }
+
+    /// Tells that a donor does not answer (and why), or answers again.
+    pub fn donor(&self, donor: &AgentId, silent: Option<&str>) {
+        let value = json!({"host": donor, "update": "donor", "answers": silent.is_none(), "why": silent});
+        self.suspend(|| {
+            self.out.result(&value, |_| match silent {
+                Some(why) => {
+                    format!("{donor}: the donor's agent cannot be asked ({why}); the seed goes on if it can")
+                }
+                None => format!("{donor}: the donor's agent answers again"),
+            });
+        });
     }
 
     /// Runs `print` with the bars out of the way.

@@ -60,9 +60,9 @@ async fn seed_job(
         return Ok(job);
     }
     let jobs = session.call(recipient, JobsListParams { limit: 100, unfinished: false }).await?;
-    let mut seeds = jobs.iter().filter(|job| job.kind == "seed.start");
-    let running = seeds.clone().find(|job| !job.state.is_final());
-    let found = if must_run { running } else { running.or_else(|| seeds.next()) };
+    let seeds = || jobs.iter().filter(|job| job.kind == "seed.start");
+    let running = seeds().find(|job| !job.state.is_final());
+    let found = if must_run { running } else { running.or_else(|| seeds().max_by_key(|job| job.created_at)) };
     found.map(|job| job.id).ok_or_else(|| CtlError::NotFound {
         what: format!("{recipient} has no {}seed", if must_run { "running " } else { "" }),
         hint: Some(format!("`jobs {recipient} list` shows its jobs")),

@@ -55,18 +55,20 @@ pub(super) async fn prepare(
     let fleet = if donor.from.is_some() { Vec::new() } else { session.fleet().await? };
     let fleet = &fleet;
     let planned = recipients.into_iter().map(|recipient| plan_one(session, recipient, donor, options, fleet));
-    let mut good = Vec::new();
+    let mut plans = Vec::new();
     let mut failures = Vec::new();
     for result in future::join_all(planned).await {
         match result {
-            Ok(planned) => {
-                show(session, &planned);
-                match refusal(&planned.plan) {
-                    None => good.push(planned),
-                    Some(refusal) => failures.push(refusal),
-                }
-            }
+            Ok(planned) => plans.push(planned),
             Err(error) => failures.push(error),
+        }
+    }
+    show(session, &plans);
+    let mut good = Vec::new();
+    for planned in plans {
+        match refusal(&planned.plan) {
+            None => good.push(planned),
+            Some(refusal) => failures.push(refusal),
         }
     }
     Ok((good, failures))
@@ -109,19 +111,26 @@ async fn choose(
     Ok(choose_donor(fleet, beat, &demands)?)
 }
 
-fn show(session: &Session, planned: &Planned) {
-    let line = PlanLine { update: "plan", host: &planned.recipient, planned };
-    session.out.result(&line, |line| {
-        let choice = line.planned.choice.as_ref().map(render::choice).unwrap_or_default();
-        format!("{choice}{}", render::plan(&line.planned.plan))
-    });
+fn show(session: &Session, plans: &[Planned]) {
+    if session.out.json() {
+        for planned in plans {
+            session.out.json_line(&PlanLine { update: "plan", host: &planned.recipient, planned });
+        }
+        return;
+    }
+    for choice in plans.iter().filter_map(|planned| planned.choice.as_ref()) {
+        session.out.text(&render::choice(choice));
+    }
+    let plans: Vec<&SeedPlan> = plans.iter().map(|planned| &planned.plan).collect();
+    match plans.as_slice() {
+        [one] => session.out.text(&render::plan(one)),
+        several => session.out.text(&render::plans(several)),
+    }
 }
 
 fn refusal(plan: &SeedPlan) -> Option<CtlError> {
-    let reasons: Vec<String> = plan
-        .refusals()
-        .map(|guard| format!("{}: {}", render::word(&guard.guard).replace('_', "-"), guard.message))
-        .collect();
+    let reasons: Vec<String> =
+        plan.refusals().map(|guard| format!("{}: {}", render::name(guard.guard), guard.message)).collect();
     (!reasons.is_empty()).then(|| CtlError::Refused { host: plan.recipient.clone(), reasons })
 }
 

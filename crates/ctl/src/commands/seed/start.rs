@@ -32,15 +32,19 @@ pub(super) async fn run(
     let mut interrupt = Interrupt::listen()?;
     let begun = planned.iter().map(|planned| begin(session, planned, &options, args.plain));
     let mut jobs = Vec::new();
+    let mut donors = Vec::new();
     for (planned, result) in planned.iter().zip(future::join_all(begun).await) {
         match result {
             Ok(job) => {
                 say_begun(session, planned, job);
                 jobs.push((planned.recipient.clone(), job));
+                donors.push(planned.plan.donor.clone());
             }
             Err(failure) => failures.push(failure),
         }
     }
+    donors.sort_unstable();
+    donors.dedup();
     if !run.detach && !jobs.is_empty() {
         // Failures so far are told now, not after hours of watching.
         let several = !failures.is_empty() || jobs.len() > 1;
@@ -48,7 +52,7 @@ pub(super) async fn run(
             failures.iter().for_each(|failure| crate::report(&session.out, failure));
             failures = failures.iter().map(|failure| CtlError::Told(failure.exit())).collect();
         }
-        if let Err(failure) = follow(session, jobs, &mut interrupt).await {
+        if let Err(failure) = follow(session, jobs, &donors, &mut interrupt).await {
             failures.push(failure);
         }
     }
