@@ -17,6 +17,9 @@ use crate::error::{CtlError, Result};
 use crate::output::Out;
 use crate::{keys, suggest, watch};
 
+/// A bus that is there answers well within this; a person need not wait longer to learn that it is not.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
 /// A connection with the person's options.
 #[derive(Debug, Clone)]
 pub struct Session {
@@ -39,7 +42,7 @@ impl Session {
         let actor = global.actor.clone().unwrap_or_else(default_actor);
         let failed = |source| CtlError::bus("cannot reach the bus", source);
         let bus = Bus::connect(&config, "orchestrator-ctl").await.map_err(failed)?;
-        bus.connected(global.timeout).await.map_err(failed)?;
+        bus.connected(global.timeout.min(CONNECT_LIMIT)).await.map_err(failed)?;
         Ok(Self { client: Client::new(bus, signer, actor), out, global })
     }
 

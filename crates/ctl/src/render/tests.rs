@@ -1,7 +1,12 @@
 use jiff::SignedDuration;
-use protocol::ids::JobId;
-use protocol::mysql::{Flavor, ServerState, ServerVersion};
+use protocol::error::{ErrorCode, WireError};
+use protocol::event::{CommandDenied, Event, EventData};
+use protocol::ids::{EventId, JobId};
+use protocol::mysql::{Coordinates, Flavor, ServerState, ServerVersion};
 use protocol::seed::{Guard, GuardResult, SeedPlan, Verdict};
+use protocol::snapshot::{
+    Consistency, Freeze, ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Validity,
+};
 use serde_json::json;
 
 use super::*;
@@ -101,6 +106,76 @@ fn a_choice_says_why_and_what_was_passed_over() {
         choice(&taken),
         "donor db1: same cluster shop, in the recipient's DC dc1\n  passed over db2: has no snapshot\n"
     );
+}
+
+#[test]
+fn snapshots_tell_state_position_and_holders() {
+    let snapshot = |id: &str, validity| Snapshot {
+        id: id.parse().unwrap(),
+        provider: ProviderKind::Lvm,
+        origin: "vg0/mysql".into(),
+        created_at: noon() - SignedDuration::from_mins(90),
+        size_bytes: Some(20 << 30),
+        fill_percent: Some(12.4),
+        validity,
+        mounts: vec![],
+        meta: None,
+    };
+    let mut held = snapshot("vg0/s1", Validity::Valid);
+    held.mounts =
+        vec![SnapshotMount { path: "/mnt/s1".into(), writable: false, holders: vec!["seed 17".into()] }];
+    held.meta = Some(SnapshotMeta {
+        cluster: "shop".into(),
+        dc: "dc1".into(),
+        host: "db1".parse().unwrap(),
+        consistency: Consistency::Locked,
+        freeze: Freeze::Atomic,
+        coordinates: Some(Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) }),
+        server_version: None,
+        datadir: "".into(),
+        expires_at: Some(noon()),
+        proof: None,
+    });
+    let lost = snapshot("vg0/s0", Validity::Invalid("overflowed".into()));
+    assert_eq!(
+        snapshots(&[held, lost], noon()),
+        "\
+SNAPSHOT  PROVIDER  MADE        STATE                FILL  CONSISTENCY  POSITION  EXPIRES              HELD BY
+vg0/s1    lvm       1h 30m ago  valid                12 %  locked       0-1-42    2026-11-22 12:00:00  seed 17
+vg0/s0    lvm       1h 30m ago  INVALID: overflowed  12 %  -            -         -                    -
+"
+    );
+}
+
+#[test]
+fn an_event_is_a_line_and_one_of_a_newer_agent_too() {
+    let data = EventData::CommandDenied(CommandDenied {
+        command: "datadir.clear".into(),
+        actor: "mallory".into(),
+        error: WireError::new(ErrorCode::Forbidden, "mallory lacks the role destroy here"),
+    });
+    let mut denied = Event {
+        specversion: "1.0".into(),
+        id: EventId::generate(),
+        source: "/orch/agents/db1".into(),
+        kind: format!("orch.{}", data.kind()),
+        subject: data.about(),
+        time: noon(),
+        datacontenttype: "application/json".into(),
+        cluster: "shop".into(),
+        dc: "dc1".into(),
+        host: "db1".parse().unwrap(),
+        sequence: 1,
+        data: data.into_body(),
+    };
+    assert_eq!(
+        event(&denied),
+        "2026-11-22 12:00:00  db1              command.denied  datadir.clear of mallory: \
+         mallory lacks the role destroy here\n"
+    );
+    denied.kind = "orch.moon.risen".into();
+    denied.data = json!({"phase": "full"});
+    assert_eq!(event(&denied), "2026-11-22 12:00:00  db1              moon.risen  {\"phase\":\"full\"}\n");
 }
 
 #[test]
