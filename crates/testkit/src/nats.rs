@@ -160,9 +160,14 @@ impl NatsServer {
         }
     }
 
-    /// Stops its clock: connections stay, nothing answers.
+    /// Stops its clock: connections stay, nothing answers. Returns when it stands still.
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        let Some(pid) = self.pid() else { return };
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until && !stands_still(pid) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Lets it go on.
@@ -234,6 +239,16 @@ fn default_program() -> PathBuf {
     std::env::var_os("NATS_SERVER").map_or_else(|| "nats-server".into(), PathBuf::from)
 }
 
+/// True when all threads of the process are stopped.
+fn stands_still(pid: u32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The state follows the program's name, which stands in parentheses.
+        stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
+    })
+}
+
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
@@ -241,7 +256,9 @@ fn free_port() -> Result<u16> {
 /// True when a NATS server greets on this port.
 fn answers(port: u16) -> bool {
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else { return false };
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) else {
+        return false;
+    };
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok();
     let mut greeting = String::new();
     let Ok(reading) = stream.try_clone() else { return false };

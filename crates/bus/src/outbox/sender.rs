@@ -1,17 +1,15 @@
-//! Sends the spool to JetStream: several events in flight, in order, until each is acknowledged.
+//! Sends the spool to JetStream, one event after the other, each again and again until it is acknowledged.
 //!
-//! When one is not acknowledged, or the connection comes back, it begins again behind the last event that is known to
-//! be safe. Copies that arrived before are dropped by the stream by their id.
+//! One at a time on purpose: what the client has queued when the connection breaks it sends after the reconnect, ahead of
+//! our repetition of what was lost before it, so that with several in flight their order would not hold. Copies that
+//! arrived before are dropped by the stream by their id.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use protocol::event::{CONTENT_TYPE, Event};
 use protocol::subject::Subject;
 use tokio_util::sync::CancellationToken;
@@ -20,18 +18,10 @@ use super::spool::{Cursor, Spooled};
 use super::{Shared, lock};
 use crate::conn::{Bus, ConnState, backoff};
 
-/// Events without an acknowledgement at one time.
-const WINDOW: usize = 64;
+/// While events follow on each other, their mark is written this often: each costs a sync of the disk.
+const MARK_EVERY: Duration = Duration::from_millis(50);
 /// The stream's duplicate window is 2 h: an acknowledged event is not sent again after so long an outage.
 const SAFE_TO_REPEAT: Duration = Duration::from_secs(3_600);
-
-struct InFlight {
-    sequence: u64,
-    ack: Ack,
-}
-
-/// Ready when the event is safe in a stream.
-type Ack = BoxFuture<'static, Result<(), PublishError>>;
 
 /// Why a round ended.
 enum End {
@@ -100,38 +90,46 @@ async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, re
             Err(error) => return End::Failed(error.to_string()),
         }
     };
-    let mut in_flight: VecDeque<InFlight> = VecDeque::new();
+    let mut unmarked: Option<u64> = None;
+    let mut marked_at = Instant::now();
     loop {
         marks.mark_unchanged();
-        while in_flight.len() < WINDOW {
-            if !bus.is_connected() {
-                return End::Disconnected;
-            }
-            match next(shared, &mut cursor).await {
-                Ok(Some(event)) => match send(&jetstream, &event, bus).await {
-                    Ok(ack) => in_flight.push_back(InFlight { sequence: event.sequence, ack }),
-                    Err(why) => return End::Failed(why),
-                },
-                Ok(None) => break,
-                Err(error) => return End::Failed(format!("the spool cannot be read: {error}")),
-            }
+        let event = match next(shared, &mut cursor).await {
+            Ok(event) => event,
+            Err(error) => return End::Failed(format!("the spool cannot be read: {error}")),
+        };
+        if let Some(sequence) = unmarked
+            && (event.is_none() || marked_at.elapsed() >= MARK_EVERY)
+        {
+            note(shared, sequence).await;
+            (unmarked, marked_at) = (None, Instant::now());
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return End::Shutdown,
-            () = lost(&mut state) => return End::Disconnected,
-            ack = acknowledged(&mut in_flight) => match ack {
-                Ok(sequence) => {
-                    if let Err(error) = note(shared, sequence).await {
-                        tracing::error!(%error, "the spool's mark of sent events cannot be written");
-                    }
+        let Some(event) = event else {
+            tokio::select! {
+                () = shutdown.cancelled() => return End::Shutdown,
+                () = lost(&mut state) => return End::Disconnected,
+                _ = marks.changed() => {}
+                () = tokio::time::sleep(Duration::from_secs(30)) => {
+                    lock(&shared.spool).remove_old(Instant::now()).ok();
                 }
-                Err(why) => return End::Failed(why),
-            },
-            _ = marks.changed(), if in_flight.len() < WINDOW => {}
-            () = tokio::time::sleep(Duration::from_secs(30)), if in_flight.is_empty() => {
-                lock(&shared.spool).remove_old(Instant::now()).ok();
             }
+            continue;
+        };
+        let end = tokio::select! {
+            () = shutdown.cancelled() => End::Shutdown,
+            () = lost(&mut state) => End::Disconnected,
+            sent = send(&jetstream, &event, bus) => match sent {
+                Ok(()) => {
+                    unmarked = Some(event.sequence);
+                    continue;
+                }
+                Err(why) => End::Failed(why),
+            },
+        };
+        if let Some(sequence) = unmarked {
+            note(shared, sequence).await;
         }
+        return end;
     }
 }
 
@@ -148,54 +146,33 @@ async fn next(shared: &Arc<Shared>, cursor: &mut Cursor) -> std::io::Result<Opti
     read
 }
 
-/// Publishes. An event that no server will ever take counts as done, or it would hold up all others.
+/// Publishes and waits for the acknowledgement. An event that no server will ever take counts as done, or it would
+/// hold up all others.
 async fn send(
     jetstream: &async_nats::jetstream::Context,
     spooled: &Spooled,
     bus: &Bus,
-) -> Result<Ack, String> {
+) -> Result<(), String> {
     let Ok(event) = serde_json::from_slice::<Event>(&spooled.body) else {
         tracing::error!(sequence = spooled.sequence, "an event in the spool is not readable; skipped");
-        return Ok(std::future::ready(Ok(())).boxed());
+        return Ok(());
     };
     let kind = event.kind.strip_prefix("orch.").unwrap_or(&event.kind).to_owned();
     let subject = Subject::Event { agent: event.host.clone(), kind }.to_string();
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, event.id.to_string().as_str());
     headers.insert("Content-Type", CONTENT_TYPE);
-    let publish = jetstream.publish_with_headers(subject, headers, spooled.body.clone().into());
-    match tokio::time::timeout(bus.config().request_timeout(), publish).await {
-        Ok(Ok(ack)) => Ok(ack.into_future().map(|ack| ack.map(drop)).boxed()),
+    let stored =
+        async { jetstream.publish_with_headers(subject, headers, spooled.body.clone().into()).await?.await };
+    match tokio::time::timeout(bus.config().request_timeout(), stored).await {
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
             tracing::error!(sequence = spooled.sequence, "an event is larger than the bus takes; skipped");
-            Ok(std::future::ready(Ok(())).boxed())
+            Ok(())
         }
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the bus takes nothing".into()),
+        Ok(Err(error)) => Err(explain(&error)),
+        Err(_) => Err("no acknowledgement came in time".into()),
     }
-}
-
-/// The newest event of those acknowledged in a row from the oldest on; for ever pending when none is in flight.
-async fn acknowledged(in_flight: &mut VecDeque<InFlight>) -> Result<u64, String> {
-    let Some(first) = in_flight.front_mut() else { return std::future::pending().await };
-    let mut sequence = first.sequence;
-    // Awaited by reference, so that an interrupted wait loses nothing.
-    let outcome = (&mut first.ack).await;
-    in_flight.pop_front();
-    outcome.map_err(|error| explain(&error))?;
-    // Those that are there already go along: each mark costs a sync of the disk.
-    while let Some(next) = in_flight.front_mut() {
-        match (&mut next.ack).now_or_never() {
-            Some(Ok(())) => sequence = next.sequence,
-            Some(Err(error)) => {
-                next.ack = std::future::ready(Err(error)).boxed();
-                break;
-            }
-            None => break,
-        }
-        in_flight.pop_front();
-    }
-    Ok(sequence)
 }
 
 fn explain(error: &PublishError) -> String {
@@ -206,15 +183,17 @@ fn explain(error: &PublishError) -> String {
     }
 }
 
-async fn note(shared: &Arc<Shared>, sequence: u64) -> std::io::Result<()> {
+/// Keeps on disk that all up to `sequence` are safe. Where that fails they are sent again after a restart.
+async fn note(shared: &Arc<Shared>, sequence: u64) {
     let shared = shared.clone();
-    tokio::task::spawn_blocking(move || {
+    let noted = tokio::task::spawn_blocking(move || {
         let noted = lock(&shared.spool).acknowledged(sequence, Instant::now());
         shared.marks.send_modify(|marks| marks.sent = marks.sent.max(sequence));
         noted
-    })
-    .await
-    .map_err(std::io::Error::other)?
+    });
+    if let Err(error) = noted.await.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
+        tracing::error!(%error, "the spool's mark of sent events cannot be written");
+    }
 }
 
 async fn lost(state: &mut tokio::sync::watch::Receiver<ConnState>) {

@@ -22,6 +22,8 @@ pub(super) struct Spool {
     sent: u64,
     /// When which sequence was acknowledged, for the time that sent events stay.
     sent_at: VecDeque<(u64, Instant)>,
+    /// Up to here events were acknowledged long enough ago, or before this process began.
+    settled: u64,
     dropped: u64,
     _lock: File,
 }
@@ -81,7 +83,6 @@ impl Spool {
             Some(last) => open_segment(dir, last)?,
             None => return Err(io::Error::other("no segment")),
         };
-        let sent_at = VecDeque::from([(sent, Instant::now())]);
         Ok(Self {
             dir: dir.to_owned(),
             limits,
@@ -89,7 +90,8 @@ impl Spool {
             file,
             next_sequence,
             sent,
-            sent_at,
+            sent_at: VecDeque::new(),
+            settled: sent,
             dropped: 0,
             _lock: lock,
         })
@@ -204,15 +206,13 @@ impl Spool {
     /// Removes segments whose events were all acknowledged at least `keep_sent` ago. The newest one stays.
     pub(super) fn remove_old(&mut self, now: Instant) -> io::Result<()> {
         let old = |at: Instant| now.saturating_duration_since(at) >= self.limits.keep_sent;
-        let mut safe = None;
-        while let Some((sequence, at)) = self.sent_at.front().copied() {
-            if !old(at) {
-                break;
-            }
-            safe = Some(sequence);
+        while let Some((sequence, at)) = self.sent_at.front().copied()
+            && old(at)
+        {
+            self.settled = sequence;
             self.sent_at.pop_front();
         }
-        let Some(safe) = safe else { return Ok(()) };
+        let safe = self.settled;
         while self.segments.len() > 1 && self.segments.front().is_some_and(|s| s.first + s.count <= safe + 1)
         {
             if let Some(segment) = self.segments.pop_front() {
@@ -225,12 +225,8 @@ impl Spool {
     /// The first sequence that was acknowledged less than `keep_sent` ago, or not at all.
     pub(super) fn recent(&self, now: Instant) -> u64 {
         let old = |at: Instant| now.saturating_duration_since(at) >= self.limits.keep_sent;
-        let settled =
-            self.sent_at.iter().take_while(|(_, at)| old(*at)).last().map(|(sequence, _)| *sequence);
-        settled.map_or_else(
-            || self.sent_at.front().map_or(self.sent, |(sequence, _)| *sequence),
-            |sequence| sequence,
-        ) + 1
+        let settled = self.sent_at.iter().take_while(|(_, at)| old(*at)).last();
+        settled.map_or(self.settled, |(sequence, _)| *sequence) + 1
     }
 
     /// A cursor at `sequence`, or at the oldest event when that one is gone.
@@ -415,13 +411,14 @@ mod tests {
         fill(&mut spool, 9);
         let now = Instant::now();
         let later = |s| now + Duration::from_secs(s);
-        spool.acknowledged(4, later(10)).unwrap();
+        spool.acknowledged(6, later(10)).unwrap();
         spool.acknowledged(9, later(100)).unwrap();
         assert_eq!(sequences(&spool, 1).len(), 9);
         assert_eq!(spool.recent(later(110)), 1);
-        assert_eq!(spool.recent(later(135)), 5);
+        assert_eq!(spool.recent(later(135)), 7);
         spool.remove_old(later(135)).unwrap();
-        assert!(sequences(&spool, 1).first().is_some_and(|first| *first > 1 && *first <= 5));
+        assert_eq!(spool.recent(later(135)), 7);
+        assert!(sequences(&spool, 1).first().is_some_and(|first| *first > 1 && *first <= 7));
         assert_eq!(spool.recent(later(300)), 10);
     }
 

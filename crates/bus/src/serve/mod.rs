@@ -157,7 +157,16 @@ pub async fn serve(
             else => break,
         }
     }
-    commands.unsubscribe().await.ok();
+    // What the server delivered before it knew that we go is still answered.
+    let leaving = async {
+        commands.drain().await.ok();
+        bus.client().flush().await.ok();
+        while let Some(message) = commands.next().await {
+            let error = WireError::new(ErrorCode::ShuttingDown, "the agent is stopping").retryable();
+            reply_to(&bus, message.reply, intake.reply(None, Err(error))).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(2).min(drain), leaving).await.ok();
     tasks.close();
     if tokio::time::timeout(drain, tasks.wait()).await.is_err() {
         tracing::warn!(commands = tasks.len(), "stopped serving with commands still at work");

@@ -1,0 +1,210 @@
+//! A server, an agent whose handler the test writes, and clients.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bus::config::BusConfig;
+use bus::dedupe::CacheLimits;
+use bus::{Authority, Bus, Client, Denied, Handler, Incoming, ReplyCache, ServeConfig, serve};
+use jiff::Timestamp;
+use nkeys::KeyPair;
+use protocol::error::WireError;
+use protocol::heartbeat::{Heartbeat, MysqlSummary};
+use protocol::ids::{AgentId, BootId};
+use protocol::mysql::ServerState;
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::nats::{NatsOptions, NatsServer};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Makes of an async function of a server program one test per server version.
+macro_rules! on_each_server {
+    ($($name:ident),+ $(,)?) => { $(
+        mod $name {
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn distribution() {
+                super::$name(None).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn newest() {
+                match testkit::nats::newest_program() {
+                    Some(program) => super::$name(Some(program)).await,
+                    None => eprintln!("skipped, because scripts/nats-newest was not run"),
+                }
+            }
+        }
+    )+ };
+}
+pub(crate) use on_each_server;
+
+pub(crate) fn start(program: Option<PathBuf>) -> NatsServer {
+    start_with(program, "")
+}
+
+pub(crate) fn start_with(program: Option<PathBuf>, config: &str) -> NatsServer {
+    let mut options = NatsOptions::jetstream().config(config);
+    options.program = program;
+    NatsServer::start(&options).unwrap()
+}
+
+pub(crate) fn config(server: &NatsServer) -> BusConfig {
+    BusConfig {
+        servers: vec![server.url()],
+        ping_interval_s: 1,
+        reconnect_min_ms: 20,
+        reconnect_max_ms: 200,
+        request_timeout_ms: 10_000,
+        ..BusConfig::default()
+    }
+}
+
+pub(crate) async fn connect(server: &NatsServer) -> Bus {
+    let bus = Bus::connect(&config(server), "test").await.unwrap();
+    bus.connected(LIMIT).await.unwrap();
+    bus
+}
+
+pub(crate) async fn client(server: &NatsServer, signer: Option<KeyPair>) -> Client {
+    Client::new(connect(server).await, signer, "tester")
+}
+
+pub(crate) fn agent(name: &str) -> AgentId {
+    name.parse().unwrap()
+}
+
+pub(crate) fn heartbeat(agent: &AgentId) -> Heartbeat {
+    Heartbeat {
+        agent: agent.clone(),
+        cluster: "main".into(),
+        dc: "east".into(),
+        version: "0.1.0".into(),
+        protocol: 1,
+        boot: BootId::generate(),
+        started_at: Timestamp::now(),
+        sequence: 1,
+        sent_at: Timestamp::now(),
+        interval_ms: 10_000,
+        accepts_unsigned: true,
+        capabilities: vec!["snapshot.lvm".into(), "mysqlbinlog".into()],
+        mysql: MysqlSummary {
+            state: ServerState::Ready,
+            port: Some(3306),
+            version: None,
+            read_only: Some(true),
+            lag_seconds: Some(0),
+            replica_of: Some("db0.example.com:3306".into()),
+            datadir_bytes: Some(1 << 40),
+        },
+        snapshots: Vec::new(),
+        snapshots_total: 0,
+        free_bytes: Some(1 << 39),
+        jobs: Vec::new(),
+    }
+}
+
+type Answer = Box<dyn Fn(&Incoming) -> Result<Value, WireError> + Send + Sync>;
+
+/// Answers as the test says; keeps what it was called with and what was denied.
+pub(crate) struct TestHandler {
+    heartbeat: Heartbeat,
+    answer: Answer,
+    pub(crate) calls: Mutex<Vec<Incoming>>,
+    pub(crate) denied: Mutex<Vec<Denied>>,
+    pub(crate) delay: Duration,
+}
+
+impl TestHandler {
+    pub(crate) fn new(
+        agent: &AgentId,
+        answer: impl Fn(&Incoming) -> Result<Value, WireError> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            heartbeat: heartbeat(agent),
+            answer: Box::new(answer),
+            calls: Mutex::default(),
+            denied: Mutex::default(),
+            delay: Duration::ZERO,
+        }
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl Handler for TestHandler {
+    async fn handle(&self, call: Incoming) -> Result<Value, WireError> {
+        self.calls.lock().unwrap().push(call.clone());
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        (self.answer)(&call)
+    }
+
+    fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
+    }
+
+    fn denied(&self, denied: Denied) {
+        self.denied.lock().unwrap().push(denied);
+    }
+}
+
+/// An agent at work; stops with this handle.
+pub(crate) struct TestAgent {
+    pub(crate) handler: Arc<TestHandler>,
+    pub(crate) authority: Arc<Authority>,
+    shutdown: CancellationToken,
+    task: Option<JoinHandle<()>>,
+}
+
+impl TestAgent {
+    pub(crate) async fn start(
+        bus: &Bus,
+        id: &AgentId,
+        dir: &TempDir,
+        handler: TestHandler,
+        authority: Authority,
+    ) -> Self {
+        let handler = Arc::new(handler);
+        let authority = Arc::new(authority);
+        let shutdown = CancellationToken::new();
+        let replies = ReplyCache::open(&dir.path().join("replies"), CacheLimits::default()).unwrap();
+        let serving = serve(
+            bus.clone(),
+            ServeConfig::new(id.clone()),
+            handler.clone(),
+            authority.clone(),
+            Arc::new(replies),
+            shutdown.clone(),
+        );
+        let task = tokio::spawn(async move { serving.await.unwrap() });
+        let agent = Self { handler, authority, shutdown, task: Some(task) };
+        // On the bus as soon as it answers.
+        let subject = format!("orch.v1.cmd.{}.test.ready", protocol::subject::encode_host(id));
+        testkit::poll::until_async(LIMIT, "the agent to be on the bus", || async {
+            bus.request(subject.clone(), None, "{}".into(), LIMIT).await.ok()
+        })
+        .await;
+        agent
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.shutdown.cancel();
+        self.task.take().unwrap().await.unwrap();
+    }
+}
+
+impl Drop for TestAgent {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
