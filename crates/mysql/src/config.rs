@@ -25,6 +25,10 @@ pub struct MysqlConfig {
     pub error_log: Option<PathBuf>,
     /// Overrides the server binary (`mariadbd` or `mysqld`).
     pub server_binary: Option<PathBuf>,
+    /// Overrides the decoder of binary logs (`mariadb-binlog` or `mysqlbinlog`).
+    pub binlog_program: Option<PathBuf>,
+    /// Overrides the command line client (`mariadb` or `mysql`).
+    pub client_program: Option<PathBuf>,
     /// Account; absent: the one in `client_option_file`, else the agent's own OS user (`unix_socket`, `auth_socket`).
     pub user: Option<String>,
     /// File with the account's password on its first line, readable by its owner only.
@@ -55,6 +59,8 @@ impl Default for MysqlConfig {
             port: None,
             error_log: None,
             server_binary: None,
+            binlog_program: None,
+            client_program: None,
             user: None,
             password_file: None,
             client_option_file: None,

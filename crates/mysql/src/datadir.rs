@@ -15,7 +15,8 @@ use crate::find::{self, DataLock};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClonePolicy {
-    /// Keep the donor's binary logs. Without them the copy starts a log of its own.
+    /// Keep the donor's binary logs. A copy that was not taken at rest needs the last one: its crash recovery finds there
+    /// which prepared transactions were committed, and the server refuses to start without it.
     pub keep_binlogs: bool,
     /// Keep `ib_buffer_pool`, so that the copy warms up with the donor's pages.
     pub keep_buffer_pool: bool,
@@ -25,7 +26,7 @@ pub struct ClonePolicy {
 
 impl Default for ClonePolicy {
     fn default() -> Self {
-        Self { keep_binlogs: false, keep_buffer_pool: true, keep_relay_logs: false }
+        Self { keep_binlogs: true, keep_buffer_pool: true, keep_relay_logs: false }
     }
 }
 
@@ -366,7 +367,7 @@ mod tests {
     #[test]
     fn identity_runtime_and_logs_of_the_other_host_go() {
         assert_eq!(
-            removed(ClonePolicy::default()),
+            removed(ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() }),
             [
                 "#innodb_temp",
                 "auto.cnf",
@@ -419,7 +420,7 @@ mod tests {
     #[test]
     fn configured_log_names_are_recognised() {
         let names = LogNames { log_bin: Some("audit".into()), relay_log: Some("feed".into()) };
-        let policy = ClonePolicy::default();
+        let policy = ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() };
         assert_eq!(unwanted("audit.000042", &policy, &names), Some(Reason::BinaryLog));
         assert_eq!(unwanted("feed.000042", &policy, &names), Some(Reason::RelayLog));
         assert_eq!(unwanted("feed-eu.000042", &policy, &names), Some(Reason::RelayLog));

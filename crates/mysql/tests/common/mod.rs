@@ -1,4 +1,5 @@
 //! Shared by the tests with real servers.
+#![allow(dead_code, unreachable_pub, reason = "each test file is a program of its own and uses a part")]
 
 use std::path::Path;
 
@@ -25,7 +26,6 @@ pub async fn mariadb() -> Mysqld {
 }
 
 /// Options for MySQL 9, or the loud reason why there is none.
-#[allow(dead_code, reason = "not every test file needs the other vendor")]
 pub fn mysql9() -> Option<MysqldOptions> {
     match mysql9_root() {
         Ok(root) => Some(MysqldOptions { vendor: Vendor::Mysql9 { root }, ..MysqldOptions::default() }),
@@ -37,7 +37,6 @@ pub fn mysql9() -> Option<MysqldOptions> {
 }
 
 /// A copy of a datadir as a snapshot would give it: at one instant only if the server stands still or is stopped.
-#[allow(dead_code, reason = "not every test file needs it")]
 pub fn copy_datadir(from: &Path, to: &Path) {
     let status =
         std::process::Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
