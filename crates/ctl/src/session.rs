@@ -128,7 +128,7 @@ impl Session {
         if run.detach {
             self.out.result(&json!({"host": host, "job": accepted.job}), |_| {
                 format!(
-                    "{host}: job {} began; `jobs {host} show {}` tells how it goes",
+                    "{host}: job {} began; `jobs {host} watch {}` stays with it",
                     accepted.job, accepted.job
                 )
             });

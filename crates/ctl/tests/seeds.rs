@@ -204,6 +204,20 @@ async fn a_detached_seed_is_shown_later_with_every_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_begun_and_left_is_watched_later_with_its_result() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    let ran = world.run("snapshot create db1 --keep 7d --size 20G --detach").await;
+    let job = db1.any_job().unwrap().id;
+    assert!(ran.expect(0).out.contains(&format!("`jobs db1 watch {job}`")), "{}", ran.out);
+    assert_eq!(db1.params("snapshot.create"), json!({"keep_s": 604_800, "size_bytes": 20_u64 << 30}));
+    let ran = world.run(&format!("jobs db1 watch {job}")).await;
+    assert!(ran.expect(0).out.contains("db1: done after 0s: snapshot.create\n  rows  7\n"), "{}", ran.out);
+    let unknown = protocol::ids::JobId::generate();
+    world.run(&format!("jobs db1 watch {unknown}")).await.expect(5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_donor_is_told_with_the_reason_for_every_host() {
     let world = World::new().await;
     let db1 = world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;

@@ -223,6 +223,11 @@ pub enum JobsCmd {
         /// Its id
         job: JobId,
     },
+    /// Stays with a job until it ends; Ctrl-C leaves it running
+    Watch {
+        /// Its id
+        job: JobId,
+    },
     /// Ends a running job and takes back what it did
     Abort {
         /// Its id

@@ -149,6 +149,7 @@ fn every_command_of_the_brief_is_understood() {
         "custom db1 run warm-up",
         "jobs db1 list --unfinished",
         &format!("jobs db1 show {job}"),
+        &format!("jobs db1 watch {job}"),
         &format!("jobs db1 abort {job}"),
         "seed plan db7 --from db1",
         "seed watch db7",

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 use crate::args::JobsCmd;
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
-use crate::render;
 use crate::session::Session;
+use crate::{render, watch};
 
 pub(super) async fn run(session: &Session, host: &AgentId, command: JobsCmd) -> Result<()> {
     match command {
@@ -23,6 +23,7 @@ pub(super) async fn run(session: &Session, host: &AgentId, command: JobsCmd) -> 
         JobsCmd::Show { job } => {
             session.out.result(&session.call(host, JobsShowParams { job }).await?, render::job);
         }
+        JobsCmd::Watch { job } => return watch::until_end(session, vec![(host.clone(), job)]).await,
         JobsCmd::Abort { job } => return abort(session, host, job).await,
     }
     Ok(())

@@ -64,18 +64,29 @@ impl Interrupt {
 /// The job's failure; of several jobs each failure is reported as it happens, and the worst status given.
 pub async fn until_end(session: &Session, jobs: Vec<(AgentId, JobId)>) -> Result<()> {
     let mut interrupt = Interrupt::listen()?;
-    follow(session, jobs, &[], &mut interrupt).await
+    stay(session, jobs, &[], &mut interrupt, &how_to_go_on_with_a_job).await
 }
 
-/// As [`until_end`], for seeds from these donors, with signals that were listened for since earlier.
+/// As [`until_end`], for seeds from these donors (none where they are not known), with signals that were listened for
+/// since earlier.
 ///
 /// # Errors
 /// As [`until_end`]; [`Exit::Interrupted`] when it was left early.
 pub async fn follow(
     session: &Session,
+    seeds: Vec<(AgentId, JobId)>,
+    donors: &[AgentId],
+    interrupt: &mut Interrupt,
+) -> Result<()> {
+    stay(session, seeds, donors, interrupt, &how_to_go_on_with_a_seed).await
+}
+
+async fn stay(
+    session: &Session,
     jobs: Vec<(AgentId, JobId)>,
     donors: &[AgentId],
     interrupt: &mut Interrupt,
+    how_to_go_on: &(dyn Fn(&AgentId, JobId) -> String + Sync),
 ) -> Result<()> {
     let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
     let several = jobs.len() > 1;
@@ -102,7 +113,7 @@ pub async fn follow(
         () = interrupt.wait() => {
             screen.clear();
             let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            say_how_to_go_on(session, &left);
+            left.iter().for_each(|(host, job)| session.out.note(&how_to_go_on(host, *job)));
             return Err(CtlError::Told(Exit::Interrupted));
         }
     };
@@ -116,14 +127,20 @@ pub async fn follow(
     }
 }
 
-fn say_how_to_go_on(session: &Session, jobs: &[(AgentId, JobId)]) {
-    for (host, job) in jobs {
-        session.out.note(&format!(
-            "{host}: job {job} goes on without me\n  \
-             watch it:  orchestrator-ctl seed watch {host} {job}\n  \
-             end it:    orchestrator-ctl seed abort {host} {job}"
-        ));
-    }
+fn how_to_go_on_with_a_seed(host: &AgentId, job: JobId) -> String {
+    format!(
+        "{host}: seed {job} goes on without me\n  \
+         watch it:  orchestrator-ctl seed watch {host} {job}\n  \
+         end it:    orchestrator-ctl seed abort {host} {job}"
+    )
+}
+
+fn how_to_go_on_with_a_job(host: &AgentId, job: JobId) -> String {
+    format!(
+        "{host}: job {job} goes on without me\n  \
+         watch it:  orchestrator-ctl jobs {host} watch {job}\n  \
+         end it:    orchestrator-ctl jobs {host} abort {job}"
+    )
 }
 
 async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> Result<JobView> {

@@ -22,7 +22,8 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
         }
         SeedCmd::Watch(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, false).await?;
-            watch::until_end(session, vec![(recipient, job)]).await
+            let mut interrupt = watch::Interrupt::listen()?;
+            watch::follow(session, vec![(recipient, job)], &[], &mut interrupt).await
         }
         SeedCmd::Abort(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, true).await?;
