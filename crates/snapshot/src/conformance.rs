@@ -240,7 +240,7 @@ fn only_listed_snapshots_are_touched(fixture: &Fixture<'_>) {
         refused(provider.remove(&id));
         refused(provider.mount(&id, &target, MountMode::ReadOnly).map(drop));
         refused(provider.validity(&id).map(drop));
-        if provider.probe().features.extendable {
+        if provider.features().extendable {
             refused(provider.extend(&id, 1 << 20).map(drop));
         }
     }

@@ -9,6 +9,7 @@
 //! - [`freeze`] holds a process still for the providers whose copy is not one atomic instant.
 //! - [`volumes`] lists logical volumes of any kind.
 
+mod command;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod durable;
@@ -17,6 +18,7 @@ mod ficlone;
 pub mod freeze;
 pub mod guardian;
 mod instant;
+mod lvm;
 mod mountinfo;
 pub mod mounts;
 mod names;

@@ -182,7 +182,7 @@ impl MountTable {
         holder: &str,
         target: &Path,
     ) -> Result<Mounted, Error> {
-        let private = self.provider.probe().features.private_views;
+        let private = self.provider.features().private_views;
         let conflicts = |m: &&HeldMount| {
             let one_writes = mode == MountMode::Writable || m.mounted.mode == MountMode::Writable;
             let both_write = mode == MountMode::Writable && m.mounted.mode == MountMode::Writable;

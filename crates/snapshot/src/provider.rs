@@ -25,6 +25,9 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// What it is.
     fn kind(&self) -> ProviderKind;
 
+    /// What its snapshots are like, on every host.
+    fn features(&self) -> Features;
+
     /// Whether it works on this host now. Cheap enough to be asked at every heartbeat.
     fn probe(&self) -> Capability;
 

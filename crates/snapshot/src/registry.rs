@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use protocol::snapshot::ProviderKind;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::command::CommandProvider;
+use crate::lvm::LvmProvider;
 use crate::provider::{Provider, SizePolicy};
 use crate::tree::TreeProvider;
 
@@ -99,6 +102,9 @@ pub struct CommandConfig {
     /// Name of new snapshots: letters, digits, `+_.-` and the placeholders `{cluster} {host} {origin} {time}`.
     #[serde(default = "default_tree_pattern")]
     pub name_pattern: String,
+    /// Path of the data directory inside what `mount` shows.
+    #[serde(default)]
+    pub datadir_inside: PathBuf,
     /// More environment for the commands.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
@@ -117,12 +123,13 @@ fn default_command_timeout() -> u64 {
 /// # Errors
 /// [`Error::Setting`] for a setting that makes no sense.
 pub fn build(config: &ProviderConfig, state_dir: &Path) -> Result<Box<dyn Provider>, Error> {
-    let _ = state_dir;
     Ok(match config {
         ProviderConfig::Btrfs(tree) => Box::new(TreeProvider::btrfs(tree)?),
         ProviderConfig::Reflink(tree) => Box::new(TreeProvider::reflink(tree)?),
         ProviderConfig::Directory(tree) => Box::new(TreeProvider::directory(tree)?),
-        _ => return Err(Error::Setting { key: "provider", why: "not built yet".to_owned() }),
+        ProviderConfig::Lvm(lvm) => Box::new(LvmProvider::new(ProviderKind::Lvm, lvm, state_dir)?),
+        ProviderConfig::LvmThin(lvm) => Box::new(LvmProvider::new(ProviderKind::LvmThin, lvm, state_dir)?),
+        ProviderConfig::Command(command) => Box::new(CommandProvider::new(command, state_dir)?),
     })
 }
 

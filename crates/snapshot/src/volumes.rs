@@ -1,35 +1,40 @@
 //! Logical volumes of any kind, snapshots or not.
 
-use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use protocol::host::Volume;
+use regex::Regex;
 
 use crate::Error;
+use crate::lvm::host::Host;
 
-/// One logical volume.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Volume {
-    /// Name without the group.
-    pub name: String,
-    /// Volume group.
-    pub group: String,
-    /// Device path; empty for volumes that have none, such as a thin pool.
-    pub path: String,
-    /// Size in bytes.
-    pub size_bytes: u64,
-    /// Attributes as `lvs` prints them, for example `swi-a-s---`.
-    pub attributes: String,
-    /// The origin's name, when it is a snapshot.
-    pub origin: Option<String>,
-    /// Fill in percent (snapshots, thin volumes and pools).
-    pub fill_percent: Option<f64>,
-    /// True when it is a snapshot.
-    pub is_snapshot: bool,
-}
+const LIMIT: Duration = Duration::from_secs(60);
 
-/// Lists volumes. With a pattern, only those whose name or path it matches (a regular expression that need not match the whole).
+/// Lists volumes. With a pattern, only those whose `group/name` it matches (a regular expression that need not match the whole).
 ///
 /// # Errors
 /// [`Error::Setting`] for a pattern that is none; [`Error::Unavailable`] without LVM; the tool's failure.
 pub fn list(pattern: Option<&str>) -> Result<Vec<Volume>, Error> {
-    let _ = pattern;
-    Err(Error::Unavailable { provider: "lvm", reason: "it is not asked for".to_owned() })
+    let bad =
+        |e: regex::Error| Error::Setting { key: "pattern", why: format!("it is no regular expression: {e}") };
+    let pattern = pattern.map(Regex::new).transpose().map_err(bad)?;
+    let host = Host { limit: LIMIT };
+    let volumes = host.volumes().map_err(|error| match host.missing() {
+        Some(reason) => Error::Unavailable { provider: "lvm", reason },
+        None => error,
+    })?;
+    let wanted =
+        volumes.into_iter().filter(|lv| pattern.as_ref().is_none_or(|p| p.is_match(&lv.full_name())));
+    Ok(wanted
+        .map(|lv| Volume {
+            is_snapshot: lv.is_snapshot(),
+            path: PathBuf::from(lv.path),
+            name: lv.name,
+            group: lv.group,
+            origin: lv.origin,
+            fill_percent: lv.data_percent,
+            size_bytes: lv.size_bytes,
+        })
+        .collect())
 }

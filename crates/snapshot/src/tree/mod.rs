@@ -25,7 +25,8 @@ use crate::instant::Instant;
 use crate::mountinfo::{self, MountLine};
 use crate::names::NamePattern;
 use crate::provider::{
-    AtInstant, Capability, CreateRequest, MountIdentity, MountMode, Mounted, Observed, Provider, kind_name,
+    AtInstant, Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Observed, Provider,
+    kind_name,
 };
 use crate::registry::TreeConfig;
 use crate::{Error, durable};
@@ -161,6 +162,10 @@ impl TreeProvider {
 impl Provider for TreeProvider {
     fn kind(&self) -> ProviderKind {
         self.backend.kind()
+    }
+
+    fn features(&self) -> Features {
+        self.backend.features()
     }
 
     fn probe(&self) -> Capability {
