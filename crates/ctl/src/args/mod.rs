@@ -130,9 +130,6 @@ pub enum Cmd {
     /// Keys that sign commands and log in to NATS
     #[command(subcommand)]
     Key(KeyCmd),
-    /// Configuration of the bus itself
-    #[command(subcommand)]
-    Bus(BusCmd),
 }
 
 /// A host and what to do on it.
@@ -204,42 +201,6 @@ pub enum KeyCmd {
         /// The seed file
         file: PathBuf,
     },
-}
-
-/// The bus itself.
-#[derive(Debug, Subcommand)]
-pub enum BusCmd {
-    /// Writes nats-server accounts, users and permissions with least privilege
-    Config(BusConfigArgs),
-}
-
-/// Whom the configuration knows.
-#[derive(Debug, Args)]
-pub struct BusConfigArgs {
-    /// An agent and its public nkey, HOST=KEY; repeat it
-    #[arg(long = "agent", value_name = "HOST=KEY", value_parser = parse_agent_key)]
-    pub agents: Vec<(AgentId, String)>,
-    /// Public nkey of someone who runs the fleet; repeat it
-    #[arg(long = "controller", value_name = "KEY", value_parser = parse_public_key)]
-    pub controllers: Vec<String>,
-    /// Public nkey of someone who only reads events and heartbeats; repeat it
-    #[arg(long = "auditor", value_name = "KEY", value_parser = parse_public_key)]
-    pub auditors: Vec<String>,
-    /// One account per agent
-    #[arg(long)]
-    pub strict: bool,
-}
-
-fn parse_agent_key(text: &str) -> Result<(AgentId, String), String> {
-    let (agent, key) = text.split_once('=').ok_or_else(|| format!("{text:?} is not HOST=KEY"))?;
-    let agent = agent.parse().map_err(|e: protocol::ids::InvalidId| e.to_string())?;
-    Ok((agent, parse_public_key(key)?))
-}
-
-fn parse_public_key(text: &str) -> Result<String, String> {
-    nkeys::KeyPair::from_public_key(text)
-        .map_err(|_| "it is no public nkey (U…); `orchestrator-ctl key show FILE` prints it".to_owned())
-        .map(|key| key.public_key())
 }
 
 fn parse_actor(text: &str) -> Result<String, String> {

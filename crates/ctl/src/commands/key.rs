@@ -1,9 +1,9 @@
-//! Subcommands that need no bus: keys, and the bus's own configuration.
+//! Subcommands about keys; they need no bus.
 
 use serde_json::json;
 
-use crate::args::{BusCmd, KeyCmd};
-use crate::error::{CtlError, Result};
+use crate::args::KeyCmd;
+use crate::error::Result;
 use crate::keys;
 use crate::output::Out;
 
@@ -20,9 +20,4 @@ pub(super) fn run(command: &KeyCmd, out: &Out) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-pub(super) fn bus(command: &BusCmd, _out: &Out) -> Result<()> {
-    let BusCmd::Config(_) = command;
-    Err(CtlError::usage("bus config is not there yet", "see ops/nats for sample configurations"))
 }
