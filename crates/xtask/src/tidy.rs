@@ -61,6 +61,8 @@ struct Rules {
     ignored: Regex,
     sleep: Regex,
     poll: Regex,
+    /// A stand-in that plays a slow host.
+    played_delay: Regex,
 }
 
 impl Rules {
@@ -87,6 +89,7 @@ impl Rules {
             ignored: Regex::new(r#"^\s*#\[ignore(\s*=\s*"\s*")?\s*\]"#)?,
             sleep: Regex::new(r"(^|[^\w.])sleep\s*\(")?,
             poll: Regex::new(r"deadline|elapsed\(\)|Instant::now\(\)")?,
+            played_delay: Regex::new(r"sleep\((self\.)?delay\)")?,
         })
     }
 
@@ -114,7 +117,8 @@ impl Rules {
                 if self.ignored.is_match(line) {
                     say("an ignored test without a reason");
                 }
-                if in_tests && self.sleep.is_match(line) && !self.may_sleep(&lines[..index]) {
+                let sleeps = self.sleep.is_match(line) && !self.played_delay.is_match(line);
+                if in_tests && sleeps && !self.may_sleep(&lines[..index]) {
                     say("a test that sleeps for a fixed time: poll with a deadline (testkit::poll)");
                 }
             }
