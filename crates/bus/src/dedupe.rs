@@ -214,7 +214,7 @@ impl Ticket {
         tokio::task::spawn_blocking(move || {
             // The whole ticket moves in here: the closure must not take its fields one by one.
             let ticket = &mut self;
-            let kept = lock(&ticket.state).keep(&ticket.path, ticket.id, reply);
+            let kept = lock(&ticket.state).keep(&ticket.path, ticket.id, &reply);
             ticket.finished = true;
             kept
         })
@@ -242,10 +242,10 @@ impl Entry {
 }
 
 impl State {
-    fn keep(&mut self, path: &Path, id: RequestId, reply: Bytes) -> std::io::Result<()> {
+    fn keep(&mut self, path: &Path, id: RequestId, reply: &Bytes) -> std::io::Result<()> {
         let Some(entry) = self.entries.get_mut(&id) else { return Ok(()) };
         let mut frame = Vec::new();
-        push_record(&mut frame, id, entry.fingerprint, entry.keep_until, &reply);
+        push_record(&mut frame, id, entry.fingerprint, entry.keep_until, reply);
         entry.stage = Stage::Done(reply.clone());
         self.reply_bytes += reply.len();
         self.file.write_all(&frame)?;

@@ -38,7 +38,7 @@ pub struct EventStreamConfig {
 
 impl Default for EventStreamConfig {
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, max_age: Duration::from_secs(90 * 24 * 3600), replicas: 1 }
+        Self { max_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 3600), replicas: 1 }
     }
 }
 

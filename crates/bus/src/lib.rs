@@ -17,6 +17,7 @@ pub mod fleet;
 mod frames;
 pub mod heartbeat;
 pub mod outbox;
+pub mod permissions;
 pub mod serve;
 mod streams;
 mod wait;

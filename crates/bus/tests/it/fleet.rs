@@ -27,7 +27,7 @@ async fn a_fleet_of_two_hundred_is_gathered(program: Option<PathBuf>) {
             }
         }
     });
-    bus.client().flush().await.unwrap();
+    settle(&bus).await;
     let client = client(&server, None).await;
     let window = Window { max: LIMIT, quiet: Duration::from_secs(2) };
     let began = Instant::now();
@@ -42,7 +42,7 @@ async fn heartbeats_come_and_forged_ones_are_dropped(program: Option<PathBuf>) {
     let bus = connect(&server).await;
     let client = client(&server, None).await;
     let mut seen = client.watch_heartbeats().await.unwrap();
-    client.bus().client().flush().await.unwrap();
+    settle(client.bus()).await;
     let forged = serde_json::to_vec(&heartbeat(&agent("db2"))).unwrap();
     bus.publish("orch.v1.hb.db1".into(), None, forged.into()).await.unwrap();
     let shutdown = CancellationToken::new();

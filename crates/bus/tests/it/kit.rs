@@ -174,6 +174,18 @@ impl TestAgent {
         handler: TestHandler,
         authority: Authority,
     ) -> Self {
+        Self::start_asked_by(bus, bus, id, dir, handler, authority).await
+    }
+
+    /// Starts; `asker` finds out when it is on the bus.
+    pub(crate) async fn start_asked_by(
+        bus: &Bus,
+        asker: &Bus,
+        id: &AgentId,
+        dir: &TempDir,
+        handler: TestHandler,
+        authority: Authority,
+    ) -> Self {
         let handler = Arc::new(handler);
         let authority = Arc::new(authority);
         let shutdown = CancellationToken::new();
@@ -191,7 +203,7 @@ impl TestAgent {
         // On the bus as soon as it answers.
         let subject = format!("orch.v1.cmd.{}.test.ready", protocol::subject::encode_host(id));
         testkit::poll::until_async(LIMIT, "the agent to be on the bus", || async {
-            bus.request(subject.clone(), None, "{}".into(), LIMIT).await.ok()
+            asker.request(subject.clone(), None, "{}".into(), LIMIT).await.ok()
         })
         .await;
         agent
@@ -207,4 +219,14 @@ impl Drop for TestAgent {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+pub(crate) fn set_mode(path: &std::path::Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Returns when the server has taken all that this connection sent before: any answer will do.
+pub(crate) async fn settle(bus: &Bus) {
+    bus.request("nobody.is.here".into(), None, "".into(), LIMIT).await.unwrap_err();
 }

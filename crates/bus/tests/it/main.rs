@@ -5,4 +5,5 @@ mod events;
 mod fleet;
 mod kit;
 mod outage;
+mod permissions;
 mod serve;

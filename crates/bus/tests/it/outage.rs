@@ -103,8 +103,3 @@ async fn a_refusal_by_permissions_is_told(program: Option<PathBuf>) {
     std::fs::write(&secret, "a:secret-word").unwrap();
     bus.connected(LIMIT).await.unwrap();
 }
-
-fn set_mode(path: &std::path::Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}

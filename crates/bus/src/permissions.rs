@@ -1,0 +1,243 @@
+//! nats-server configuration with least privilege: who may publish and hear what. Pure text, no connection.
+//!
+//! Two profiles. *Simple*: one account; subject permissions keep agents apart, save that an agent can name another's
+//! command subject as the reply subject of a publish and so make the server deliver an acknowledgement there. That is no
+//! command, and signed commands make sure of it. *Strict*: one account per agent, so that no subject of another agent
+//! exists for it at all; the fleet is then seen by heartbeats alone, and commands cannot be queued for absent agents.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+
+use protocol::ids::AgentId;
+use protocol::subject::{
+    ALL_DURABLE_COMMANDS, ALL_EVENTS, ALL_HEARTBEATS, ALL_PROGRESS, ASK_FLEET, ROOT, commands_of,
+    encode_host, events_of,
+};
+
+use crate::durable::{COMMAND_STREAM, consumer_of};
+use crate::error::{BusError, Result};
+use crate::events::EVENT_STREAM;
+
+/// An agent's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentUser {
+    /// The agent.
+    pub agent: AgentId,
+    /// Its public nkey (`U…`).
+    pub key: String,
+}
+
+/// A person's or program's user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedUser {
+    /// Its name: letters, digits, `-`, `_`.
+    pub name: String,
+    /// Its public nkey (`U…`).
+    pub key: String,
+}
+
+/// All users of the bus.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BusUsers {
+    /// Each hears its own commands and speaks as itself.
+    pub agents: Vec<AgentUser>,
+    /// Send commands to all, read all, make streams.
+    pub controllers: Vec<NamedUser>,
+    /// Read heartbeats, events and progress.
+    pub auditors: Vec<NamedUser>,
+}
+
+/// How apart the agents are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// One account, permissions by subject.
+    Simple,
+    /// One account per agent.
+    Strict,
+}
+
+/// The inbox prefix that an agent must set (`inbox_prefix`).
+#[must_use]
+pub fn agent_inbox(agent: &AgentId) -> String {
+    format!("_INBOX_{}", encode_host(agent))
+}
+
+/// The inbox prefix that a controller or auditor must set.
+#[must_use]
+pub fn user_inbox(name: &str) -> String {
+    // Upper case: no host token looks like that.
+    format!("_INBOX_USER_{name}")
+}
+
+/// The `accounts` block of a nats-server configuration, to be included by the server's own.
+///
+/// # Errors
+/// A name or key that is not valid, or a key given twice.
+pub fn server_config(users: &BusUsers, profile: Profile) -> Result<String> {
+    check(users)?;
+    let mut text = String::from("# Made by `ctl bus config`; make it anew rather than edit it.\n");
+    match profile {
+        Profile::Simple => simple(&mut text, users),
+        Profile::Strict => strict(&mut text, users),
+    }
+    .map_err(|error| BusError::Unsendable { what: "the configuration".into(), why: error.to_string() })?;
+    Ok(text)
+}
+
+fn check(users: &BusUsers) -> Result<()> {
+    let bad = |why| Err(BusError::Config { key: "users", why });
+    let mut seen = HashSet::new();
+    let agents = users.agents.iter().map(|a| (a.agent.to_string(), &a.key));
+    let people = || users.controllers.iter().chain(&users.auditors);
+    for (name, key) in agents.chain(people().map(|u| (u.name.clone(), &u.key))) {
+        if !key.starts_with('U') || nkeys::KeyPair::from_public_key(key).is_err() {
+            return bad(format!("the key of {name:?} is no public user nkey (U…)"));
+        }
+        if !seen.insert(key.clone()) || !seen.insert(name.clone()) {
+            return bad(format!("{name:?} or its key stands there twice"));
+        }
+    }
+    for user in people() {
+        let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if user.name.is_empty() || user.name.len() > 64 || !user.name.bytes().all(valid) {
+            return bad(format!("{:?} must be 1 to 64 letters, digits, - or _", user.name));
+        }
+    }
+    Ok(())
+}
+
+fn simple(text: &mut String, users: &BusUsers) -> std::fmt::Result {
+    writeln!(text, "accounts {{\n  ORCH {{\n    jetstream: enabled\n    users: [")?;
+    for user in &users.agents {
+        let host = encode_host(&user.agent);
+        let consumer = consumer_of(&user.agent);
+        let mut publish = own_subjects(&user.agent);
+        publish.extend([
+            format!("{ROOT}.seed.{host}.*.*.>"),
+            format!("$JS.API.CONSUMER.INFO.{COMMAND_STREAM}.{consumer}"),
+            format!("$JS.API.CONSUMER.MSG.NEXT.{COMMAND_STREAM}.{consumer}"),
+            format!("$JS.ACK.{COMMAND_STREAM}.{consumer}.>"),
+        ]);
+        write_user(text, &user.key, &publish, &heard_by(&user.agent), true)?;
+    }
+    people(text, users)?;
+    writeln!(text, "    ]\n  }}\n}}")
+}
+
+fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
+    writeln!(text, "accounts {{\n  ORCH {{\n    jetstream: enabled\n    users: [")?;
+    people(text, users)?;
+    writeln!(text, "    ]\n    exports: [")?;
+    for user in &users.agents {
+        let (events, account) = (events_of(&user.agent), account_of(&user.agent));
+        writeln!(text, "      {{ service: {events:?}, accounts: [{account:?}] }}")?;
+    }
+    writeln!(text, "    ]\n    imports: [")?;
+    for user in &users.agents {
+        let account = account_of(&user.agent);
+        let commands = commands_of(&user.agent);
+        writeln!(text, "      {{ service: {{ account: {account:?}, subject: {commands:?} }} }}")?;
+        for subject in streams_of(&user.agent) {
+            writeln!(text, "      {{ stream: {{ account: {account:?}, subject: {subject:?} }} }}")?;
+        }
+    }
+    writeln!(text, "    ]\n  }}")?;
+    for user in &users.agents {
+        writeln!(text, "  {:?} {{\n    users: [", account_of(&user.agent))?;
+        write_user(text, &user.key, &own_subjects(&user.agent), &heard_by(&user.agent), true)?;
+        writeln!(text, "    ]\n    exports: [")?;
+        writeln!(text, "      {{ service: {:?}, accounts: [\"ORCH\"] }}", commands_of(&user.agent))?;
+        for subject in streams_of(&user.agent) {
+            writeln!(text, "      {{ stream: {subject:?}, accounts: [\"ORCH\"] }}")?;
+        }
+        writeln!(text, "    ]\n    imports: [")?;
+        let events = events_of(&user.agent);
+        writeln!(text, "      {{ service: {{ account: \"ORCH\", subject: {events:?} }} }}\n    ]\n  }}")?;
+    }
+    writeln!(text, "}}")
+}
+
+fn people(text: &mut String, users: &BusUsers) -> std::fmt::Result {
+    let seen = |name: &str| {
+        [ALL_HEARTBEATS, ALL_EVENTS, ALL_PROGRESS]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([format!("{}.>", user_inbox(name))])
+            .collect::<Vec<_>>()
+    };
+    for user in &users.controllers {
+        let publish =
+            [&format!("{ROOT}.cmd.>"), ALL_DURABLE_COMMANDS, ASK_FLEET, "$SRV.>", "$JS.API.>", "$JS.ACK.>"]
+                .map(str::to_owned);
+        write_user(text, &user.key, &publish, &seen(&user.name), false)?;
+    }
+    for user in &users.auditors {
+        let mut publish: Vec<String> =
+            ["STREAM.INFO", "CONSUMER.CREATE"].map(|call| format!("$JS.API.{call}.{EVENT_STREAM}")).into();
+        publish.extend(
+            ["CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT"]
+                .map(|call| format!("$JS.API.{call}.{EVENT_STREAM}.>")),
+        );
+        publish.push(ASK_FLEET.to_owned());
+        write_user(text, &user.key, &publish, &seen(&user.name), false)?;
+    }
+    Ok(())
+}
+
+/// What an agent says of itself.
+fn own_subjects(agent: &AgentId) -> Vec<String> {
+    let [heartbeat, progress] = streams_of(agent);
+    vec![heartbeat, progress, events_of(agent)]
+}
+
+fn streams_of(agent: &AgentId) -> [String; 2] {
+    let host = encode_host(agent);
+    [format!("{ROOT}.hb.{host}"), format!("{ROOT}.job.{host}.>")]
+}
+
+/// What an agent hears.
+fn heard_by(agent: &AgentId) -> Vec<String> {
+    vec![commands_of(agent), ASK_FLEET.to_owned(), format!("{}.>", agent_inbox(agent)), "$SRV.>".to_owned()]
+}
+
+fn account_of(agent: &AgentId) -> String {
+    format!("agent-{}", encode_host(agent))
+}
+
+fn write_user(
+    text: &mut String,
+    key: &str,
+    publish: &[String],
+    subscribe: &[String],
+    responds: bool,
+) -> std::fmt::Result {
+    writeln!(text, "      {{ nkey: {key:?}\n        permissions {{")?;
+    writeln!(text, "          publish {{ allow: {publish:?} }}")?;
+    writeln!(text, "          subscribe {{ allow: {subscribe:?} }}")?;
+    if responds {
+        // One reply, soon: results of jobs travel as events.
+        writeln!(text, "          allow_responses {{ max: 1, expires: \"2m\" }}")?;
+    }
+    writeln!(text, "      }} }}")
+}
+
+#[cfg(test)]
+mod tests {
+    use nkeys::KeyPair;
+
+    use super::*;
+
+    #[test]
+    fn seeds_doubles_and_odd_names_are_refused() {
+        let user = |name: &str, key: String| NamedUser { name: name.into(), key };
+        let config = |controllers| {
+            server_config(&BusUsers { controllers, ..BusUsers::default() }, Profile::Simple).map(drop)
+        };
+        let key = KeyPair::new_user();
+        config(vec![user("alice", key.public_key())]).unwrap();
+        config(vec![user("alice", key.seed().unwrap())]).unwrap_err();
+        config(vec![user("a", key.public_key()), user("b", key.public_key())]).unwrap_err();
+        config(vec![user("a b", key.public_key())]).unwrap_err();
+        config(vec![user("alice", KeyPair::new_account().public_key())]).unwrap_err();
+    }
+}

@@ -1,0 +1,205 @@
+//! The generated server configuration holds against each attack that a naive one lets through.
+
+use std::path::PathBuf;
+
+use bus::config::Credentials;
+use bus::events::{EventStreamConfig, ensure_event_stream};
+use bus::permissions::{AgentUser, BusUsers, NamedUser, Profile, agent_inbox, server_config, user_inbox};
+use bus::{Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey};
+use futures_util::{FutureExt, StreamExt};
+use nkeys::KeyPair;
+use protocol::command::Role;
+use protocol::event::{AgentStopped, EventData};
+use protocol::ids::JobId;
+use protocol::params::{AgentInfoParams, MysqlStartParams};
+use serde_json::json;
+use tempfile::TempDir;
+use testkit::nats::NatsServer;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::{all, outbox};
+use crate::kit::*;
+
+on_each_server!(the_simple_profile_holds, the_strict_profile_holds);
+
+struct World {
+    server: NatsServer,
+    dir: TempDir,
+    controller: KeyPair,
+}
+
+impl World {
+    fn new(program: Option<PathBuf>, profile: Profile) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |name: &str| {
+            let pair = KeyPair::new_user();
+            let path = dir.path().join(name);
+            std::fs::write(&path, pair.seed().unwrap()).unwrap();
+            set_mode(&path, 0o600);
+            pair
+        };
+        let agent_user = |name: &str| AgentUser { agent: agent(name), key: key(name).public_key() };
+        let controller = key("ctl");
+        let users = BusUsers {
+            agents: vec![agent_user("db1"), agent_user("db2")],
+            controllers: vec![NamedUser { name: "ctl".into(), key: controller.public_key() }],
+            auditors: vec![NamedUser { name: "audit".into(), key: key("audit").public_key() }],
+        };
+        let server = start_with(program, &server_config(&users, profile).unwrap());
+        Self { server, dir, controller }
+    }
+
+    async fn bus(&self, name: &str) -> Bus {
+        let inbox = if name.starts_with("db") { agent_inbox(&agent(name)) } else { user_inbox(name) };
+        let config = BusConfig {
+            credentials: Some(Credentials::NkeyFile(self.dir.path().join(name))),
+            inbox_prefix: Some(inbox),
+            ..config(&self.server)
+        };
+        let bus = Bus::connect(&config, name).await.unwrap();
+        bus.connected(LIMIT).await.unwrap();
+        bus
+    }
+
+    fn authority(&self) -> Authority {
+        let trusted = TrustedKey {
+            key: self.controller.public_key(),
+            name: "ctl".into(),
+            roles: vec![Role::Read, Role::Operate],
+        };
+        Authority::new(AuthorityConfig { accept_unsigned: false, trusted: vec![trusted] }).unwrap()
+    }
+}
+
+fn handler(name: &str) -> TestHandler {
+    TestHandler::new(&agent(name), |_| Ok(json!({"job": JobId::generate()})))
+}
+
+fn options() -> CallOptions {
+    CallOptions { timeout: LIMIT, ..CallOptions::default() }
+}
+
+/// The attacks that both profiles refuse, by db1 against db2.
+async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
+    let forbidden = [
+        "orch.v1.cmd.db2.mysql.start",
+        "orch.v1.dcmd.db2.mysql.start",
+        "orch.v1.hb.db2",
+        "orch.v1.evt.db2.agent.started",
+        "orch.v1.job.db2.x.progress",
+        "orch.v1.seed.db2.db1.x.y",
+        "$JS.API.STREAM.PURGE.orch_events",
+        "$JS.API.STREAM.CREATE.mine",
+        "$JS.API.STREAM.MSG.GET.orch_events",
+        "$JS.API.DIRECT.GET.orch_events",
+        "$JS.API.CONSUMER.CREATE.orch_events",
+        "$JS.API.CONSUMER.DURABLE.CREATE.orch_commands.agent-db2",
+        "$JS.API.CONSUMER.MSG.NEXT.orch_commands.agent-db2",
+        "$O.bucket.C.object",
+        "$KV.bucket.key",
+        "_INBOX_USER_ctl.guess",
+    ];
+    for subject in forbidden {
+        let error = db1.request(subject.into(), None, "{}".into(), LIMIT).await.unwrap_err();
+        assert!(matches!(error, BusError::NotPermitted { .. }), "{subject}: {error}");
+    }
+    // Listening to another's commands and answers.
+    let mut heard = Vec::new();
+    for subject in ["orch.v1.cmd.db2.>", "orch.v1.cmd.>", ">", "_INBOX_USER_ctl.>", "orch.v1.evt.>"] {
+        heard.push(db1.subscribe(subject.into()).await.unwrap());
+    }
+    settle(db1).await;
+    client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
+    settle(db1).await;
+    for subscriber in &mut heard {
+        assert!(subscriber.next().now_or_never().flatten().is_none(), "db1 must hear nothing of db2's");
+    }
+    let log = world.server.log();
+    assert!(log.contains("Subscription Violation"), "{log}");
+    // An auditor sends no commands.
+    let audit = world.bus("audit").await;
+    let error =
+        audit.request("orch.v1.cmd.db2.mysql.start".into(), None, "{}".into(), LIMIT).await.unwrap_err();
+    assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
+}
+
+/// Commands, heartbeats and events of a good agent work; gives db1's connection and a client.
+async fn assert_works(world: &World, db1: &Bus) -> Client {
+    let ctl = world.bus("ctl").await;
+    let client =
+        Client::new(ctl.clone(), Some(KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap()), "ctl");
+    ensure_event_stream(&ctl, &EventStreamConfig::default()).await.unwrap();
+    let mut heartbeats = client.watch_heartbeats().await.unwrap();
+    settle(&ctl).await;
+    db1.publish("orch.v1.hb.db1".into(), None, serde_json::to_vec(&heartbeat(&agent("db1"))).unwrap().into())
+        .await
+        .unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, heartbeats.next()).await.unwrap().unwrap().agent, agent("db1"));
+    let spool = outbox(&world.dir.path().join("spool"), "db1");
+    let shutdown = CancellationToken::new();
+    let sender = spool.spawn_sender(db1.clone(), shutdown.clone());
+    spool.publish(EventData::AgentStopped(AgentStopped { reason: "x".into() })).await.unwrap();
+    assert!(spool.flush(LIMIT).await, "the event must be acknowledged");
+    shutdown.cancel();
+    sender.await.unwrap();
+    assert_eq!(all(&world.bus("audit").await).await.len(), 1, "an auditor reads the events");
+    client
+}
+
+async fn the_simple_profile_holds(program: Option<PathBuf>) {
+    let world = World::new(program, Profile::Simple);
+    let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
+    let client = assert_works(&world, &db1).await;
+    let error = client.call(&agent("db2"), AgentInfoParams {}, &options()).await.unwrap_err();
+    assert!(matches!(error, BusError::NoAgent(_)), "{error}");
+    let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
+    let queued = client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
+    assert!(matches!(queued, Answer::Queued(_)));
+    let victim = start_agent(&world, &db2).await;
+    testkit::poll::until_async(LIMIT, "the queued command", || async {
+        (victim.handler.calls() == 1).then_some(())
+    })
+    .await;
+    assert_kept_apart(&world, &db1, &client).await;
+    assert_eq!(victim.handler.calls(), 2);
+
+    // What permissions do not stop: the server delivers an acknowledgement to the reply subject, db2's command subject.
+    let spying = world.bus("db2").await;
+    let mut spy = spying.subscribe("orch.v1.cmd.db2.>".into()).await.unwrap();
+    settle(&spying).await;
+    let attack = db1.client().publish_with_reply(
+        "orch.v1.evt.db1.x",
+        "orch.v1.cmd.db2.mysql.start",
+        r#"{"command":"mysql.start"}"#.into(),
+    );
+    attack.await.unwrap();
+    tokio::time::timeout(LIMIT, spy.next()).await.expect("the hole is there, or this test may go").unwrap();
+    client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
+    assert_eq!(victim.handler.calls(), 3, "what came through the hole was not run");
+}
+
+async fn the_strict_profile_holds(program: Option<PathBuf>) {
+    let world = World::new(program, Profile::Strict);
+    let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
+    let client = assert_works(&world, &db1).await;
+    let victim = start_agent(&world, &db2).await;
+    assert_kept_apart(&world, &db1, &client).await;
+    let spying = world.bus("db2").await;
+    let mut spy = spying.subscribe("orch.v1.cmd.db2.>".into()).await.unwrap();
+    settle(&spying).await;
+    db1.client()
+        .publish_with_reply("orch.v1.evt.db1.x", "orch.v1.cmd.db2.mysql.start", "{}".into())
+        .await
+        .unwrap();
+    settle(&db1).await;
+    client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
+    let first = tokio::time::timeout(LIMIT, spy.next()).await.unwrap().unwrap();
+    assert!(first.headers.is_some(), "the first that db2 hears is the controller's signed command");
+    assert_eq!(victim.handler.calls(), 2);
+}
+
+/// The agent db2 as it runs with these permissions: it cannot ask itself whether it is ready.
+async fn start_agent(world: &World, bus: &Bus) -> TestAgent {
+    let asker = world.bus("ctl").await;
+    TestAgent::start_asked_by(bus, &asker, &agent("db2"), &world.dir, handler("db2"), world.authority()).await
+}
