@@ -209,4 +209,20 @@ mod tests {
         assert!(server(pid).is_none());
         assert!(!is_alive(i32::MAX));
     }
+
+    #[tokio::test]
+    async fn a_running_server_holds_the_lock_of_its_datadir() {
+        use testkit::mysqld::{Mysqld, MysqldOptions};
+
+        let mut server = Mysqld::prepare(MysqldOptions::default()).unwrap();
+        assert_eq!(data_lock(server.datadir()), DataLock::Free);
+        server.boot().await.unwrap();
+        assert_eq!(data_lock(server.datadir()), DataLock::Held);
+        let found: Vec<_> = servers().into_iter().filter(|s| s.owns(server.datadir())).collect();
+        assert_eq!(found.len(), 1);
+        assert_eq!(Some(found[0].pid), server.pid());
+        server.kill9().await.unwrap();
+        assert_eq!(data_lock(server.datadir()), DataLock::Free);
+        assert_eq!(data_lock(Path::new("/no/such/datadir")), DataLock::Unknown);
+    }
 }

@@ -487,7 +487,6 @@ fn answers(error: &Error) -> bool {
             mysql_async::Error::Driver(_) => true,
             _ => false,
         },
-        Error::SecretExposed { .. } | Error::OptionFile { .. } => false,
         _ => false,
     }
 }

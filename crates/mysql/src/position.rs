@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// How often a moving pair is read again before it is computed by the server.
 const STABLE_READS: usize = 3;
 
+/// As above, where the server cannot compute the pair.
+const UNSTABLE_READS: usize = 50;
+
 /// The server's coordinates at one instant.
 ///
 /// # Errors
@@ -61,26 +64,22 @@ struct LogStatusLocal {
 
 async fn mysql(session: &mut Session) -> Result<Coordinates> {
     let action = "show performance_schema.log_status";
-    let coordinates = match session.scalar(action, "SELECT LOCAL FROM performance_schema.log_status").await {
-        Ok(Some(json)) => parse_log_status(&json)?,
-        // Without BACKUP_ADMIN: two statements, repeated until nothing moved between them.
-        _ => {
-            let mut before = binlog_status(session).await?;
-            loop {
-                let gtid = session.scalar("show gtid_executed", "SELECT @@GLOBAL.gtid_executed").await?;
-                let after = binlog_status(session).await?;
-                if before == after {
-                    break Coordinates {
-                        flavor: Flavor::Mysql,
-                        binlog: after,
-                        gtid: gtid.and_then(one_line),
-                    };
-                }
-                before = after;
-            }
+    if let Ok(Some(json)) = session.scalar(action, "SELECT LOCAL FROM performance_schema.log_status").await {
+        return parse_log_status(&json);
+    }
+    // Without BACKUP_ADMIN: two statements, repeated until nothing moved between them.
+    let mut before = binlog_status(session).await?;
+    for _ in 0..UNSTABLE_READS {
+        let gtid = session.scalar("show gtid_executed", "SELECT @@GLOBAL.gtid_executed").await?;
+        let after = binlog_status(session).await?;
+        if before == after {
+            let gtid = gtid.as_deref().and_then(one_line);
+            return Ok(Coordinates { flavor: Flavor::Mysql, binlog: after, gtid });
         }
-    };
-    Ok(coordinates)
+        before = after;
+    }
+    let problem = "commits came between its position and its GTIDs each time; grant BACKUP_ADMIN".to_owned();
+    Err(Error::Answer { action: "SHOW BINARY LOG STATUS", problem })
 }
 
 fn parse_log_status(json: &str) -> Result<Coordinates> {
@@ -88,11 +87,11 @@ fn parse_log_status(json: &str) -> Result<Coordinates> {
         .map_err(|e| Error::Answer { action: "performance_schema.log_status", problem: e.to_string() })?;
     let binlog = (!local.binary_log_file.is_empty())
         .then_some(BinlogPosition { file: local.binary_log_file, position: local.binary_log_position });
-    Ok(Coordinates { flavor: Flavor::Mysql, binlog, gtid: one_line(local.gtid_executed) })
+    Ok(Coordinates { flavor: Flavor::Mysql, binlog, gtid: one_line(&local.gtid_executed) })
 }
 
 /// MySQL breaks long GTID sets into lines.
-fn one_line(gtid: String) -> Option<String> {
+fn one_line(gtid: &str) -> Option<String> {
     let gtid: String = gtid.split_whitespace().collect();
     (!gtid.is_empty()).then_some(gtid)
 }
@@ -126,7 +125,7 @@ pub(crate) async fn first_that_works(
     for sql in spellings {
         match session.records(action, sql).await {
             Err(error @ Error::Query { .. }) if server_code(&error) == Some(ER_PARSE_ERROR) => {
-                last = Some(error)
+                last = Some(error);
             }
             other => return other,
         }

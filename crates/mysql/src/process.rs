@@ -201,7 +201,7 @@ fn nameless_file() -> io::Result<File> {
 pub(crate) async fn read_up_to(pipe: Option<impl AsyncRead + Unpin>, limit: usize) -> Vec<u8> {
     let mut kept = Vec::new();
     let Some(mut pipe) = pipe else { return kept };
-    let mut buffer = [0; 8 << 10];
+    let mut buffer = vec![0; 8 << 10];
     while let Ok(n @ 1..) = pipe.read(&mut buffer).await {
         let room = limit.saturating_sub(kept.len());
         kept.extend_from_slice(&buffer[..n.min(room)]);

@@ -506,7 +506,7 @@ fn arguments(
     // mysqld does not run as root; the data's owner it is, and root only where the data are root's.
     match nix::unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) if nix::unistd::Uid::effective().is_root() => {
-            args.push(format!("--user={}", user.name))
+            args.push(format!("--user={}", user.name));
         }
         _ => {}
     }

@@ -1,4 +1,5 @@
 //! Binary and relay logs of real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Find, ask, start and stop real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod common;
 

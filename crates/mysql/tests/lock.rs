@@ -1,4 +1,5 @@
 //! The commit lock on real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Option files against golden trees, and against MariaDB's own reader.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

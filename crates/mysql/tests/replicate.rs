@@ -1,4 +1,5 @@
 //! A copy becomes a replica that catches up with a primary under writes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod common;
 

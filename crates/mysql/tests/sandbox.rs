@@ -1,4 +1,5 @@
 //! Proving datadirs with a private server.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod common;
 

@@ -106,9 +106,8 @@ impl TextStream {
     async fn finish(&mut self) -> Result<()> {
         let program = self.program.clone();
         let ended = tokio::time::timeout(PATIENCE, self.group.child.wait()).await;
-        let status = match ended {
-            Ok(Ok(status)) => status,
-            _ => return Err(Error::Program { program, problem: "did not end".to_owned() }),
+        let Ok(Ok(status)) = ended else {
+            return Err(Error::Program { program, problem: "did not end".to_owned() });
         };
         let stderr = (&mut self.stderr).await.unwrap_or_default();
         let output = crate::process::Output { status, stdout: Vec::new(), stderr };
