@@ -227,6 +227,7 @@ fn bus_config(global: &Global) -> BusConfig {
             cert: global.tls_cert.clone(),
             key: global.tls_key.clone(),
         },
+        inbox_prefix: global.inbox_prefix.clone(),
         ..BusConfig::default()
     }
 }

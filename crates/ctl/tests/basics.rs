@@ -12,6 +12,7 @@ use protocol::command::{Command, Role};
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::{AgentStarted, EventData, SnapshotGone};
 use serde_json::json;
+use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
@@ -295,4 +296,30 @@ async fn a_reader_that_goes_away_ends_the_program_quietly() {
     drop(follow.stdout.take());
     db1.publish(EventData::AgentStarted(AgentStarted { version: "1".into(), jobs_resumed: vec![] })).await;
     tokio::time::timeout(LIMIT, follow.wait()).await.expect("the program ends").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_of_the_bus_is_made_without_a_bus() {
+    let [db1, alice] = [(); 2].map(|()| nkeys::KeyPair::new_user().public_key());
+    let line = format!("bus config --agent db1.example.com={db1} --controller alice={alice}");
+    let ran = run(ctl("nats://127.0.0.1:1", &line)).await;
+    ran.expect(0);
+    assert!(
+        ran.out.contains(&db1) && ran.out.contains(&alice) && ran.out.contains("accounts {"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.err.contains("alice must set the inbox prefix _INBOX_USER_alice"), "{}", ran.err);
+    let twice = format!("bus config --agent db1={db1} --agent db2={db1}");
+    run(ctl("nats://127.0.0.1:1", &twice)).await.expect(2);
+
+    // What was made is what a server takes, and what lets ctl work.
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("alice.nk");
+    let public = ::ctl::keys::generate(&key).unwrap();
+    let made = run(ctl("nats://127.0.0.1:1", &format!("bus config --controller alice={public}"))).await;
+    let server = NatsServer::start(&NatsOptions::jetstream().config(made.expect(0).out.clone())).unwrap();
+    let line = format!("--nkey-file {} --inbox-prefix _INBOX_USER_alice fleet", key.display());
+    assert!(run(ctl(&server.url(), &line)).await.expect(0).out.contains("no agent answers"));
+    run(ctl(&server.url(), "--timeout 1s fleet")).await.expect(4);
 }

@@ -6,6 +6,7 @@ mod seed;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bus::permissions::{AgentUser, NamedUser};
 use clap::{Args, Parser, Subcommand};
 use jiff::Timestamp;
 use protocol::ids::AgentId;
@@ -80,6 +81,9 @@ pub struct Global {
         help_heading = "Bus"
     )]
     pub tls_key: Option<PathBuf>,
+    /// First token of reply subjects, as the server's permissions for this user demand (`bus config` tells it)
+    #[arg(long, env = "ORCH_INBOX_PREFIX", value_name = "PREFIX", global = true, help_heading = "Bus")]
+    pub inbox_prefix: Option<String>,
     /// Who asks, for the audit [default: USER@HOST]
     #[arg(long, env = "ORCH_ACTOR", value_name = "NAME", global = true, value_parser = parse_actor, help_heading = "Bus")]
     pub actor: Option<String>,
@@ -130,6 +134,9 @@ pub enum Cmd {
     /// Keys that sign commands and log in to NATS
     #[command(subcommand)]
     Key(KeyCmd),
+    /// Configuration of the bus itself
+    #[command(subcommand)]
+    Bus(BusCmd),
 }
 
 /// A host and what to do on it.
@@ -201,6 +208,47 @@ pub enum KeyCmd {
         /// The seed file
         file: PathBuf,
     },
+}
+
+/// The bus itself.
+#[derive(Debug, Subcommand)]
+pub enum BusCmd {
+    /// Writes nats-server accounts, users and permissions with least privilege
+    Config(BusConfigArgs),
+}
+
+/// Whom the configuration knows.
+#[derive(Debug, Args)]
+pub struct BusConfigArgs {
+    /// An agent and its public nkey; repeat it
+    #[arg(long = "agent", value_name = "HOST=KEY", value_parser = parse_agent)]
+    pub agents: Vec<AgentUser>,
+    /// Someone who runs the fleet, and their public nkey; repeat it
+    #[arg(long = "controller", value_name = "NAME=KEY", value_parser = parse_named)]
+    pub controllers: Vec<NamedUser>,
+    /// Someone who only reads events and heartbeats, and their public nkey; repeat it
+    #[arg(long = "auditor", value_name = "NAME=KEY", value_parser = parse_named)]
+    pub auditors: Vec<NamedUser>,
+    /// One account per agent; commands can then not be queued for hosts that are down
+    #[arg(long)]
+    pub strict: bool,
+}
+
+fn parse_agent(text: &str) -> Result<AgentUser, String> {
+    let (agent, key) = text.split_once('=').ok_or_else(|| format!("{text:?} is not HOST=KEY"))?;
+    let agent = agent.parse().map_err(|e: protocol::ids::InvalidId| e.to_string())?;
+    Ok(AgentUser { agent, key: parse_public_key(key)? })
+}
+
+fn parse_named(text: &str) -> Result<NamedUser, String> {
+    let (name, key) = text.split_once('=').ok_or_else(|| "it is not NAME=KEY".to_owned())?;
+    Ok(NamedUser { name: name.to_owned(), key: parse_public_key(key)? })
+}
+
+fn parse_public_key(text: &str) -> Result<String, String> {
+    nkeys::KeyPair::from_public_key(text)
+        .map_err(|_| "it is no public nkey (U…); `orchestrator-ctl key show FILE` prints it".to_owned())
+        .map(|key| key.public_key())
 }
 
 fn parse_actor(text: &str) -> Result<String, String> {

@@ -104,6 +104,8 @@ fn bad_values_are_refused_with_what_was_expected() {
         ("ctl mysql db1 error-log -n 0", "1..=1000"),
         ("ctl jobs db1 show 17", "must be a UUID"),
         ("ctl --timeout never fleet", "30s, 5m"),
+        ("ctl bus config --controller nonsense", "not NAME=KEY"),
+        ("ctl bus config --agent db1=nonsense", "no public nkey"),
     ] {
         let error = refused(line).to_string();
         assert!(error.contains(part), "{line}: {error}");
@@ -162,6 +164,7 @@ fn every_command_of_the_brief_is_understood() {
         "raw db1 mysql.error-log {\"lines\":3} --queue 1h",
         "key generate /tmp/k",
         "key show /tmp/k",
+        "bus config --strict",
     ] {
         parse(&format!("ctl {line}"));
     }

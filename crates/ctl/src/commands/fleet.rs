@@ -27,9 +27,10 @@ pub(super) async fn run(session: &Session, args: &FleetArgs) -> Result<()> {
 }
 
 async fn look(session: &Session, args: &FleetArgs) -> Result<()> {
-    let (beats, known) = tokio::join!(session.fleet(), timeout(EVENTS_LIMIT, known_hosts(session)));
+    let mut known = BTreeMap::new();
+    // What was read when the time is up is better than nothing.
+    let (beats, _) = tokio::join!(session.fleet(), timeout(EVENTS_LIMIT, known_hosts(session, &mut known)));
     let beats = beats?;
-    let mut known = known.unwrap_or_default();
     for beat in &beats {
         known.remove(&beat.agent);
     }
@@ -40,13 +41,12 @@ async fn look(session: &Session, args: &FleetArgs) -> Result<()> {
     Ok(())
 }
 
-/// Every host that started or stopped lately, by the event stream; empty where there is none.
-async fn known_hosts(session: &Session) -> BTreeMap<AgentId, Missing> {
-    let mut known = BTreeMap::new();
+/// Every host that started or stopped lately, by the event stream; nothing where there is none.
+async fn known_hosts(session: &Session, known: &mut BTreeMap<AgentId, Missing>) {
     let since = Timestamp::now().checked_sub(MISSED_FOR).map_or(Since::All, Since::Time);
     let filter =
         EventFilter { since, kind: Some("agent.*".to_owned()), until_end: true, ..EventFilter::default() };
-    let Ok(mut events) = session.client.events(filter).await else { return known };
+    let Ok(mut events) = session.client.events(filter).await else { return };
     while let Some(Ok(stored)) = events.next().await {
         let event = stored.event;
         let state = if event.kind == "orch.agent.stopped" { "stopped" } else { "missing" };
@@ -59,7 +59,6 @@ async fn known_hosts(session: &Session) -> BTreeMap<AgentId, Missing> {
         };
         known.insert(event.host, missing);
     }
-    known
 }
 
 fn filtered(mut fleet: Fleet, args: &FleetArgs) -> Fleet {

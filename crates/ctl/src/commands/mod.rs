@@ -21,10 +21,12 @@ use crate::session::Session;
 /// What a person needs to know; see [`CtlError`].
 pub async fn run(cli: Cli, out: Out) -> Result<()> {
     let Cli { global, command } = cli;
-    // Keys are made without a bus.
-    if let Cmd::Key(command) = &command {
-        return key::run(command, &out);
-    }
+    // Keys and configurations are made without a bus.
+    let command = match command {
+        Cmd::Key(command) => return key::run(&command, &out),
+        Cmd::Bus(command) => return key::bus(command, &out),
+        other => other,
+    };
     let session = Session::open(global, out).await?;
     let result = dispatch(&session, command).await;
     session.close().await;
@@ -44,7 +46,7 @@ async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
         Cmd::Seed(command) => Box::pin(seed::run(session, command)).await,
         Cmd::Events(args) => events::run(session, args).await,
         Cmd::Raw(args) => raw::run(session, args).await,
-        Cmd::Key(command) => key::run(&command, &session.out),
+        Cmd::Key(_) | Cmd::Bus(_) => Ok(()),
     }
 }
 
