@@ -18,10 +18,10 @@ pub(crate) fn start_writeback(file: &File, offset: u64, len: u64) {
     }
 }
 
-/// How many pages of a file are in the page cache; `None` where the kernel (before 6.5) cannot tell.
-pub(crate) fn cached_pages(file: &File) -> Option<u64> {
+/// How many pages of the first `len` bytes of a file are in the page cache; `None` where the kernel (before 6.5) cannot tell.
+pub(crate) fn cached_pages(file: &File, len: u64) -> Option<u64> {
     const CACHESTAT: libc::c_long = 451;
-    let range: [u64; 2] = [0, 0];
+    let range: [u64; 2] = [0, len];
     let mut stat = [0_u64; 5];
     // SAFETY: both pointers lead to live arrays of the sizes that cachestat(2) reads (two u64) and writes (five u64).
     let result =

@@ -33,3 +33,4 @@ pub use progress::{Phase, Progress, ProgressSnapshot};
 pub use recipient::{Received, RecipientOptions, receive};
 pub use secret::{Fingerprint, ParseSecretError, Token};
 pub use throttle::Throttle;
+pub use tls::Identity;

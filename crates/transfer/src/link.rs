@@ -3,14 +3,12 @@
 //! Sockets wake up every [`TICK`] so that a cancel, a stall or a keep-alive is never far away. Content is lent out of the
 //! receive buffer and written from there; nothing is allocated after the connection stands.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::sendfile::sendfile;
 use nix::sys::socket::{MsgFlags, send};
 use socket2::{SockRef, TcpKeepalive};
 
@@ -81,11 +79,6 @@ impl Link {
     /// Changes how long nothing may move.
     pub(crate) fn set_stall(&mut self, stall: Duration) {
         self.stall = stall;
-    }
-
-    /// Whether files may go out by `sendfile`.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.sealer.is_none()
     }
 
     /// Content received and not yet consumed.
@@ -237,29 +230,6 @@ impl Link {
         self.progress.add_wire(bytes.len() as u64);
         self.outbox.clear();
         Ok(())
-    }
-
-    /// Sends a range of a file without copying it through this process. Plain connections only.
-    ///
-    /// `false` when the file ends before the range does: the connection is then out of step and must be dropped.
-    pub(crate) fn send_file(&mut self, file: &File, offset: u64, len: usize) -> Result<bool> {
-        debug_assert!(self.is_plain());
-        self.flush(true)?;
-        let mut at = offset.cast_signed();
-        let mut left = len;
-        let mut last_moved = Instant::now();
-        while left > 0 {
-            match sendfile(&*self.socket, file, Some(&mut at), left) {
-                Ok(0) => return Ok(false),
-                Ok(sent) => {
-                    left -= sent;
-                    last_moved = Instant::now();
-                }
-                Err(errno) => may_wait(errno, last_moved, self.stall)?,
-            }
-        }
-        self.progress.add_wire(len as u64);
-        Ok(true)
     }
 
     /// Closes both directions; what is buffered is lost.

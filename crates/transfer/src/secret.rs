@@ -79,17 +79,17 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn parse_hex(text: &str) -> Result<[u8; 32], ParseSecretError> {
+    unhex(text).and_then(|bytes| bytes.try_into().ok()).ok_or(ParseSecretError)
+}
+
+/// The bytes that an even number of hexadecimal digits stands for.
+pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return Err(ParseSecretError);
+    let value = |digit: u8| (digit as char).to_digit(16);
+    if !digits.len().is_multiple_of(2) {
+        return None;
     }
-    let mut out = [0; 32];
-    for (byte, pair) in out.iter_mut().zip(digits.chunks_exact(2)) {
-        let high = (pair[0] as char).to_digit(16).ok_or(ParseSecretError)?;
-        let low = (pair[1] as char).to_digit(16).ok_or(ParseSecretError)?;
-        *byte = (high * 16 + low) as u8;
-    }
-    Ok(out)
+    digits.chunks_exact(2).map(|pair| Some((value(pair[0])? * 16 + value(pair[1])?) as u8)).collect()
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use rustls::{
     DigitallySignedStruct, ExtractedSecrets, ServerConfig, ServerConnection, SignatureScheme,
 };
 
+use crate::secret::{hex, unhex};
 use crate::{Error, Fingerprint, Result};
 
 /// Longest content of one record.
@@ -39,26 +40,53 @@ const RECORDS_PER_KEY: u64 = 1 << 24;
 const TYPE_ALERT: u8 = 21;
 const TYPE_APPLICATION: u8 = 23;
 
-/// A donor's certificate, made for one offer.
-pub(crate) struct Identity {
+/// A donor's certificate and its key, made for one offer; kept by who must serve the same offer again after a restart.
+pub struct Identity {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
     config: Arc<ServerConfig>,
     pub(crate) fingerprint: Fingerprint,
 }
 
 impl Identity {
-    pub(crate) fn generate() -> Result<Self> {
+    /// A new certificate with a new key.
+    pub fn generate() -> Result<Self> {
         let made = rcgen::generate_simple_self_signed(vec!["donor.orchestrator-agent.invalid".to_owned()])?;
-        let certificate = made.cert.der().clone();
-        let fingerprint = fingerprint_of(&certificate);
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+        Self::from_der(made.cert.der().to_vec(), made.signing_key.serialize_der())
+    }
+
+    /// Certificate and private key as one text of hexadecimal digits. Treat the result as a password.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        format!("{}:{}", hex(&self.certificate), hex(&self.key))
+    }
+
+    /// The identity that [`Identity::expose`] gave.
+    pub fn from_exposed(text: &str) -> Result<Self> {
+        let parts =
+            text.split_once(':').and_then(|(certificate, key)| Some((unhex(certificate)?, unhex(key)?)));
+        let (certificate, key) = parts.ok_or(Error::Options("the kept certificate is damaged"))?;
+        Self::from_der(certificate, key)
+    }
+
+    fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Result<Self> {
+        let der = CertificateDer::from(certificate.clone());
+        let fingerprint = fingerprint_of(&der);
+        let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.clone()));
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)?;
+            .with_single_cert(vec![der], private)?;
         config.enable_secret_extraction = true;
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
-        Ok(Self { config: Arc::new(config), fingerprint })
+        Ok(Self { certificate, key, config: Arc::new(config), fingerprint })
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("fingerprint", &self.fingerprint).finish_non_exhaustive()
     }
 }
 

@@ -48,6 +48,8 @@ pub struct DonorOptions {
     pub token: Token,
     /// Encrypt with TLS 1.3. Plain TCP only when this is false and the recipient has no fingerprint either.
     pub tls: bool,
+    /// The certificate to serve with, for an offer that is served again after a restart; `None` makes a new one.
+    pub identity: Option<Arc<Identity>>,
     /// What stays at home.
     pub exclude: Exclude,
     /// The limit on bytes sent.
@@ -76,6 +78,7 @@ impl DonorOptions {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             token,
             tls: true,
+            identity: None,
             exclude: Exclude::none(),
             throttle: Arc::default(),
             source_guard: Arc::new(NoGuard),
@@ -119,7 +122,11 @@ impl Donor {
             return Err(Error::Options("digests must not be empty"));
         }
         let source = Source::open(&options.root)?;
-        let identity = if options.tls { Some(Identity::generate()?) } else { None };
+        let identity = match (&options.identity, options.tls) {
+            (_, false) => None,
+            (Some(identity), true) => Some(Arc::clone(identity)),
+            (None, true) => Some(Arc::new(Identity::generate()?)),
+        };
         let fingerprint = identity.as_ref().map(|identity| identity.fingerprint);
         let listener = TcpListener::bind(options.listen).map_err(Error::network("listen for recipients"))?;
         listener.set_nonblocking(true).map_err(Error::network("listen for recipients"))?;

@@ -15,6 +15,9 @@ use crate::{Error, Result, kernel};
 /// What was read this far behind the reader is let go from the page cache: nearer pages may still be on their way to the socket.
 const DROP_BEHIND: u64 = 16 << 20;
 
+/// Whether a file is in the page cache is judged by its first bytes: asking costs time per page.
+const CACHE_SAMPLE: u64 = 8 << 20;
+
 /// The root of the tree.
 pub(crate) struct Source {
     root: PathBuf,
@@ -24,7 +27,7 @@ pub(crate) struct Source {
 
 /// A file of the tree, as one connection reads it.
 pub(crate) struct SourceFile {
-    pub(crate) file: File,
+    file: File,
     pub(crate) entry: u32,
     path: PathBuf,
     size: u64,
@@ -87,7 +90,8 @@ impl Source {
             );
             return Err(Error::SourceChanged { path, detail });
         }
-        let was_cached = kernel::cached_pages(&file).is_some_and(|pages| pages * 4096 * 2 > entry.size);
+        let sample = entry.size.min(CACHE_SAMPLE);
+        let was_cached = kernel::cached_pages(&file, sample).is_some_and(|pages| pages * 4096 * 2 > sample);
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         Ok(SourceFile {
             file,
@@ -115,8 +119,7 @@ impl SourceFile {
         Ok(())
     }
 
-    /// The error for a file that ends at `offset`.
-    pub(crate) fn is_short(&self, offset: u64) -> Error {
+    fn is_short(&self, offset: u64) -> Error {
         let detail = format!("it ends at {offset} bytes, {} were promised", self.size);
         Error::SourceChanged { path: self.path.clone(), detail }
     }

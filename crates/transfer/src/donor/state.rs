@@ -17,7 +17,7 @@ use crate::{Cancel, Error, Manifest, Progress, Result, Token};
 pub(super) struct Shared {
     pub(super) options: DonorOptions,
     pub(super) source: Source,
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<Arc<Identity>>,
     pub(super) progress: Arc<Progress>,
     pub(super) cancel: Arc<Cancel>,
     state: Mutex<State>,
@@ -60,7 +60,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(options: DonorOptions, source: Source, identity: Option<Identity>) -> Self {
+    pub(super) fn new(options: DonorOptions, source: Source, identity: Option<Arc<Identity>>) -> Self {
         let token = options.token.clone();
         let shared = Self {
             options,
@@ -76,8 +76,8 @@ impl Shared {
     }
 
     pub(super) fn add_token(&self, token: Token) {
-        let session = Session { token: token.clone(), recipient: None, root: None };
-        self.lock().sessions.insert(token_id(&token), session);
+        let id = token_id(&token);
+        self.lock().sessions.insert(id, Session { token, recipient: None, root: None });
     }
 
     /// The token with this short name.

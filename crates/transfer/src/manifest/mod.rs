@@ -161,10 +161,6 @@ impl Manifest {
         (0..self.entries.len() as u32).map(|index| self.entry(index))
     }
 
-    pub(crate) fn chunk_size(&self) -> u32 {
-        self.chunk_size
-    }
-
     pub(crate) fn chunks(&self) -> u32 {
         self.chunks
     }
@@ -282,3 +278,6 @@ impl Record {
         out
     }
 }
+
+#[cfg(test)]
+mod tests;

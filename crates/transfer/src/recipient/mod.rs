@@ -118,6 +118,10 @@ pub struct Received {
 /// Pulls the donor's tree until it is complete and proven.
 ///
 /// Connections that break are made anew by themselves. After a crash, the same call goes on where the journal ends.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers move it into a blocking task; nothing of it outlives the call"
+)]
 pub fn receive(options: RecipientOptions) -> Result<Received> {
     check_options(&options)?;
     let stop = options.cancel.child();

@@ -81,7 +81,7 @@ fn measure(plan: &Plan) -> Result<(), String> {
     for (name, dir, on_disk) in [("tmpfs", &plan.tmpfs, false), ("disk", &plan.disk, true)] {
         let Some(dir) = dir else { continue };
         for (set, make) in dataset::sets(plan.large_mib, plan.small_files) {
-            let lane = Lane::prepare(dir, on_disk, make)?;
+            let lane = Lane::prepare(dir, on_disk, &make)?;
             let contestants: Vec<Contestant> = Contestant::all()
                 .into_iter()
                 .filter(|contestant| {

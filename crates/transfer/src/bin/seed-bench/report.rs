@@ -77,8 +77,7 @@ pub(crate) fn markdown(tables: &[Table], rounds: usize) -> String {
             .rows
             .iter()
             .find(|(name, _)| *name == "tar-nc")
-            .map(|(_, samples)| samples.as_slice())
-            .unwrap_or(&[]);
+            .map_or(&[][..], |(_, samples)| samples.as_slice());
         let base = (median(base, |sample| sample.wall_s).1, median(base, |sample| sample.cpu_s).1);
         for (name, samples) in &table.rows {
             let (least, wall, greatest) = median(samples, |sample| sample.wall_s);
