@@ -191,7 +191,7 @@ impl Provider for CommandProvider {
         ];
         let missing = commands.into_iter().filter_map(|argv| argv.first()).find(|p| !is_installed(p));
         let reason = missing.map(|program| format!("the program {program} is not there or may not be run"));
-        Capability { available: reason.is_none(), reason, features: self.features() }
+        Capability::unless(reason, self.features())
     }
 
     fn list(&self) -> Result<Vec<Snapshot>, Error> {

@@ -46,7 +46,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// When the provider breaks a promise.
 pub fn run(fixture: &Fixture<'_>) {
     let capability = (fixture.provider)().probe();
-    assert!(capability.available, "not available: {:?}", capability.reason);
+    assert!(capability.available, "not available: {capability:?}");
     assert_eq!(ours(fixture), [], "the medium must be empty at first");
 
     a_snapshot_shows_the_data_as_they_were(fixture, capability.features);

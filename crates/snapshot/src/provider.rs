@@ -237,6 +237,17 @@ pub struct Capability {
     pub features: Features,
 }
 
+impl Capability {
+    /// Available unless something is missing.
+    #[must_use]
+    pub fn unless(missing: Option<String>, features: Features) -> Self {
+        match missing {
+            Some(reason) => Self { available: false, reason: Some(reason), features },
+            None => Self { available: true, reason: None, features },
+        }
+    }
+}
+
 /// Properties of a provider's snapshots, the same on every host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Features {

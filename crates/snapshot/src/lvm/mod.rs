@@ -68,6 +68,8 @@ struct Plan {
     origin: String,
     inside: PathBuf,
     name: String,
+    /// The thin pool, if it is in one.
+    pool: Vec<Lv>,
     /// For a classic snapshot.
     extents: Option<u64>,
     size_bytes: u64,
@@ -173,7 +175,11 @@ impl LvmProvider {
     }
 
     fn plan(&self, request: &CreateRequest) -> Result<Plan, Error> {
-        let volumes = self.host.volumes()?;
+        let unavailable = |reason| Error::Unavailable { provider: self.name(), reason };
+        let volumes = self.host.volumes().map_err(|error| self.host.missing().map_or(error, unavailable))?;
+        if volumes.is_empty() {
+            return Err(unavailable(self.host.missing().unwrap_or_else(|| "there is no volume".to_owned())));
+        }
         let (origin, inside) = volume_of(&volumes, &request.datadir)?;
         let refuse = |reason: String| Err(Error::Origin { datadir: request.datadir.clone(), reason });
         if let Some(configured) = self.config.origin.as_ref().filter(|c| **c != origin.full_name()) {
@@ -222,11 +228,16 @@ impl LvmProvider {
             volumes.iter().any(|l| l.group == origin.group && (l.name == name || l.name == view))
         };
         let name = self.pattern.expand(request, &origin.name, Timestamp::now(), &taken);
+        let pool = volumes
+            .iter()
+            .filter(|l| l.group == origin.group && Some(&l.name) == origin.pool.as_ref())
+            .cloned();
         Ok(Plan {
             group: origin.group.clone(),
             origin: origin.full_name(),
             inside,
             name,
+            pool: pool.collect(),
             extents,
             size_bytes,
         })
@@ -250,10 +261,8 @@ impl LvmProvider {
         }
         self.write_sidecar(&lv, id, meta)?;
         self.host.run(&argv::retag(id.as_str(), &[unfinished], &tags::encode(meta)))?;
-        let all = self.host.volumes()?;
-        let mounts = mountinfo::read()?;
-        let lv = all.iter().find(|l| l.full_name() == id.as_str() && l.is_snapshot());
-        lv.and_then(|l| self.listed(l, &all, &mounts)).ok_or_else(|| Error::NotListed { id: id.to_string() })
+        self.listed(&lv, &plan.pool, &mountinfo::read()?)
+            .ok_or_else(|| Error::NotListed { id: id.to_string() })
     }
 
     fn write_sidecar(&self, lv: &Lv, id: &SnapshotId, meta: &SnapshotMeta) -> Result<(), Error> {
@@ -311,8 +320,7 @@ impl Provider for LvmProvider {
     }
 
     fn probe(&self) -> Capability {
-        let reason = self.host.missing();
-        Capability { available: reason.is_none(), reason, features: self.features() }
+        Capability::unless(self.host.missing(), self.features())
     }
 
     fn list(&self) -> Result<Vec<Snapshot>, Error> {
@@ -328,9 +336,6 @@ impl Provider for LvmProvider {
     }
 
     fn create(&self, request: &CreateRequest, at_instant: AtInstant<'_>) -> Result<Snapshot, Error> {
-        if let Some(reason) = self.host.missing() {
-            return Err(Error::Unavailable { provider: self.name(), reason });
-        }
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = self.plan(request)?;
         let id: SnapshotId =

@@ -282,7 +282,7 @@ mod tests {
                 .iter()
                 .filter(|l| l.is_snapshot())
                 .count(),
-            3
+            4
         );
     }
 

@@ -169,8 +169,7 @@ impl Provider for TreeProvider {
     }
 
     fn probe(&self) -> Capability {
-        let reason = self.backend.missing(&self.root);
-        Capability { available: reason.is_none(), reason, features: self.backend.features() }
+        Capability::unless(self.backend.missing(&self.root), self.features())
     }
 
     fn list(&self) -> Result<Vec<Snapshot>, Error> {
