@@ -1,5 +1,7 @@
 //! What breaks on the way, and what becomes of the seed: damaged bytes, cut lines, dead processes, changed sources.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod common;
 
 use std::fs::{self, File};

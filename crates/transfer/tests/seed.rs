@@ -1,5 +1,7 @@
 //! Whole seeds between two ends in one process: what arrives is what was there.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod common;
 
 use std::fs;

@@ -1,4 +1,5 @@
 //! Trees to seed, and comparisons that notice what a DBA would.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of this module")]
 
 use std::fs::{self, File};
