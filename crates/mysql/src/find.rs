@@ -64,23 +64,22 @@ pub(crate) fn servers() -> Vec<ServerProcess> {
 
 fn server(pid: i32) -> Option<ServerProcess> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
+    let is_server = |path: &Path| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        SERVER_NAMES.contains(&name.trim_end_matches(" (deleted)"))
+    };
     let binary = fs::read_link(dir.join("exe")).ok();
+    if binary.as_deref().is_some_and(|b| !is_server(b)) {
+        return None;
+    }
     let cmdline = fs::read(dir.join("cmdline")).ok()?;
     let args: Vec<String> = cmdline
         .split(|b| *b == 0)
         .map(|a| String::from_utf8_lossy(a).into_owned())
         .filter(|a| !a.is_empty())
         .collect();
-    let comm = fs::read_to_string(dir.join("comm")).unwrap_or_default();
-    let is_server = |path: &Path| {
-        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        SERVER_NAMES.contains(&name.trim_end_matches(" (deleted)"))
-    };
-    let named = match &binary {
-        Some(binary) => is_server(binary),
-        // Another user's process hides its binary. The name of its first thread is not enough: threads are renamed.
-        None => SERVER_NAMES.contains(&comm.trim()) || args.first().is_some_and(|a| is_server(Path::new(a))),
-    };
+    // Another user's process hides its binary: its first argument names it.
+    let named = binary.is_some() || args.first().is_some_and(|a| is_server(Path::new(a)));
     (named && is_alive(pid)).then(|| ServerProcess {
         pid,
         args,

@@ -63,11 +63,13 @@ impl Instance {
 
     /// What is known without asking the server: configuration, process, option files.
     pub async fn settings(&self) -> Settings {
-        let first = self.gather(None).await;
-        match self.binary_version(first.binary.as_deref()).await {
-            // The version tells which groups of the option files count.
-            Some(version) => self.gather(Some(version)).await,
-            None => first,
+        let known = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = known.and_then(|(_, _, version)| version);
+        let settings = self.gather(known.clone()).await;
+        // The version tells which groups of the option files count.
+        match self.binary_version(settings.binary.as_deref()).await {
+            version if version == known => settings,
+            version => self.gather(version).await,
         }
     }
 
