@@ -38,7 +38,7 @@ check: test lint ## What CI runs
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-schemas: ## Write schemas/ anew from the code
+schemas: ## Write schemas/ and docs/commands.md anew from the code
 	$(CARGO) run --quiet -p xtask -- schemas
 
 demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves it running

@@ -16,9 +16,9 @@ struct Args {
 enum Task {
     /// Check that crates lean only on the crates that they may know
     Layering,
-    /// Write schemas/ from the code
+    /// Write schemas/ and docs/commands.md from the code
     Schemas {
-        /// Write nothing; fail when schemas/ and the code differ
+        /// Write nothing; fail when they and the code differ
         #[arg(long)]
         check: bool,
     },
@@ -32,7 +32,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Layering => layering::check(&root)?,
         Task::Schemas { check: true } => schemas::check(&root)?,
         Task::Schemas { check: false } => {
-            println!("wrote {} files below schemas/", schemas::write(&root)?);
+            println!("wrote {} files below schemas/ and docs/", schemas::write(&root)?);
             Vec::new()
         }
         Task::Tidy => tidy::check(&root)?,

@@ -1,4 +1,4 @@
-//! `schemas/`: written from the protocol's types, and compared with them.
+//! `schemas/` and `docs/commands.md`: written from the protocol's types, and compared with them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,16 +8,16 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use walkdir::WalkDir;
 
-/// Writes `schemas/` anew and removes generated files that no type stands behind any more. Returns how many files there are.
+const COMMANDS: &str = "docs/commands.md";
+
+/// Writes the generated files anew and removes those that no type stands behind any more. Returns how many there are.
 pub fn write(root: &Path) -> anyhow::Result<usize> {
     let wanted = wanted()?;
-    let directory = root.join("schemas");
-    for path in present(&directory)?.into_keys().filter(|path| !wanted.contains_key(path)) {
-        fs::remove_file(directory.join(&path))
-            .with_context(|| format!("cannot remove {}", path.display()))?;
+    for path in present(root)?.into_keys().filter(|path| !wanted.contains_key(path)) {
+        fs::remove_file(root.join(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     for (path, text) in &wanted {
-        let path = directory.join(path);
+        let path = root.join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -26,26 +26,27 @@ pub fn write(root: &Path) -> anyhow::Result<usize> {
     Ok(wanted.len())
 }
 
-/// Says, one line each, where `schemas/` and the code differ.
+/// Says, one line each, where the generated files and the code differ.
 pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
-    Ok(differences(&wanted()?, &present(&root.join("schemas"))?))
+    Ok(differences(&wanted()?, &present(root)?))
 }
 
+/// Paths from the root of the repository to texts.
 type Files = BTreeMap<PathBuf, String>;
 
 fn differences(wanted: &Files, present: &Files) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in wanted {
         match present.get(path) {
-            None => found.push(format!("schemas/{} is missing", path.display())),
+            None => found.push(format!("{} is missing", path.display())),
             Some(old) if old != text => {
-                found.push(format!("schemas/{} is not what the code says", path.display()))
+                found.push(format!("{} is not what the code says", path.display()));
             }
             Some(_) => {}
         }
     }
     for path in present.keys().filter(|path| !wanted.contains_key(*path)) {
-        found.push(format!("schemas/{} has no type behind it", path.display()));
+        found.push(format!("{} has no type behind it", path.display()));
     }
     found
 }
@@ -55,10 +56,27 @@ fn wanted() -> anyhow::Result<Files> {
     for document in protocol::schema::documents() {
         let mut text = serde_json::to_string_pretty(&sorted(document.content))?;
         text.push('\n');
-        let twice = files.insert(PathBuf::from(&document.path), text).is_some();
+        let twice = files.insert(Path::new("schemas").join(&document.path), text).is_some();
         ensure!(!twice, "two documents are named {}", document.path);
     }
+    files.insert(COMMANDS.into(), commands());
     Ok(files)
+}
+
+fn commands() -> String {
+    format!(
+        "<!-- Written by `make schemas` from crates/protocol; do not edit. -->\n\
+         # Commands\n\n\
+         All that an agent can be told, on `orch.v1.cmd.<host>.<command>`. [`schemas/v1/commands/`](../schemas/v1/commands) has\n\
+         the parameters and the result of each, [`orchestrator-ctl`](ctl.md) a subcommand for each, and\n\
+         `orchestrator-ctl raw HOST COMMAND JSON` sends any of them.\n\n\
+         - A **query** only looks and never waits behind a job.\n\
+         - A **change** is short; an agent does one after the other.\n\
+         - A **job** is long: the reply is its id at once; events, progress and `jobs.abort` follow.\n\n\
+         The sender's key must have the command's role. *replaces* names the endpoints of the HTTP agent that this one succeeds.\n\n\
+         {}",
+        protocol::schema::commands_table()
+    )
 }
 
 /// Keys in alphabetical order, whatever features other crates switch on in serde_json.
@@ -73,16 +91,20 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The JSON files below the directory; others (a README) are not generated and none of our business.
-fn present(directory: &Path) -> anyhow::Result<Files> {
+/// The JSON files below `schemas/` and the table of commands; others (a README) are not generated and none of our business.
+fn present(root: &Path) -> anyhow::Result<Files> {
     let mut files = Files::new();
+    if let Ok(text) = fs::read_to_string(root.join(COMMANDS)) {
+        files.insert(COMMANDS.into(), text);
+    }
+    let directory = root.join("schemas");
     if !directory.exists() {
         return Ok(files);
     }
     for entry in WalkDir::new(directory) {
         let entry = entry?;
         if entry.path().extension().is_some_and(|extension| extension == "json") {
-            let path = entry.path().strip_prefix(directory)?.to_owned();
+            let path = entry.path().strip_prefix(root)?.to_owned();
             files.insert(path, fs::read_to_string(entry.path())?);
         }
     }
@@ -99,13 +121,15 @@ mod tests {
 
     #[test]
     fn each_kind_of_difference_is_named() {
-        let wanted = files(&[("same.json", "1"), ("changed.json", "2"), ("new.json", "3")]);
-        let present = files(&[("same.json", "1"), ("changed.json", "old"), ("gone.json", "4")]);
+        let wanted =
+            files(&[("schemas/same.json", "1"), ("schemas/changed.json", "2"), ("docs/new.md", "3")]);
+        let present =
+            files(&[("schemas/same.json", "1"), ("schemas/changed.json", "old"), ("schemas/gone.json", "4")]);
         assert_eq!(
             differences(&wanted, &present),
             [
+                "docs/new.md is missing",
                 "schemas/changed.json is not what the code says",
-                "schemas/new.json is missing",
                 "schemas/gone.json has no type behind it",
             ]
         );
