@@ -71,8 +71,14 @@ impl Default for Window {
 #[derive(Clone)]
 pub struct Client {
     bus: Bus,
-    signer: Option<Arc<KeyPair>>,
+    signer: Option<Arc<Signer>>,
     actor: String,
+}
+
+/// The key and its public form, which is costly to derive for each call.
+struct Signer {
+    key: KeyPair,
+    public: String,
 }
 
 impl std::fmt::Debug for Client {
@@ -85,7 +91,11 @@ impl Client {
     /// `actor` is a remark where commands are signed, and the claim where they are not.
     #[must_use]
     pub fn new(bus: Bus, signer: Option<KeyPair>, actor: impl Into<String>) -> Self {
-        Self { bus, signer: signer.map(Arc::new), actor: actor.into() }
+        Self {
+            bus,
+            signer: signer.map(|key| Arc::new(Signer { public: key.public_key(), key })),
+            actor: actor.into(),
+        }
     }
 
     /// The connection.
@@ -183,10 +193,10 @@ impl Client {
         }
         let headers = match &self.signer {
             None => None,
-            Some(key) => {
+            Some(signer) => {
                 let mut headers = HeaderMap::new();
-                headers.insert(HEADER_SIGNATURE, signature::sign(key, subject, &body)?.as_str());
-                headers.insert(HEADER_KEY, key.public_key().as_str());
+                headers.insert(HEADER_SIGNATURE, signature::sign(&signer.key, subject, &body)?.as_str());
+                headers.insert(HEADER_KEY, signer.public.as_str());
                 Some(headers)
             }
         };

@@ -1,4 +1,5 @@
 //! The bus on real nats-servers: the distribution's, and the newest where `scripts/nats-newest` fetched it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
 mod durable;
 mod events;
@@ -7,3 +8,5 @@ mod kit;
 mod outage;
 mod permissions;
 mod serve;
+mod tls;
+mod wait;

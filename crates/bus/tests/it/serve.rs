@@ -96,10 +96,10 @@ fn refused_as(outcome: &Outcome, code: ErrorCode) {
 
 fn body(command: &str, params: Value, in_seconds: i64) -> Vec<u8> {
     let deadline = Timestamp::from_second(Timestamp::now().as_second() + in_seconds).unwrap();
-    json!({"version": 1, "id": RequestId::generate(), "deadline": deadline, "actor": "tester",
-           "command": command, "params": params})
-    .to_string()
-    .into_bytes()
+    let mut request = json!({"version": 1, "id": RequestId::generate(), "deadline": deadline, "actor": "tester",
+                             "command": command});
+    request["params"] = params;
+    request.to_string().into_bytes()
 }
 
 async fn each_bad_request_gets_its_typed_error(program: Option<PathBuf>) {
