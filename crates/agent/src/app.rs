@@ -1,0 +1,252 @@
+//! The only place where the parts are wired together.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::outbox::{EventSource, OutboxLimits};
+use bus::{Authority, Bus, Outbox, ReplyCache, ServeConfig};
+use jiff::Timestamp;
+use job::{Inject, Options, Recovery, Retention, Runner, StepError, crashsafe};
+use mysql::Instance;
+use protocol::event::{AgentStarted, AgentStopped, EventData};
+use protocol::ids::{AgentId, BootId};
+use snapshot::MountTable;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use transfer::Throttle;
+
+use crate::config::Config;
+use crate::handler::AgentHandler;
+use crate::host::{Host, Snapshots, chain};
+use crate::observe::Seen;
+use crate::publish::{self, ProgressQueue, Publisher};
+use crate::{jobs, observe, queries, schedule};
+
+/// Faults on purpose for tests with real processes; see `job::inject`.
+const FAULT_VARIABLE: &str = "OA_FAULT";
+/// Events that the bus has not taken yet get this long at the end; they stay on disk all the same.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+
+/// Runs the agent until `shutdown`.
+pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let id = agent_id(&config)?;
+    let state_dir = config.agent.state_dir.clone();
+    make_state_dir(&state_dir)?;
+    let source =
+        EventSource { agent: id.clone(), cluster: config.agent.cluster.clone(), dc: config.agent.dc.clone() };
+    let outbox = Outbox::open(&state_dir.join("events"), source, OutboxLimits::default())
+        .context("the spool of events cannot be used")?;
+    let (publisher, progress) = Publisher::new(outbox.clone());
+    let inject: Inject = match std::env::var(FAULT_VARIABLE) {
+        Ok(faults) => faults.parse().with_context(|| format!("{FAULT_VARIABLE} is not valid"))?,
+        Err(_) => Inject::default(),
+    };
+    let options = Options { observer: Some(publisher.clone()), inject, ..Options::default() };
+    let runner = Runner::open(&state_dir.join("jobs"), options).context("the journals cannot be used")?;
+    let replies = ReplyCache::open(&state_dir.join("replies"), bus::dedupe::CacheLimits::default())
+        .context("the cache of replies cannot be used")?;
+    let authority = Arc::new(Authority::new(config.auth.clone())?);
+    let bus = Bus::connect(&config.bus, &format!("orchestrator-agent {id}")).await?;
+
+    let host = make_host(config, id, runner, outbox, bus);
+    tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
+    if host.config.auth.accept_unsigned {
+        tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
+    }
+    observe::look(&host).await;
+    resume(&host, &publisher).await?;
+    serve(host, authority, Arc::new(replies), progress, shutdown).await
+}
+
+/// Serves until `shutdown`, then ends in good order: commands finish, jobs are parked, events are sent.
+async fn serve(
+    host: Arc<Host>,
+    authority: Arc<Authority>,
+    replies: Arc<ReplyCache>,
+    progress: ProgressQueue,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let handler = Arc::new(AgentHandler::new(Arc::clone(&host)));
+    let sending = CancellationToken::new();
+    let sender = host.outbox.spawn_sender(host.bus.clone(), sending.clone());
+    let tasks = TaskTracker::new();
+    tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(jobs::seed::undo::sweep(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(publish::send_progress(progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
+    let beating = {
+        let handler = Arc::clone(&handler);
+        let interval = Duration::from_secs_f64(host.config.agent.heartbeat_s);
+        let make = move || bus::Handler::heartbeat(handler.as_ref());
+        bus::heartbeat::spawn(host.bus.clone(), host.id.clone(), interval, make, shutdown.clone())
+    };
+    let serving = bus::serve(
+        host.bus.clone(),
+        ServeConfig::new(host.id.clone()),
+        handler,
+        authority,
+        replies,
+        shutdown.clone(),
+    );
+    let served = serving.await;
+    if let Err(error) = &served {
+        tracing::error!(error = %chain(error), "serving commands failed");
+    }
+    shutdown.cancel();
+    host.runner.park().await;
+    let stopped = EventData::AgentStopped(AgentStopped { reason: "shutdown".to_owned() });
+    if let Err(error) = host.outbox.publish(stopped).await {
+        tracing::warn!(error = %chain(&error), "the last event could not be spooled");
+    }
+    host.outbox.flush(LAST_EVENTS).await;
+    sending.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let _ = tokio::join!(sender, beating);
+    host.bus.close(Duration::from_secs(2)).await;
+    tracing::info!("agent stopped");
+    served.context("the agent cannot serve commands")
+}
+
+fn agent_id(config: &Config) -> anyhow::Result<AgentId> {
+    if let Some(id) = &config.agent.id {
+        return Ok(id.clone());
+    }
+    let name = nix::unistd::gethostname().context("the host's name is not known: set agent.id")?;
+    name.to_string_lossy().parse().context("the host's name is no agent id: set agent.id")
+}
+
+fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
+    if !state_dir.exists() {
+        if let Some(parent) = state_dir.parent() {
+            std::fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+        }
+        crashsafe::create_dir(state_dir, 0o700).with_context(|| {
+            format!("the state directory {} cannot be made (agent.state_dir)", state_dir.display())
+        })?;
+    }
+    for part in ["events", "jobs", "offers", "seeds", "kept"] {
+        let dir = state_dir.join(part);
+        if !dir.exists() {
+            crashsafe::create_dir(&dir, 0o700).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_host(config: Config, id: AgentId, runner: Runner, outbox: Outbox, bus: Bus) -> Arc<Host> {
+    let snapshots = make_snapshots(&config);
+    let capability = snapshots.as_ref().map(|s| s.provider.probe());
+    let capabilities = queries::agent::capabilities(capability.as_ref().map_err(|reason| *reason));
+    for missing in capabilities.iter().filter(|c| !c.available) {
+        tracing::info!(capability = missing.name, reason = missing.reason, "missing on this host");
+    }
+    Arc::new_cyclic(|me| Host {
+        me: me.clone(),
+        instance: Instance::new(config.mysql.clone()),
+        donor_throttle: Arc::new(Throttle::limited(config.seed.donor_bytes_per_s)),
+        config,
+        id,
+        boot: BootId::generate(),
+        started_at: Timestamp::now(),
+        snapshots,
+        runner,
+        outbox,
+        bus,
+        seen: RwLock::new(Arc::new(Seen::nothing())),
+        capabilities,
+        admission: tokio::sync::Mutex::new(()),
+        jobs_of_requests: tokio::sync::Mutex::new(HashMap::new()),
+        throttles: Mutex::new(HashMap::new()),
+        offers: jobs::offer::OpenOffers::default(),
+        acting: Mutex::new(None),
+        look: tokio::sync::Notify::new(),
+    })
+}
+
+fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
+    let Some(provider) = &config.snapshot.provider else {
+        return Err("no snapshot.provider is configured".to_owned());
+    };
+    let state_dir = config.agent.state_dir.join("snapshots");
+    let provider = snapshot::registry::build(provider, &state_dir).map_err(|e| chain(&e))?;
+    let provider: Arc<dyn snapshot::Provider> = Arc::from(provider);
+    let state_file = config.agent.state_dir.join("mounts.json");
+    let mounts = MountTable::open(provider.clone(), &config.snapshot.mount_root, &state_file)
+        .map_err(|e| chain(&e))?;
+    Ok(Snapshots { provider, mounts })
+}
+
+/// Goes on with the jobs of an earlier run, and frees what no job holds any more.
+async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
+    let Recovery { unfinished, broken } =
+        host.runner.recover().await.context("the journals cannot be read")?;
+    for journal in broken {
+        tracing::error!(path = %journal.path.display(), error = %chain(&journal.error), "a journal cannot be used and is left alone");
+    }
+    let alive: Vec<String> = unfinished.iter().map(|job| job.spec.id.to_string()).collect();
+    let offers: Vec<String> = unfinished
+        .iter()
+        .filter_map(|job| Some(job.spec.params.get("offer")?.as_str()?.to_owned()))
+        .collect();
+    free_mounts(host, move |holder| {
+        holder == "operator" || alive.iter().chain(&offers).any(|id| holder.contains(id.as_str()))
+    })
+    .await;
+    tell_leftovers(host, &unfinished);
+    let mut resumed = Vec::new();
+    for job in unfinished {
+        publisher.remember(&job.spec);
+        if let Some(request) = job.spec.request_id {
+            host.jobs_of_requests.lock().await.insert(request, job.spec.id);
+        }
+        match jobs::launch(host, job.spec.id, &job.spec.kind).await {
+            Ok(()) => resumed.push(job.spec.id),
+            Err(error) => {
+                tracing::error!(job = %job.spec.id, %error, "a job of an earlier run cannot go on");
+                let why = StepError::new("internal", format!("it cannot go on after a restart: {error}"));
+                let _ = host.runner.give_up(job.spec.id, why).await;
+            }
+        }
+    }
+    let days = Duration::from_secs(u64::from(host.config.agent.keep_jobs_days) * 86_400);
+    let pruned = host.runner.prune(Retention { keep_newest: 100, keep_for: days }).await;
+    if let Err(error) = pruned {
+        tracing::warn!(error = %chain(&error), "old journals cannot be removed");
+    }
+    let started = AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), jobs_resumed: resumed };
+    host.outbox
+        .publish(EventData::AgentStarted(started))
+        .await
+        .context("the first event cannot be spooled")?;
+    Ok(())
+}
+
+/// What an earlier seed left beside the datadir may be someone's only copy of the old data: told, never removed.
+fn tell_leftovers(host: &Host, unfinished: &[job::Recovered]) {
+    let Some(datadir) = host.seen().server.datadir.clone() else { return };
+    for (path, job) in jobs::seed::swap::leftovers(&datadir) {
+        let known =
+            unfinished.iter().any(|known| known.spec.id == job) || jobs::seed::undo::is_kept(host, job);
+        if !known {
+            tracing::warn!(path = %path.display(), %job, "left by a seed that has ended; look whether it is needed, then remove it");
+        }
+    }
+}
+
+async fn free_mounts(host: &Arc<Host>, is_alive: impl Fn(&str) -> bool + Send + 'static) {
+    let Ok(snapshots) = host.snapshots.as_ref().cloned() else { return };
+    let freed = tokio::task::spawn_blocking(move || snapshots.mounts.recover(&is_alive)).await;
+    match freed {
+        Ok(Ok(paths)) => {
+            for path in paths {
+                tracing::info!(path = %path.display(), "a mount that nobody holds any more was released");
+            }
+        }
+        Ok(Err(error)) => tracing::warn!(error = %chain(&error), "leftover mounts cannot be released"),
+        Err(_) => {}
+    }
+}

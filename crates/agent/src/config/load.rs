@@ -1,0 +1,158 @@
+//! Reads the layers and says exactly what is wrong with them.
+
+use std::path::{Path, PathBuf};
+
+use super::Config;
+use crate::host::chain;
+
+const ENV_PREFIX: &str = "ORCH_AGENT";
+const ENV_SEPARATOR: &str = "__";
+
+/// What flags set.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overrides {
+    /// `--set key=value`, in order.
+    pub(crate) values: Vec<(String, String)>,
+}
+
+/// The configuration cannot be used; the process ends with exit status 78 (`EX_CONFIG`).
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}; give another file with --config")]
+    Unreadable { path: PathBuf, source: std::io::Error },
+    /// The file is no TOML.
+    #[error("{path}: {reason}")]
+    Syntax { path: PathBuf, reason: String },
+    /// A key is unknown, or its value is of the wrong kind.
+    #[error("{origin}: {key}: {reason}")]
+    Value { origin: String, key: String, reason: String },
+}
+
+/// Reads defaults, `path`, the environment and `overrides`, in this order. A missing file is an error only when it was
+/// asked for.
+pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let mut builder = config::Config::builder();
+    let default_path = Path::new(super::DEFAULT_PATH);
+    let file = path.unwrap_or(default_path);
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => Some(text),
+        Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(ConfigError::Unreadable { path: file.to_owned(), source }),
+    };
+    if let Some(text) = &text {
+        // Parsed by itself first: its errors carry line and column.
+        text.parse::<toml::Table>().map_err(|e| ConfigError::Syntax {
+            path: file.to_owned(),
+            reason: e.to_string().trim().to_owned(),
+        })?;
+        builder = builder.add_source(config::File::from_str(text, config::FileFormat::Toml));
+    }
+    builder = builder.add_source(
+        config::Environment::with_prefix(ENV_PREFIX)
+            .prefix_separator(ENV_SEPARATOR)
+            .separator(ENV_SEPARATOR)
+            .try_parsing(true),
+    );
+    let origin = Origin { file: text.is_some().then(|| file.to_owned()), overrides };
+    for (key, value) in &overrides.values {
+        builder = builder.set_override(key, value.as_str()).map_err(|e| ConfigError::Value {
+            origin: "--set".into(),
+            key: key.clone(),
+            reason: e.to_string(),
+        })?;
+    }
+    let merged = builder.build().map_err(|e| origin.explain(".", &e))?;
+    let config: Config = serde_path_to_error::deserialize(merged).map_err(|e| {
+        let key = e.path().to_string();
+        origin.explain(&key, &e.into_inner())
+    })?;
+    validate(&config).map_err(|(key, reason)| ConfigError::Value { origin: origin.of(&key), key, reason })?;
+    Ok(config)
+}
+
+struct Origin<'a> {
+    file: Option<PathBuf>,
+    overrides: &'a Overrides,
+}
+
+impl Origin<'_> {
+    fn explain(&self, path: &str, error: &config::ConfigError) -> ConfigError {
+        let key = match error {
+            config::ConfigError::Type { key: Some(key), .. }
+            | config::ConfigError::At { key: Some(key), .. } => key.clone(),
+            _ => path.to_owned(),
+        };
+        let key = if key.len() < path.len() && path != "." { path.to_owned() } else { key };
+        ConfigError::Value { origin: self.of(&key), key, reason: reason_of(error) }
+    }
+
+    /// Which layer set the key: the last one that did.
+    fn of(&self, key: &str) -> String {
+        if self.overrides.values.iter().any(|(name, _)| name == key) {
+            return "--set".to_owned();
+        }
+        let variable =
+            format!("{ENV_PREFIX}{ENV_SEPARATOR}{}", key.replace('.', ENV_SEPARATOR).to_uppercase());
+        if std::env::vars_os().any(|(name, _)| name.to_string_lossy().to_uppercase() == variable) {
+            return format!("environment variable {variable}");
+        }
+        self.file.as_ref().map_or_else(|| "defaults".to_owned(), |file| file.display().to_string())
+    }
+}
+
+fn reason_of(error: &config::ConfigError) -> String {
+    match error {
+        config::ConfigError::Type { unexpected, expected, .. } => {
+            format!("expected {expected}, found {unexpected}")
+        }
+        config::ConfigError::At { error, .. } => reason_of(error),
+        other => other.to_string(),
+    }
+}
+
+/// What types cannot say. The key and the reason of the first thing that cannot work.
+fn validate(config: &Config) -> Result<(), (String, String)> {
+    let fail = |key: &str, reason: String| Err((key.to_owned(), reason));
+    for (key, value) in
+        [("agent.heartbeat_s", config.agent.heartbeat_s), ("agent.reconcile_s", config.agent.reconcile_s)]
+    {
+        if !(0.05..=3600.0).contains(&value) {
+            return fail(key, format!("expected 0.05 to 3600 seconds, found {value}"));
+        }
+    }
+    for (key, path) in
+        [("agent.state_dir", &config.agent.state_dir), ("snapshot.mount_root", &config.snapshot.mount_root)]
+    {
+        if !path.is_absolute() {
+            return fail(key, format!("expected an absolute path, found {}", path.display()));
+        }
+    }
+    if !(0.0..=300.0).contains(&config.snapshot.lock_wait_s) {
+        return fail("snapshot.lock_wait_s", "expected 0 to 300 seconds".to_owned());
+    }
+    for (name, custom) in &config.custom {
+        if custom.argv.first().is_none_or(|program| !program.starts_with('/')) {
+            return fail(
+                &format!("custom.{name}.argv"),
+                "expected a program by its absolute path, then its arguments".to_owned(),
+            );
+        }
+    }
+    if config.seed.post_copy.first().is_some_and(|program| !program.starts_with('/')) {
+        return fail(
+            "seed.post_copy",
+            "expected a program by its absolute path, then its arguments".to_owned(),
+        );
+    }
+    if let Some(Err(error)) = config.snapshot.schedule.as_deref().map(str::parse::<croner::Cron>) {
+        return fail("snapshot.schedule", format!("expected a cron expression of 5 fields: {error}"));
+    }
+    bus::Authority::new(config.auth.clone()).map_err(|e| ("auth".to_owned(), chain(&e)))?;
+    config.bus.validate().map_err(|e| ("bus".to_owned(), chain(&e)))?;
+    config.mysql.validate().map_err(|reason| ("mysql".to_owned(), reason))
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,0 +1,67 @@
+use std::io::Write as _;
+
+use super::*;
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn error(text: &str) -> String {
+    let file = file(text);
+    let error = load(Some(file.path()), &Overrides::default()).unwrap_err().to_string();
+    assert!(error.contains(&file.path().display().to_string()), "the file is named: {error}");
+    error
+}
+
+#[test]
+fn an_empty_file_is_a_whole_configuration() {
+    let config = load(Some(file("").path()), &Overrides::default()).unwrap();
+    assert_eq!(config.agent.cluster, "default");
+    assert!(!config.auth.accept_unsigned);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_what_was_expected() {
+    let error = error("[agent]\nclutser = \"shop\"\n");
+    assert!(error.contains("agent.clutser") || error.contains("clutser"), "{error}");
+    assert!(error.contains("cluster"), "{error}");
+}
+
+#[test]
+fn a_wrong_type_is_named_with_what_was_expected() {
+    let error = error("[seed]\nconnections = \"many\"\n");
+    assert!(error.contains("seed.connections"), "{error}");
+    assert!(error.contains("many"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let error = error("[agent]\ncluster = \n");
+    assert!(error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn a_missing_file_is_an_error_when_it_was_asked_for() {
+    let error = load(Some(Path::new("/nonexistent/agent.toml")), &Overrides::default()).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/agent.toml"));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let file = file("[agent]\ncluster = \"shop\"\n");
+    let overrides = Overrides { values: vec![("agent.cluster".into(), "other".into())] };
+    assert_eq!(load(Some(file.path()), &overrides).unwrap().agent.cluster, "other");
+    let overrides = Overrides { values: vec![("seed.connections".into(), "x".into())] };
+    let error = load(Some(file.path()), &overrides).unwrap_err().to_string();
+    assert!(error.starts_with("--set: seed.connections"), "{error}");
+}
+
+#[test]
+fn what_types_cannot_say_is_checked_too() {
+    assert!(error("[agent]\nheartbeat_s = 0\n").contains("agent.heartbeat_s"));
+    assert!(error("[custom.x]\nargv = [\"rm\", \"-rf\"]\n").contains("custom.x.argv"));
+    assert!(error("[[auth.trusted]]\nkey = \"UX\"\nname = \"a\"\nroles = [\"read\"]\n").contains("auth"));
+    assert!(error("[agent]\nstate_dir = \"relative\"\n").contains("absolute"));
+}

@@ -1,0 +1,204 @@
+//! The agent's configuration: defaults, then the file, then the environment, then flags.
+//!
+//! Environment variables are `ORCH_AGENT__` and the key with `__` between its parts, for example
+//! `ORCH_AGENT__MYSQL__DATADIR`. Whatever is wrong is told with its source, its key and what was expected.
+
+mod load;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bus::{AuthorityConfig, BusConfig};
+use mysql::MysqlConfig;
+use protocol::ids::AgentId;
+use serde::Deserialize;
+use snapshot::registry::ProviderConfig;
+
+pub(crate) use load::{Overrides, load};
+
+/// Where the configuration is read from unless a flag says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/orchestrator-agent/agent.toml";
+
+/// The whole configuration.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Who this agent is and where it keeps its state.
+    pub(crate) agent: AgentConfig,
+    /// How to reach NATS.
+    pub(crate) bus: BusConfig,
+    /// Who may command it.
+    pub(crate) auth: AuthorityConfig,
+    /// Its MySQL instance.
+    pub(crate) mysql: MysqlConfig,
+    /// Its snapshots.
+    pub(crate) snapshot: SnapshotConfig,
+    /// Giving and taking seeds.
+    pub(crate) seed: SeedConfig,
+    /// Allow-listed commands by name.
+    pub(crate) custom: BTreeMap<String, CustomConfig>,
+    /// Logging.
+    pub(crate) log: LogConfig,
+}
+
+/// `[agent]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AgentConfig {
+    /// Id on the bus; absent: the host's name.
+    pub(crate) id: Option<AgentId>,
+    /// Cluster whose data the instance holds.
+    pub(crate) cluster: String,
+    /// Data centre.
+    pub(crate) dc: String,
+    /// Journals, spool and offers; made with mode 0700.
+    pub(crate) state_dir: PathBuf,
+    /// Seconds between heartbeats.
+    pub(crate) heartbeat_s: f64,
+    /// Seconds between looks at snapshots and server for what others changed.
+    pub(crate) reconcile_s: f64,
+    /// `host.disk-usage` and `host.disk-free` answer below these; the datadir is always allowed.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Finished jobs are kept this many days.
+    pub(crate) keep_jobs_days: u32,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            id: None,
+            cluster: "default".into(),
+            dc: "default".into(),
+            state_dir: "/var/lib/orchestrator-agent".into(),
+            heartbeat_s: 10.0,
+            reconcile_s: 15.0,
+            paths: Vec::new(),
+            keep_jobs_days: 30,
+        }
+    }
+}
+
+/// `[snapshot]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SnapshotConfig {
+    /// What makes them; absent: this host has none.
+    pub(crate) provider: Option<ProviderConfig>,
+    /// Snapshots are mounted below this directory.
+    pub(crate) mount_root: PathBuf,
+    /// Seconds that commits may be held up for the instant of a snapshot; 0 takes no lock and records no position.
+    pub(crate) lock_wait_s: f64,
+    /// When to make one: a cron expression of 5 fields, UTC; absent: only by command.
+    pub(crate) schedule: Option<String>,
+    /// Spread over this many seconds after the scheduled time.
+    pub(crate) jitter_s: u64,
+    /// Keep at least this many; 0 leaves removing to others.
+    pub(crate) keep: u32,
+    /// Remove those that are older than this many days, beyond `keep`.
+    pub(crate) keep_days: u32,
+}
+
+impl Default for SnapshotConfig {
+    fn default() -> Self {
+        Self {
+            provider: None,
+            mount_root: "/run/orchestrator-agent/mounts".into(),
+            lock_wait_s: 5.0,
+            schedule: None,
+            jitter_s: 300,
+            keep: 0,
+            keep_days: 3,
+        }
+    }
+}
+
+/// `[seed]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SeedConfig {
+    /// As a donor: where to listen; port 0 takes a free one for each seed.
+    pub(crate) listen: SocketAddr,
+    /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
+    pub(crate) advertise: Vec<String>,
+    /// Allow seeds without TLS; both sides must.
+    pub(crate) allow_plain: bool,
+    /// Connections of a seed unless it says otherwise.
+    pub(crate) connections: u16,
+    /// Limit as a donor, in bytes per second over all its seeds; 0 is unlimited.
+    pub(crate) donor_bytes_per_s: u64,
+    /// A seed on which nothing moves for this long has failed, in seconds.
+    pub(crate) stall_s: u64,
+    /// An offer that nobody comes for lapses after this long, in seconds.
+    pub(crate) offer_s: u64,
+    /// Run on the recipient after the swap, before MySQL starts: program and arguments, never a shell line.
+    pub(crate) post_copy: Vec<String>,
+    /// It is stopped after this long, in seconds.
+    pub(crate) post_copy_limit_s: u64,
+    /// File with user and password for replication, in `[client]` form, readable by its owner only.
+    pub(crate) replication_credentials: Option<PathBuf>,
+    /// A replica that does not catch up is given up after this long without progress, in seconds.
+    pub(crate) replicate_patience_s: u64,
+}
+
+impl Default for SeedConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            advertise: Vec::new(),
+            allow_plain: false,
+            connections: 4,
+            donor_bytes_per_s: 0,
+            stall_s: 60,
+            offer_s: 600,
+            post_copy: Vec::new(),
+            post_copy_limit_s: 600,
+            replication_credentials: None,
+            replicate_patience_s: 120,
+        }
+    }
+}
+
+/// One entry of `[custom.<name>]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CustomConfig {
+    /// Program and arguments, never a shell line.
+    pub(crate) argv: Vec<String>,
+    /// What it does.
+    #[serde(default)]
+    pub(crate) about: Option<String>,
+    /// It is stopped after this long, in seconds.
+    #[serde(default = "default_custom_limit")]
+    pub(crate) time_limit_s: u64,
+}
+
+fn default_custom_limit() -> u64 {
+    30
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LogConfig {
+    /// Text for people, JSON for collectors.
+    pub(crate) format: LogFormat,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,transfer=debug`.
+    pub(crate) level: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    /// One line for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,143 @@
+//! What the agent knows and holds of its host: the one value that queries, jobs and background tasks share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use bus::{Bus, Outbox};
+use jiff::Timestamp;
+use job::Runner;
+use mysql::Instance;
+use protocol::error::{ErrorCode, WireError};
+use protocol::event::EventData;
+use protocol::host::Capability;
+use protocol::ids::{AgentId, BootId, JobId, RequestId};
+use snapshot::{MountTable, Provider};
+use transfer::Throttle;
+
+use crate::config::Config;
+use crate::jobs::offer::OpenOffers;
+use crate::observe::Seen;
+
+/// The host.
+pub(crate) struct Host {
+    /// Itself, for what must outlive a borrowed step.
+    pub(crate) me: Weak<Host>,
+    /// Configuration in force.
+    pub(crate) config: Config,
+    /// Id on the bus.
+    pub(crate) id: AgentId,
+    /// This start of the process.
+    pub(crate) boot: BootId,
+    /// When it started.
+    pub(crate) started_at: Timestamp,
+    /// The MySQL instance.
+    pub(crate) instance: Instance,
+    /// What makes snapshots, or why there is none.
+    pub(crate) snapshots: Result<Snapshots, String>,
+    /// Jobs.
+    pub(crate) runner: Runner,
+    /// Durable events.
+    pub(crate) outbox: Outbox,
+    /// The connection.
+    pub(crate) bus: Bus,
+    /// The last look at server and snapshots.
+    pub(crate) seen: RwLock<Arc<Seen>>,
+    /// Capabilities found at the start.
+    pub(crate) capabilities: Vec<Capability>,
+    /// Held while a job is admitted and created, so that two requests cannot both find the host free.
+    pub(crate) admission: tokio::sync::Mutex<()>,
+    /// The job that each request began, so that a request which comes again finds it.
+    pub(crate) jobs_of_requests: tokio::sync::Mutex<HashMap<RequestId, JobId>>,
+    /// Limits of running seeds, by the recipient's job.
+    pub(crate) throttles: Mutex<HashMap<JobId, Arc<Throttle>>>,
+    /// One limit over all seeds that this host gives.
+    pub(crate) donor_throttle: Arc<Throttle>,
+    /// Offers that are open.
+    pub(crate) offers: OpenOffers,
+    /// Who is changing the set of snapshots at this moment, for the events about it.
+    pub(crate) acting: Mutex<Option<String>>,
+    /// Wakes the reconciler before its time.
+    pub(crate) look: tokio::sync::Notify,
+}
+
+/// The snapshot provider with its mounts.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshots {
+    /// The provider.
+    pub(crate) provider: Arc<dyn Provider>,
+    /// Who holds what mounted where.
+    pub(crate) mounts: Arc<MountTable>,
+}
+
+impl Host {
+    /// The snapshots, or the typed error that says what is missing.
+    pub(crate) fn snapshots(&self) -> Result<&Snapshots, WireError> {
+        self.snapshots.as_ref().map_err(|reason| {
+            WireError::new(ErrorCode::MissingCapability, format!("{} has no snapshots: {reason}", self.id))
+        })
+    }
+
+    /// The last look.
+    pub(crate) fn seen(&self) -> Arc<Seen> {
+        self.seen.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes an event durable; a full disk must not stop the work, so a failure is only logged.
+    pub(crate) fn emit(&self, event: EventData) {
+        let kind = event.kind();
+        if let Err(error) = self.outbox.publish_blocking(event) {
+            tracing::error!(kind, error = %chain(&error), "an event could not be spooled and is lost");
+        }
+    }
+
+    /// Asks for a look soon: something changed.
+    pub(crate) fn look_soon(&self) {
+        self.look.notify_one();
+    }
+
+    /// Looks now, and returns when what changed is told.
+    pub(crate) async fn look_now(&self) {
+        if let Some(me) = self.me.upgrade() {
+            crate::observe::look(&me).await;
+        }
+    }
+
+    /// The limit of a running seed.
+    pub(crate) fn throttle_of(&self, job: JobId) -> Option<Arc<Throttle>> {
+        self.throttles.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+    }
+
+    /// How long commits may be held up for a snapshot; `None` for no lock at all.
+    pub(crate) fn lock_wait(&self) -> Option<Duration> {
+        let seconds = self.config.snapshot.lock_wait_s;
+        (seconds > 0.0).then(|| Duration::from_secs_f64(seconds))
+    }
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("id", &self.id).field("boot", &self.boot).finish_non_exhaustive()
+    }
+}
+
+/// Runs blocking work off the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WireError> + Send + 'static,
+) -> Result<T, WireError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(WireError::caused(ErrorCode::Internal, "a task of the agent died", &error)),
+    }
+}
+
+/// An error with its causes on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}

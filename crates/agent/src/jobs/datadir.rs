@@ -1,0 +1,94 @@
+//! Emptying the datadir, and what follows a copy.
+
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use job::{Scope, Step, StepError};
+use mysql::process::{self, Limits};
+use protocol::params::DatadirClearParams;
+use serde_json::{Value, json};
+
+use crate::errors::{from_mysql, to_step};
+use crate::host::{Host, blocking};
+
+/// Bytes kept of what a command prints.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// Empties the datadir of a stopped server.
+#[derive(Debug)]
+pub(crate) struct Clear;
+
+/// Runs the configured argv.
+#[derive(Debug)]
+pub(crate) struct PostCopy;
+
+#[async_trait]
+impl Step<Host> for Clear {
+    fn name(&self) -> &'static str {
+        "clear"
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: DatadirClearParams = scope.params()?;
+        let server = host.instance.info().await;
+        if server.state.may_be_running() {
+            return Err(StepError::new(
+                "refused",
+                "MySQL is not proven to be stopped: stop it first (mysql stop)",
+            ));
+        }
+        let Some(datadir) = server.datadir else {
+            return Err(StepError::new("not_found", "the datadir of this instance is not known"));
+        };
+        if !same_directory(&params.datadir, &datadir) {
+            let why = format!(
+                "the datadir of this instance is {}, not {}",
+                datadir.display(),
+                params.datadir.display()
+            );
+            return Err(StepError::new("refused", why));
+        }
+        let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(|e| from_mysql(&e)));
+        Ok(json!({ "entries_removed": removed.await.map_err(to_step)? }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Step<Host> for PostCopy {
+    fn name(&self) -> &'static str {
+        "post-copy"
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        run_post_copy(host, scope).await
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// Runs `seed.post_copy` within its limit; null when there is none.
+pub(crate) async fn run_post_copy(host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    let argv = &host.config.seed.post_copy;
+    if argv.is_empty() {
+        return Ok(Value::Null);
+    }
+    let limits =
+        Limits { time: Duration::from_secs(host.config.seed.post_copy_limit_s), output_bytes: OUTPUT_LIMIT };
+    let output = tokio::select! {
+        output = process::run(argv, &limits) => output.map_err(|e| to_step(from_mysql(&e)))?,
+        () = scope.cancelled() => return Err(StepError::stopped()),
+    };
+    let output = output.success(&argv[0]).map_err(|e| to_step(from_mysql(&e)))?;
+    Ok(json!({ "post_copy_output": String::from_utf8_lossy(&output.stdout) }))
+}
+
+fn same_directory(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}

@@ -1,0 +1,216 @@
+//! The recipient's side of a seed: plan, begin, and the stages as steps of one job.
+
+pub(crate) mod plan;
+mod receive;
+mod settle;
+pub(crate) mod swap;
+pub(crate) mod undo;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use job::{Scope, StepError, Steps, crashsafe};
+use protocol::error::{ErrorCode, WireError};
+use protocol::ids::JobId;
+use protocol::job::JobAccepted;
+use protocol::params::SeedStartParams;
+use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, TransferProgress};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::Origin;
+use crate::errors::{system, to_step};
+use crate::host::Host;
+use plan::RecipientFacts;
+use swap::Layout;
+
+/// The stages, in order. The last one that can be taken back commits; only clean-up follows.
+pub(crate) fn steps() -> Steps<Host> {
+    vec![
+        Arc::new(receive::Plan),
+        Arc::new(receive::Prepare),
+        Arc::new(receive::Transfer),
+        Arc::new(receive::Verify),
+        Arc::new(settle::Swap),
+        Arc::new(settle::PostCopy),
+        Arc::new(settle::Start),
+        Arc::new(settle::Replicate),
+        Arc::new(settle::Cleanup),
+    ]
+}
+
+/// `seed.plan`.
+pub(crate) async fn plan_here(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SeedPlan {
+    plan::plan(donor, &facts(host, None).await, options)
+}
+
+/// `seed.start`: refuses in the reply what the first stage would refuse.
+pub(crate) async fn begin(
+    host: &Arc<Host>,
+    params: SeedStartParams,
+    origin: &Origin,
+) -> Result<JobAccepted, WireError> {
+    if params.offer.recipient != host.id {
+        return Err(WireError::new(
+            ErrorCode::Refused,
+            format!("the offer was made for {}, this is {}", params.offer.recipient, host.id),
+        ));
+    }
+    if params.offer.fingerprint.is_none() && !host.config.seed.allow_plain {
+        return Err(WireError::new(
+            ErrorCode::Refused,
+            format!(
+                "{} takes no seeds without TLS; seed.allow_plain in its configuration allows it",
+                host.id
+            ),
+        ));
+    }
+    if let Some(job) = host.jobs_of_requests.lock().await.get(&origin.request) {
+        return Ok(JobAccepted { job: *job });
+    }
+    admit_plan(host, &params, None).await?;
+    let job = JobId::generate();
+    let token = params.offer.token.clone();
+    let mut kept = params;
+    kept.offer.token = Secret::new(String::new());
+    let writing = Arc::clone(host);
+    super::begin_with(host, job, "seed.start", json!(kept), origin, move || keep_token(&writing, job, &token))
+        .await
+}
+
+/// Makes the plan and refuses when a guard does or when it is not the one that was looked at.
+async fn admit_plan(
+    host: &Host,
+    params: &SeedStartParams,
+    own: Option<JobId>,
+) -> Result<SeedPlan, WireError> {
+    let plan = plan::plan(&params.offer.facts, &facts(host, own).await, &params.options);
+    let refusals: Vec<String> = plan.refusals().map(|g| g.message.clone()).collect();
+    if let Some(first) = plan.refusals().next() {
+        let mut error = WireError::new(ErrorCode::Refused, refusals.join("; "));
+        error.guard = serde_json::to_value(first.guard).ok().and_then(|g| g.as_str().map(str::to_owned));
+        return Err(error);
+    }
+    match &params.plan_digest {
+        Some(digest) if *digest != plan.digest => Err(WireError::new(
+            ErrorCode::PlanChanged,
+            format!("the plan no longer holds on {}: look at a new one (seed plan) and start that", host.id),
+        )),
+        _ => Ok(plan),
+    }
+}
+
+/// What the recipient knows of itself now; `own` is the seed that asks.
+async fn facts(host: &Host, own: Option<JobId>) -> RecipientFacts {
+    let server = host.instance.info().await;
+    let datadir = server.datadir.clone();
+    let place = datadir.clone().and_then(|path| existing(&path));
+    let free = place.as_deref().and_then(|path| mysql::usage::disk_free(path).ok());
+    let used = match datadir.as_deref().filter(|path| path.exists()) {
+        Some(path) => host.instance.disk_usage(path).await.map_or(0, |usage| usage.allocated_bytes),
+        None => 0,
+    };
+    let other_seed = host.runner.running().iter().find_map(|handle| {
+        let spec = handle.spec();
+        let is_seed = matches!(spec.kind.as_str(), "seed.start" | "seed.undo");
+        (is_seed && Some(spec.id) != own).then(|| format!("{} {}", spec.kind, spec.id))
+    });
+    RecipientFacts {
+        agent: host.id.clone(),
+        cluster: host.config.agent.cluster.clone(),
+        machine_id: super::offer::machine_id(),
+        datadir_problem: datadir.as_deref().and_then(datadir_problem),
+        datadir_bytes: used,
+        free_bytes: free.as_ref().map_or(0, |f| f.available_bytes),
+        free_inodes: free.and_then(|f| f.available_inodes),
+        measured_rate: settle::measured_rate(host),
+        other_seed,
+        takes_writes: host.seen().takes_writes && server.state.may_be_running(),
+        has_post_copy: !host.config.seed.post_copy.is_empty(),
+        server,
+    }
+}
+
+/// The path, or the nearest directory above it that is there.
+fn existing(path: &Path) -> Option<PathBuf> {
+    path.ancestors().find(|p| p.exists()).map(Path::to_owned)
+}
+
+/// Why a directory may not be replaced by a seed.
+fn datadir_problem(path: &Path) -> Option<String> {
+    let shown = path.display();
+    if !path.is_absolute() || path.components().count() < 3 {
+        return Some(format!("{shown} is too near the root of the file system to be a datadir of its own"));
+    }
+    let Ok(mut entries) = std::fs::read_dir(path) else {
+        let absent = !path.exists() && path.parent().is_some_and(Path::exists);
+        return (!absent).then(|| format!("{shown} cannot be read by the agent"));
+    };
+    let empty = entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == "lost+found"));
+    let known = empty || mysql::datadir::looks_like_datadir(path);
+    (!known).then(|| format!("{shown} holds something that does not look like a MySQL datadir"))
+}
+
+/// What the plan stage found, for the stages after it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Target {
+    datadir: PathBuf,
+    uid: u32,
+    gid: u32,
+    mode: u32,
+    /// MySQL may have been running when the seed began: a seed that is taken back starts it again.
+    was_running: bool,
+}
+
+impl Target {
+    fn of(scope: &Scope) -> Result<Self, StepError> {
+        scope.output("plan")
+    }
+
+    fn layout(&self, job: JobId) -> Result<Layout, StepError> {
+        Layout::of(&self.datadir, job).map_err(|e| StepError::from_error("system", &e))
+    }
+}
+
+/// The directory of what this seed keeps on the recipient beside its journal.
+fn private_dir(host: &Host, job: JobId) -> PathBuf {
+    host.config.agent.state_dir.join("seeds").join(job.to_string())
+}
+
+fn keep_token(host: &Host, job: JobId, token: &Secret) -> Result<(), WireError> {
+    let dir = private_dir(host, job);
+    let keep = || -> Result<(), crashsafe::Error> {
+        crashsafe::create_dir(&dir, 0o700)?;
+        crashsafe::write(&dir.join("token"), token.expose().as_bytes(), 0o600)
+    };
+    keep().map_err(|e| system("the offer's token cannot be kept", &e))
+}
+
+fn token(host: &Host, job: JobId) -> Result<transfer::Token, StepError> {
+    let path = private_dir(host, job).join("token");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|e| to_step(system(format!("cannot read {}", path.display()), &e)))?;
+    text.parse().map_err(|e| StepError::new("bad_request", "the offer's token is malformed").caused_by(&e))
+}
+
+fn forget(host: &Host, job: JobId) -> Result<(), StepError> {
+    let dir = private_dir(host, job);
+    match std::fs::remove_dir_all(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(to_step(system(format!("cannot remove {}", dir.display()), &e)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The data plane's counters in the bus's words.
+pub(crate) fn progress_of(now: &transfer::ProgressSnapshot) -> TransferProgress {
+    TransferProgress {
+        bytes_total: now.bytes_total,
+        bytes_done: now.bytes_done,
+        bytes_moved: now.bytes_done.saturating_sub(now.bytes_resumed),
+        files_total: now.files_total,
+        files_done: now.files_done,
+        bytes_per_s: now.rate_bytes_per_s,
+    }
+}

@@ -1,0 +1,407 @@
+//! The plan of a seed: every guard decided from facts, purely, before anything is touched.
+
+use std::path::PathBuf;
+
+use protocol::ids::AgentId;
+use protocol::mysql::{Flavor, Layout, ServerInfo};
+use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, SeedPlan, Verdict};
+use protocol::snapshot::Validity;
+use sha2::{Digest as _, Sha256};
+
+/// A classic snapshot fuller than this may overflow before the copy ends.
+const FILL_REFUSED_PERCENT: f64 = 90.0;
+const FILL_WARNED_PERCENT: f64 = 70.0;
+/// Space left free beside the copy: the journal, the error log, the first redo.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// What the recipient knows of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct RecipientFacts {
+    /// Its id.
+    pub(crate) agent: AgentId,
+    /// Cluster from its config.
+    pub(crate) cluster: String,
+    /// `/etc/machine-id`.
+    pub(crate) machine_id: Option<String>,
+    /// Its server.
+    pub(crate) server: ServerInfo,
+    /// Why its datadir may not be used, when that is so.
+    pub(crate) datadir_problem: Option<String>,
+    /// Bytes used by its datadir.
+    pub(crate) datadir_bytes: u64,
+    /// Bytes free on the file system of its datadir.
+    pub(crate) free_bytes: u64,
+    /// Inodes free there; absent where they are made as needed.
+    pub(crate) free_inodes: Option<u64>,
+    /// Bytes per second of the last seed, when there was one.
+    pub(crate) measured_rate: Option<u64>,
+    /// Another seed of this agent that is not finished.
+    pub(crate) other_seed: Option<String>,
+    /// Its binary log grew lately although it is no replica: someone writes to it.
+    pub(crate) takes_writes: bool,
+    /// A post-copy command is configured.
+    pub(crate) has_post_copy: bool,
+}
+
+/// Decides every guard and writes down what the seed would do.
+#[must_use]
+pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> SeedPlan {
+    let space = Space::of(donor, me, options);
+    let guards = vec![
+        not_onto_itself(donor, me),
+        same_cluster(donor, me),
+        datadir_known(me),
+        no_other_seed(me),
+        mysql_may_stop(me, options),
+        not_a_primary(me, options),
+        version_compatible(donor, me),
+        layout_compatible(donor, me),
+        snapshot_valid(donor),
+        snapshot_proven(donor, options),
+        space.guard(options),
+        inodes_suffice(donor, me),
+    ];
+    let mut plan = SeedPlan {
+        recipient: me.agent.clone(),
+        donor: donor.agent.clone(),
+        snapshot: donor.snapshot.id.clone(),
+        guards,
+        bytes: donor.bytes,
+        files: donor.files,
+        free_before_bytes: me.free_bytes,
+        free_lowest_bytes: space.lowest,
+        expected_s: me.measured_rate.filter(|rate| *rate > 0).map(|rate| donor.bytes / rate + 1),
+        actions: actions(donor, me, options),
+        digest: String::new(),
+    };
+    plan.digest = digest(&plan, donor, me, options);
+    plan
+}
+
+struct Space {
+    lowest: i64,
+}
+
+impl Space {
+    fn of(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Self {
+        let available = if options.replace { me.free_bytes + me.datadir_bytes } else { me.free_bytes };
+        let lowest = i128::from(available) - i128::from(donor.bytes) - i128::from(RESERVE_BYTES);
+        Self { lowest: i64::try_from(lowest).unwrap_or(if lowest < 0 { i64::MIN } else { i64::MAX }) }
+    }
+
+    fn guard(&self, options: &SeedOptions) -> GuardResult {
+        if self.lowest >= 0 {
+            return pass(
+                Guard::SpaceSuffices,
+                format!("{} stay free at the narrowest point", human(self.lowest)),
+            );
+        }
+        let missing = human(self.lowest.saturating_neg());
+        let hint = if options.replace {
+            "free some space"
+        } else {
+            "free some space, or give leave to remove the old datadir first (--replace)"
+        };
+        refuse(Guard::SpaceSuffices, format!("{missing} are missing on the recipient's file system: {hint}"))
+    }
+}
+
+fn not_onto_itself(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let same_agent = donor.agent == me.agent;
+    let same_data = donor.machine_id.is_some()
+        && donor.machine_id == me.machine_id
+        && donor.datadir.is_some()
+        && donor.datadir == me.server.datadir;
+    if same_agent || same_data {
+        return refuse(
+            Guard::NotOntoItself,
+            format!("{} and {} are the same instance", donor.agent, me.agent),
+        );
+    }
+    pass(Guard::NotOntoItself, format!("{} → {}", donor.agent, me.agent))
+}
+
+fn same_cluster(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    if donor.cluster == me.cluster {
+        return pass(Guard::SameCluster, format!("both belong to {:?}", me.cluster));
+    }
+    warn(
+        Guard::SameCluster,
+        format!(
+            "the donor belongs to {:?}, the recipient to {:?}: is this meant?",
+            donor.cluster, me.cluster
+        ),
+    )
+}
+
+fn datadir_known(me: &RecipientFacts) -> GuardResult {
+    match (&me.datadir_problem, &me.server.datadir) {
+        (Some(problem), _) => refuse(Guard::DatadirKnown, problem.clone()),
+        (None, None) => refuse(
+            Guard::DatadirKnown,
+            "no datadir was found: set mysql.datadir in the agent's configuration".to_owned(),
+        ),
+        (None, Some(datadir)) => pass(Guard::DatadirKnown, datadir.display().to_string()),
+    }
+}
+
+fn no_other_seed(me: &RecipientFacts) -> GuardResult {
+    match &me.other_seed {
+        Some(seed) => refuse(Guard::NoOtherSeed, format!("{seed} is not finished: wait for it or abort it")),
+        None => pass(Guard::NoOtherSeed, "no other seed on this agent".to_owned()),
+    }
+}
+
+fn mysql_may_stop(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
+    if !me.server.state.may_be_running() {
+        return pass(Guard::MysqlMayStop, "MySQL is stopped".to_owned());
+    }
+    if options.stop_mysql {
+        return pass(Guard::MysqlMayStop, "MySQL will be stopped for the swap".to_owned());
+    }
+    let message = match me.server.state {
+        protocol::mysql::ServerState::Unknown => {
+            "whether MySQL runs could not be told, so it counts as running: give leave to stop it (--stop-mysql)"
+        }
+        _ => "MySQL runs: stop it, or give leave to stop it (--stop-mysql)",
+    };
+    refuse(Guard::MysqlMayStop, message.to_owned())
+}
+
+fn not_a_primary(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
+    use protocol::mysql::ServerState;
+    // A server that is down or does not answer serves nobody; one that answers to others but not to us may.
+    let blind = matches!(me.server.state, ServerState::ReadyNoAccess | ServerState::Unknown);
+    let message = match me.server.replicas {
+        Some(replicas) if replicas > 0 => format!("{replicas} replica(s) follow this server"),
+        _ if me.takes_writes => "this server is no replica and takes writes".to_owned(),
+        None if blind => "whether replicas follow it or writes arrive could not be told".to_owned(),
+        _ => return pass(Guard::NotAPrimary, "no replicas follow it and no writes arrive".to_owned()),
+    };
+    if options.allow_primary {
+        warn(Guard::NotAPrimary, format!("{message}; allowed by --allow-primary"))
+    } else {
+        refuse(
+            Guard::NotAPrimary,
+            format!("{message}: move its traffic away, or give leave (--allow-primary)"),
+        )
+    }
+}
+
+fn version_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let (Some(theirs), Some(ours)) = (&donor.version, &me.server.version) else {
+        return warn(Guard::VersionCompatible, "a version is unknown: compare them by hand".to_owned());
+    };
+    if theirs.flavor != ours.flavor {
+        return refuse(
+            Guard::VersionCompatible,
+            format!("the donor runs {}, the recipient {}", vendor(theirs.flavor), vendor(ours.flavor)),
+        );
+    }
+    if ours.number < theirs.number {
+        return refuse(
+            Guard::VersionCompatible,
+            format!(
+                "the recipient's {} is older than the donor's {}: upgrade it first",
+                ours.text, theirs.text
+            ),
+        );
+    }
+    // Oracle's own rule: data may be one series older at the most (Upgrading MySQL, "Upgrade Paths").
+    if ours.number[0] > theirs.number[0] + 1 {
+        return warn(
+            Guard::VersionCompatible,
+            format!("{} to {}: more than one major version apart", theirs.text, ours.text),
+        );
+    }
+    pass(Guard::VersionCompatible, format!("{} → {}", theirs.text, ours.text))
+}
+
+fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {
+        return warn(Guard::LayoutCompatible, "a file layout is unknown: compare it by hand".to_owned());
+    };
+    let differences = layout_differences(theirs, ours);
+    if differences.is_empty() {
+        return pass(Guard::LayoutCompatible, "page size, table name case and data files agree".to_owned());
+    }
+    refuse(Guard::LayoutCompatible, format!("donor and recipient differ in {}", differences.join(", ")))
+}
+
+fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
+    let mut differences = Vec::new();
+    if theirs.innodb_page_size != ours.innodb_page_size {
+        differences
+            .push(format!("innodb_page_size ({} / {})", theirs.innodb_page_size, ours.innodb_page_size));
+    }
+    if theirs.lower_case_table_names != ours.lower_case_table_names {
+        differences.push(format!(
+            "lower_case_table_names ({} / {})",
+            theirs.lower_case_table_names, ours.lower_case_table_names
+        ));
+    }
+    if let (Some(a), Some(b)) = (&theirs.innodb_data_file_path, &ours.innodb_data_file_path)
+        && a != b
+    {
+        differences.push(format!("innodb_data_file_path ({a} / {b})"));
+    }
+    for (name, elsewhere) in [
+        ("innodb_data_home_dir", &ours.innodb_data_home_dir),
+        ("innodb_log_group_home_dir", &ours.innodb_log_group_home_dir),
+        ("innodb_undo_directory", &ours.innodb_undo_directory),
+    ] {
+        if let Some(path) = elsewhere {
+            differences.push(format!("{name} ({} lies outside the recipient's datadir)", path.display()));
+        }
+    }
+    differences
+}
+
+fn snapshot_valid(donor: &DonorFacts) -> GuardResult {
+    let snapshot = &donor.snapshot;
+    match &snapshot.validity {
+        Validity::Invalid(reason) => {
+            return refuse(Guard::SnapshotValid, format!("{} is invalid: {reason}", snapshot.id));
+        }
+        Validity::Unknown(reason) => {
+            return warn(Guard::SnapshotValid, format!("{} may be invalid: {reason}", snapshot.id));
+        }
+        Validity::Valid => {}
+    }
+    match snapshot.fill_percent {
+        Some(fill) if fill >= FILL_REFUSED_PERCENT => refuse(
+            Guard::SnapshotValid,
+            format!("{} is {fill:.0} % full and may overflow during the copy: take a new one", snapshot.id),
+        ),
+        Some(fill) if fill >= FILL_WARNED_PERCENT => {
+            warn(Guard::SnapshotValid, format!("{} is {fill:.0} % full", snapshot.id))
+        }
+        _ => pass(Guard::SnapshotValid, format!("{} is valid", snapshot.id)),
+    }
+}
+
+fn snapshot_proven(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
+    let proof = donor.snapshot.meta.as_ref().and_then(|meta| meta.proof.as_ref());
+    match proof {
+        Some(proof) if proof.passed => pass(Guard::SnapshotProven, format!("proven at {}", proof.checked_at)),
+        Some(proof) => refuse(Guard::SnapshotProven, format!("its verification failed: {}", proof.detail)),
+        None if options.require_proven => {
+            refuse(Guard::SnapshotProven, "it was never verified: run snapshot verify first".to_owned())
+        }
+        None => pass(Guard::SnapshotProven, "not verified, and not demanded".to_owned()),
+    }
+}
+
+fn inodes_suffice(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    match me.free_inodes {
+        Some(free) if free < donor.files + 1024 => {
+            refuse(Guard::InodesSuffice, format!("{} files need inodes, {free} are free", donor.files))
+        }
+        _ => pass(Guard::InodesSuffice, "inodes suffice".to_owned()),
+    }
+}
+
+fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Vec<String> {
+    let datadir = me.server.datadir.clone().unwrap_or_else(|| PathBuf::from("(unknown datadir)"));
+    let datadir = datadir.display();
+    let running = me.server.state.may_be_running();
+    let mut actions = Vec::new();
+    if options.replace {
+        if running {
+            actions.push("stop MySQL".to_owned());
+        }
+        actions.push(format!("REMOVE {datadir} ({}) before the copy", human_u64(me.datadir_bytes)));
+    }
+    actions.push(format!(
+        "copy {} in {} files from {} into a staging directory beside {datadir}",
+        human_u64(donor.bytes),
+        donor.files,
+        donor.agent
+    ));
+    actions.push("prove every chunk and the manifest".to_owned());
+    if !options.replace {
+        if running {
+            actions.push("stop MySQL".to_owned());
+        }
+        actions.push(format!("swap: the old {datadir} is kept aside"));
+    }
+    if me.has_post_copy {
+        actions.push("run the configured post-copy command".to_owned());
+    }
+    if options.start_mysql {
+        actions.push("start MySQL; if it does not answer, put the old datadir back".to_owned());
+    }
+    if let Some(source) = &options.replicate_from {
+        actions.push(format!("replicate from {}:{}", source.host, source.port));
+    }
+    if !options.replace {
+        actions.push(match options.keep_old_s {
+            0 => "remove the old datadir".to_owned(),
+            seconds => format!("keep the old datadir for {seconds} s, then remove it"),
+        });
+    }
+    actions
+}
+
+/// Digest over what must still hold when the seed begins; free space and sizes move all the time and are not in it.
+fn digest(plan: &SeedPlan, donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> String {
+    let refusals: Vec<_> = plan.refusals().map(|g| g.guard).collect();
+    let material = serde_json::json!({
+        "donor": donor.agent,
+        "recipient": me.agent,
+        "snapshot": donor.snapshot.id,
+        "created": donor.snapshot.created_at,
+        "datadir": me.server.datadir,
+        "running": me.server.state.may_be_running(),
+        "options": options,
+        "refusals": refusals,
+    });
+    let digest = Sha256::digest(material.to_string().as_bytes());
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pass(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Pass, message }
+}
+
+fn warn(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Warn, message }
+}
+
+fn refuse(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Refuse, message }
+}
+
+fn vendor(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::Mysql => "MySQL",
+        Flavor::Mariadb => "MariaDB",
+    }
+}
+
+fn human(bytes: i64) -> String {
+    human_u64(bytes.unsigned_abs())
+}
+
+/// Bytes for people, in binary units.
+#[must_use]
+pub(crate) fn human_u64(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,200 @@
+use jiff::Timestamp;
+use protocol::mysql::{ServerState, ServerVersion};
+use protocol::snapshot::{Consistency, Freeze, Proof, ProviderKind, Snapshot, SnapshotMeta};
+
+use super::*;
+
+fn version(flavor: Flavor, number: [u16; 3]) -> ServerVersion {
+    ServerVersion { flavor, number, text: format!("{}.{}.{}", number[0], number[1], number[2]) }
+}
+
+fn layout() -> Layout {
+    Layout {
+        innodb_page_size: 16384,
+        lower_case_table_names: 0,
+        innodb_data_file_path: Some("ibdata1:12M:autoextend".into()),
+        innodb_data_home_dir: None,
+        innodb_log_group_home_dir: None,
+        innodb_undo_directory: None,
+        log_bin: None,
+    }
+}
+
+fn meta(proof: Option<bool>) -> SnapshotMeta {
+    SnapshotMeta {
+        cluster: "shop".into(),
+        dc: "ams".into(),
+        host: "db1".parse().unwrap(),
+        consistency: Consistency::Crash,
+        freeze: Freeze::Atomic,
+        coordinates: None,
+        server_version: None,
+        datadir: PathBuf::new(),
+        expires_at: None,
+        proof: proof.map(|passed| Proof {
+            checked_at: Timestamp::UNIX_EPOCH,
+            passed,
+            detail: "a table is broken".into(),
+            recovery_ms: 1,
+            recovered: None,
+        }),
+    }
+}
+
+fn donor() -> DonorFacts {
+    DonorFacts {
+        agent: "db1".parse().unwrap(),
+        machine_id: Some("m1".into()),
+        datadir: Some("/var/lib/mysql".into()),
+        cluster: "shop".into(),
+        dc: "ams".into(),
+        snapshot: Snapshot {
+            id: "vg0/s1".parse().unwrap(),
+            provider: ProviderKind::Lvm,
+            origin: "vg0/data".into(),
+            created_at: Timestamp::UNIX_EPOCH,
+            size_bytes: None,
+            fill_percent: Some(1.0),
+            validity: Validity::Valid,
+            mounts: vec![],
+            meta: Some(meta(None)),
+        },
+        bytes: 10 << 30,
+        files: 1000,
+        version: Some(version(Flavor::Mariadb, [10, 11, 6])),
+        layout: Some(layout()),
+        coordinates: None,
+    }
+}
+
+fn recipient() -> RecipientFacts {
+    RecipientFacts {
+        agent: "db7".parse().unwrap(),
+        cluster: "shop".into(),
+        machine_id: Some("m7".into()),
+        server: ServerInfo {
+            state: ServerState::Stopped,
+            pid: None,
+            port: Some(3306),
+            socket: None,
+            datadir: Some("/var/lib/mysql".into()),
+            error_log: None,
+            version: Some(version(Flavor::Mariadb, [10, 11, 6])),
+            server_uuid: None,
+            server_id: None,
+            coordinates: None,
+            read_only: None,
+            replica_of: None,
+            replicas: None,
+            lag_seconds: None,
+            layout: Some(layout()),
+        },
+        datadir_problem: None,
+        datadir_bytes: 9 << 30,
+        free_bytes: 100 << 30,
+        free_inodes: Some(1_000_000),
+        measured_rate: Some(100 << 20),
+        other_seed: None,
+        takes_writes: false,
+        has_post_copy: false,
+    }
+}
+
+fn refused(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Vec<Guard> {
+    plan(donor, me, options).refusals().map(|g| g.guard).collect()
+}
+
+#[test]
+fn a_healthy_pair_passes_every_guard() {
+    let plan = plan(&donor(), &recipient(), &SeedOptions::default());
+    assert!(plan.guards.iter().all(|g| g.verdict == Verdict::Pass), "{:#?}", plan.guards);
+    assert_eq!(plan.expected_s, Some(103));
+    assert!(plan.free_lowest_bytes > 0);
+}
+
+/// Each row breaks one thing, and only the guard for it refuses.
+#[test]
+fn each_guard_refuses_its_own_case() {
+    type Break = fn(&mut DonorFacts, &mut RecipientFacts, &mut SeedOptions);
+    let rows: &[(Guard, Break)] = &[
+        (Guard::NotOntoItself, |d, m, _| m.agent = d.agent.clone()),
+        (Guard::NotOntoItself, |d, m, _| m.machine_id = d.machine_id.clone()),
+        (Guard::DatadirKnown, |_, m, _| m.server.datadir = None),
+        (Guard::DatadirKnown, |_, m, _| m.datadir_problem = Some("/ is no datadir".into())),
+        (Guard::NoOtherSeed, |_, m, _| m.other_seed = Some("seed.start 1".into())),
+        (Guard::MysqlMayStop, |_, m, _| m.server.state = ServerState::NotReady),
+        (Guard::NotAPrimary, |_, m, o| {
+            (m.server.state, m.server.replicas, o.stop_mysql) = (ServerState::Ready, Some(2), true);
+        }),
+        (Guard::NotAPrimary, |_, m, o| {
+            (m.server.state, m.server.replicas, m.takes_writes, o.stop_mysql) =
+                (ServerState::Ready, Some(0), true, true);
+        }),
+        (Guard::NotAPrimary, |_, m, o| (m.server.state, o.stop_mysql) = (ServerState::ReadyNoAccess, true)),
+        (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mariadb, [10, 6, 1]))),
+        (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mysql, [10, 11, 6]))),
+        (Guard::LayoutCompatible, |_, m, _| m.server.layout.as_mut().unwrap().innodb_page_size = 4096),
+        (Guard::LayoutCompatible, |_, m, _| m.server.layout.as_mut().unwrap().lower_case_table_names = 1),
+        (Guard::LayoutCompatible, |_, m, _| {
+            m.server.layout.as_mut().unwrap().innodb_log_group_home_dir = Some("/redo".into());
+        }),
+        (Guard::SnapshotValid, |d, _, _| d.snapshot.validity = Validity::Invalid("overflow".into())),
+        (Guard::SnapshotValid, |d, _, _| d.snapshot.fill_percent = Some(95.0)),
+        (Guard::SnapshotProven, |_, _, o| o.require_proven = true),
+        (Guard::SnapshotProven, |d, _, _| d.snapshot.meta = Some(meta(Some(false)))),
+        (Guard::SpaceSuffices, |_, m, _| m.free_bytes = 5 << 30),
+        (Guard::SpaceSuffices, |_, m, o| {
+            (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true)
+        }),
+        (Guard::InodesSuffice, |_, m, _| m.free_inodes = Some(10)),
+    ];
+    for (row, (guard, break_it)) in rows.iter().enumerate() {
+        let (mut d, mut m, mut o) = (donor(), recipient(), SeedOptions::default());
+        break_it(&mut d, &mut m, &mut o);
+        assert_eq!(refused(&d, &m, &o), [*guard], "row {row}");
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_told_counts_as_running() {
+    let mut me = recipient();
+    me.server.state = ServerState::Unknown;
+    assert!(refused(&donor(), &me, &SeedOptions::default()).contains(&Guard::MysqlMayStop));
+}
+
+#[test]
+fn leave_is_given_by_option_and_shows_in_the_plan() {
+    let mut me = recipient();
+    (me.server.state, me.server.replicas) = (ServerState::Ready, Some(2));
+    let options = SeedOptions { stop_mysql: true, allow_primary: true, ..SeedOptions::default() };
+    let plan = plan(&donor(), &me, &options);
+    assert_eq!(plan.refusals().count(), 0);
+    assert!(plan.actions.iter().any(|a| a == "stop MySQL"), "{:?}", plan.actions);
+    assert!(plan.guards.iter().any(|g| g.guard == Guard::NotAPrimary && g.verdict == Verdict::Warn));
+}
+
+#[test]
+fn replace_says_what_is_lost_and_counts_its_space() {
+    let mut me = recipient();
+    me.free_bytes = 2 << 30;
+    let options = SeedOptions { replace: true, ..SeedOptions::default() };
+    let plan = plan(&donor(), &me, &options);
+    assert_eq!(plan.refusals().count(), 0, "{:?}", plan.guards);
+    assert!(
+        plan.actions.iter().any(|a| a.starts_with("REMOVE /var/lib/mysql (9.0 GiB)")),
+        "{:?}",
+        plan.actions
+    );
+}
+
+#[test]
+fn the_digest_follows_what_matters_and_not_what_drifts() {
+    let base = plan(&donor(), &recipient(), &SeedOptions::default()).digest;
+    let mut me = recipient();
+    me.free_bytes -= 1;
+    assert_eq!(plan(&donor(), &me, &SeedOptions::default()).digest, base);
+    me.server.state = ServerState::Ready;
+    assert_ne!(plan(&donor(), &me, &SeedOptions::default()).digest, base);
+    let other = SeedOptions { delta: true, ..SeedOptions::default() };
+    assert_ne!(plan(&donor(), &recipient(), &other).digest, base);
+}

@@ -1,0 +1,274 @@
+//! The stages before the swap: nothing of the old datadir is touched, unless `--replace` said so.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use job::{Scope, Step, StepError};
+use mysql::datadir::{self, LogNames, Owner};
+use protocol::error::{ErrorCode, WireError};
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
+use serde_json::{Value, json};
+use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
+
+use super::{Target, admit_plan, forget, private_dir, progress_of, token};
+use crate::errors::{from_mysql, system, to_step};
+use crate::host::{Host, blocking};
+use crate::jobs::offer::{clone_policy, hex, transfer_error};
+use crate::jobs::service;
+
+/// Every guard again, on the recipient itself.
+#[derive(Debug)]
+pub(super) struct Plan;
+
+/// The staging directory.
+#[derive(Debug)]
+pub(super) struct Prepare;
+
+/// The bytes travel.
+#[derive(Debug)]
+pub(super) struct Transfer;
+
+/// What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
+#[derive(Debug)]
+pub(super) struct Verify;
+
+#[async_trait]
+impl Step<Host> for Plan {
+    fn name(&self) -> &'static str {
+        SeedStage::Plan.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let plan = admit_plan(host, &params, Some(scope.job_id())).await.map_err(to_step)?;
+        let server = host.instance.info().await;
+        let target = target(host, &server).await?;
+        let mut output = json!(target);
+        output["plan"] = json!(plan);
+        Ok(output)
+    }
+
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        forget(host, scope.job_id())
+    }
+}
+
+async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Target, StepError> {
+    let datadir =
+        server.datadir.clone().ok_or_else(|| StepError::new("not_found", "the datadir is not known"))?;
+    let settings = host.instance.settings().await;
+    let user = settings.options.get("user").map(str::to_owned);
+    let was_running = server.state.may_be_running();
+    blocking(move || {
+        let old = std::fs::metadata(&datadir).ok();
+        let owner = datadir::owner(old.is_some().then_some(datadir.as_path()), user.as_deref())
+            .map_err(|e| from_mysql(&e))?;
+        let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
+        Ok(Target { datadir, uid: owner.uid, gid: owner.gid, mode, was_running })
+    })
+    .await
+    .map_err(to_step)
+}
+
+#[async_trait]
+impl Step<Host> for Prepare {
+    fn name(&self) -> &'static str {
+        SeedStage::Prepare.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        if params.options.replace && target.datadir.exists() {
+            if params.options.stop_mysql {
+                service::stop(host, scope).await?;
+            }
+            let datadir = target.datadir.clone();
+            blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
+        }
+        let staging = layout.staging();
+        blocking(move || layout.prepare().map_err(|e| system("the staging directory cannot be made", &e)))
+            .await
+            .map_err(to_step)?;
+        Ok(json!({ "staging": staging }))
+    }
+
+    async fn undo(&self, _host: &Host, scope: &Scope) -> Result<(), StepError> {
+        let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
+        let layout = target.layout(scope.job_id())?;
+        blocking(move || match layout.is_swapped() {
+            Ok(false) => layout.remove().map_err(|e| system("the staging directory cannot be removed", &e)),
+            Ok(true) => Err(WireError::new(
+                ErrorCode::Internal,
+                format!("the new data are still in place; the old ones are in {}", layout.old().display()),
+            )),
+            Err(e) => Err(system("whether the new data are in place cannot be told", &e)),
+        })
+        .await
+        .map_err(to_step)
+    }
+}
+
+#[async_trait]
+impl Step<Host> for Transfer {
+    fn name(&self) -> &'static str {
+        SeedStage::Transfer.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let throttle = Arc::new(Throttle::limited(params.options.throttle_bytes_per_s));
+        host.throttles
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(scope.job_id(), Arc::clone(&throttle));
+        let received = receive(host, scope, &params, throttle).await;
+        host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
+        let received = received?;
+        let seconds = received.elapsed.as_secs_f64().max(0.001);
+        Ok(json!({
+            "bytes_total": received.bytes_total,
+            "bytes_moved": received.bytes_moved,
+            "bytes_resumed": received.bytes_resumed,
+            "bytes_wire": received.bytes_wire,
+            "files": received.files,
+            "root_digest": hex(&received.root_digest),
+            "elapsed_ms": u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
+            "bytes_per_s": (received.bytes_moved as f64 / seconds) as u64,
+        }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+async fn receive(
+    host: &Host,
+    scope: &Scope,
+    params: &SeedStartParams,
+    throttle: Arc<Throttle>,
+) -> Result<Received, StepError> {
+    let options = recipient_options(host, scope, params, throttle).await?;
+    let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
+    let mut done = tokio::task::spawn_blocking(move || transfer::receive(options));
+    loop {
+        tokio::select! {
+            received = &mut done => {
+                report(scope, &progress);
+                let received = received.map_err(|e| StepError::from_error("internal", &e))?;
+                return received.map_err(|e| transfer_error(&e));
+            }
+            () = scope.cancelled() => {
+                cancel.cancel();
+                let _ = done.await;
+                return Err(StepError::stopped());
+            }
+            () = tokio::time::sleep(Duration::from_millis(250)) => report(scope, &progress),
+        }
+    }
+}
+
+fn report(scope: &Scope, progress: &Progress) {
+    let now = progress.snapshot();
+    scope.report(now.bytes_done, Some(now.bytes_total), json!(progress_of(&now)));
+}
+
+async fn recipient_options(
+    host: &Host,
+    scope: &Scope,
+    params: &SeedStartParams,
+    throttle: Arc<Throttle>,
+) -> Result<RecipientOptions, StepError> {
+    let target = Target::of(scope)?;
+    let staging = target.layout(scope.job_id())?.staging();
+    let journal = private_dir(host, scope.job_id()).join("chunks");
+    let addresses = resolve(params.offer.addresses.clone()).await.map_err(to_step)?;
+    let mut options = RecipientOptions::new(addresses, token(host, scope.job_id())?, staging, journal);
+    options.fingerprint = match &params.offer.fingerprint {
+        Some(text) => Some(text.parse().map_err(|e| {
+            StepError::new("bad_request", "the offer's fingerprint is malformed").caused_by(&e)
+        })?),
+        None => None,
+    };
+    let asked = params.options.connections;
+    options.connections =
+        usize::from(if asked == 0 { host.config.seed.connections } else { asked }).clamp(1, 64);
+    options.throttle = throttle;
+    options.progress = Arc::new(Progress::new());
+    options.cancel = Arc::new(Cancel::new());
+    options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
+    options.owner = nix::unistd::geteuid().is_root().then_some((target.uid, target.gid));
+    Ok(options)
+}
+
+/// All addresses of all names of the offer; one name that does not resolve is no failure while another does.
+async fn resolve(names: Vec<String>) -> Result<Vec<SocketAddr>, WireError> {
+    blocking(move || {
+        let mut found = Vec::new();
+        let mut last = None;
+        for name in &names {
+            match name.to_socket_addrs() {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => last = Some((name, error)),
+            }
+        }
+        match (found.is_empty(), last) {
+            (false, _) => Ok(found),
+            (true, Some((name, error))) => {
+                Err(system(format!("the donor's address {name} is not known here"), &error))
+            }
+            (true, None) => Err(WireError::new(ErrorCode::BadRequest, "the offer names no address")),
+        }
+    })
+    .await
+}
+
+#[async_trait]
+impl Step<Host> for Verify {
+    fn name(&self) -> &'static str {
+        SeedStage::Verify.as_str()
+    }
+
+    async fn run(&self, _host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        blocking(move || {
+            // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
+            if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
+                return Ok(Value::Null);
+            }
+            let staging = layout.staging();
+            if !datadir::looks_like_datadir(&staging) {
+                return Err(WireError::new(
+                    ErrorCode::Transfer,
+                    "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
+                ));
+            }
+            let policy = clone_policy(&params.offer.facts.snapshot);
+            let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
+            let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
+            let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
+            if nix::unistd::geteuid().is_root() {
+                let owner = Owner { uid: target.uid, gid: target.gid };
+                datadir::give_to(&staging, owner).map_err(|e| from_mysql(&e))?;
+            }
+            let mode = std::fs::Permissions::from_mode(target.mode);
+            std::fs::set_permissions(&staging, mode)
+                .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
+            Ok(json!({ "removed": removed.len() }))
+        })
+        .await
+        .map_err(to_step)
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}

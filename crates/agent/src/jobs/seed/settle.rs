@@ -1,0 +1,242 @@
+//! The stages from the swap on: each can be taken back until MySQL answered on the new data.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use job::{OnFailure, Scope, Step, StepError, crashsafe};
+use mysql::replicate::{CatchUp, Credentials, Source};
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
+use serde_json::{Value, json};
+
+use super::swap::Layout;
+use super::{Target, forget};
+use crate::errors::{from_mysql, system, to_step};
+use crate::host::{Host, blocking};
+use crate::jobs::{datadir, service};
+
+/// MySQL stops and the new tree takes the datadir's place.
+#[derive(Debug)]
+pub(super) struct Swap;
+
+/// The configured argv runs.
+#[derive(Debug)]
+pub(super) struct PostCopy;
+
+/// MySQL starts and answers.
+#[derive(Debug)]
+pub(super) struct Start;
+
+/// Replication runs, when it was asked for. The point of no return.
+#[derive(Debug)]
+pub(super) struct Replicate;
+
+/// The old tree goes, or is kept for a time.
+#[derive(Debug)]
+pub(super) struct Cleanup;
+
+#[async_trait]
+impl Step<Host> for Swap {
+    fn name(&self) -> &'static str {
+        SeedStage::Swap.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        let running = host.instance.state().await.may_be_running();
+        if running && !params.options.stop_mysql {
+            return Err(StepError::new(
+                "refused",
+                "MySQL was started during the copy, and there is no leave to stop it (--stop-mysql)",
+            ));
+        }
+        service::stop(host, scope).await?;
+        on_layout(layout, Layout::swap).await?;
+        Ok(json!({ "mysql_was_running": target.was_running || running }))
+    }
+
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        let params: SeedStartParams = scope.params()?;
+        if params.options.replace {
+            // The old data are gone by the person's own word; the proven new ones are better than none.
+            return Err(StepError::new(
+                "refused",
+                format!(
+                    "--replace left no old data to put back; the new ones stay in {}",
+                    target.datadir.display()
+                ),
+            ));
+        }
+        if host.instance.state().await.may_be_running() && layout.is_swapped().unwrap_or(true) {
+            service::stop(host, scope).await?;
+        }
+        on_layout(layout, Layout::swap_back).await?;
+        if target.was_running {
+            service::start(host, scope).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn on_layout(
+    layout: Layout,
+    act: impl FnOnce(&Layout) -> Result<(), super::swap::SwapError> + Send + 'static,
+) -> Result<(), StepError> {
+    blocking(move || act(&layout).map_err(|e| system("the datadir cannot be swapped", &e)))
+        .await
+        .map_err(to_step)
+}
+
+#[async_trait]
+impl Step<Host> for PostCopy {
+    fn name(&self) -> &'static str {
+        SeedStage::PostCopy.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        datadir::run_post_copy(host, scope).await
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Step<Host> for Start {
+    fn name(&self) -> &'static str {
+        SeedStage::Start.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        if params.options.start_mysql || params.options.replicate_from.is_some() {
+            service::start(host, scope).await
+        } else {
+            Ok(Value::Null)
+        }
+    }
+
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        service::stop(host, scope).await
+    }
+}
+
+#[async_trait]
+impl Step<Host> for Replicate {
+    fn name(&self) -> &'static str {
+        SeedStage::Replicate.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
+        let coordinates = params.offer.facts.coordinates.clone().ok_or_else(|| {
+            StepError::new(
+                "refused",
+                "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0",
+            )
+        })?;
+        let file = host.config.seed.replication_credentials.clone().ok_or_else(|| {
+            StepError::new("missing_capability", "seed.replication_credentials is not set on the recipient")
+        })?;
+        let source = Source {
+            host: from.host.clone(),
+            port: from.port,
+            credentials: Credentials::OptionFile(file),
+            tls: false,
+        };
+        let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
+        let report =
+            |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
+        let follow = async {
+            mysql::replicate::start(&host.instance, &source, &coordinates).await?;
+            let goal = CatchUp { patience, ..CatchUp::default() };
+            mysql::replicate::wait(&host.instance, &source, goal, &report).await
+        };
+        let following = tokio::select! {
+            following = follow => following.map_err(|e| to_step(from_mysql(&e)))?,
+            () = scope.cancelled() => return Err(StepError::stopped()),
+        };
+        Ok(json!({ "lag_seconds": following.lag_seconds, "took_ms": millis(following.took) }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        // The swap back takes the replica's settings away with the data that they lie in.
+        Ok(())
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+}
+
+#[async_trait]
+impl Step<Host> for Cleanup {
+    fn name(&self) -> &'static str {
+        SeedStage::Cleanup.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        let keep = params.options.keep_old_s;
+        if keep > 0 && !params.options.replace {
+            super::undo::keep(host, scope.job_id(), &target.datadir, expiry(keep))?;
+        } else {
+            on_layout(layout, |layout| {
+                layout.remove()?;
+                layout.remove_marker()
+            })
+            .await?;
+        }
+        forget(host, scope.job_id())?;
+        host.look_now().await;
+        let transfer: Value = scope.output(SeedStage::Transfer.as_str())?;
+        if let Some(rate) =
+            transfer["bytes_per_s"].as_u64().filter(|_| transfer["bytes_moved"].as_u64() > Some(1 << 20))
+        {
+            let _ = crashsafe::write(&rate_file(host), rate.to_string().as_bytes(), 0o600);
+        }
+        Ok(json!({
+            "donor": params.offer.facts.agent,
+            "snapshot": params.offer.facts.snapshot.id,
+            "coordinates": params.offer.facts.coordinates,
+            "transfer": transfer,
+            "old_datadir": (keep > 0).then(|| target.layout(scope.job_id()).ok()).flatten().map(|l| l.old()),
+        }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::GoOn
+    }
+}
+
+fn expiry(keep_s: u64) -> Timestamp {
+    let keep = SignedDuration::from_secs(i64::try_from(keep_s).unwrap_or(i64::MAX / 4));
+    Timestamp::now().checked_add(keep).unwrap_or(Timestamp::MAX)
+}
+
+fn rate_file(host: &Host) -> PathBuf {
+    host.config.agent.state_dir.join("seed-rate")
+}
+
+/// Bytes per second of the last seed onto this host.
+pub(super) fn measured_rate(host: &Host) -> Option<u64> {
+    std::fs::read_to_string(rate_file(host)).ok()?.trim().parse().ok()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

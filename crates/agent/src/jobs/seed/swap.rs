@@ -1,0 +1,294 @@
+//! Puts the staged tree in the datadir's place and back again, so that a crash at any point leaves a state from
+//! which either direction can be finished.
+//!
+//! Where the datadir is an ordinary directory, staging lies beside it and one `renameat2(RENAME_EXCHANGE)` swaps the
+//! two. Where it is a mount point it cannot be renamed: staging lies inside it and the entries move one by one, led
+//! by a phase file. Both need one file system, which [`Layout::of`] proves.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use job::crashsafe;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use protocol::ids::JobId;
+
+const MARKER: &str = ".orch-seed-job";
+const PREFIX: &str = ".orch-seed-";
+
+/// Why a swap could not be made or taken back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SwapError {
+    /// The datadir is no absolute path with a parent.
+    #[error("{0} cannot be a datadir: it must be an absolute path below another directory")]
+    NoParent(PathBuf),
+    /// The mark or the phase of the swap cannot be kept.
+    #[error("the state of the swap cannot be kept")]
+    Mark(#[from] crashsafe::Error),
+    /// A system call failed.
+    #[error("cannot {what} {path}")]
+    Io {
+        /// What was tried, for example `move`.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// Where the parts of one seed lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    datadir: PathBuf,
+    /// Everything of this seed on the recipient's file system; removing it removes all traces.
+    root: PathBuf,
+    entrywise: bool,
+    job: JobId,
+}
+
+impl Layout {
+    /// The layout for `datadir`, which may be absent yet. Looks at the file system, changes nothing.
+    pub(crate) fn of(datadir: &Path, job: JobId) -> Result<Self, SwapError> {
+        let no_parent = || SwapError::NoParent(datadir.to_owned());
+        let parent = datadir.parent().filter(|_| datadir.is_absolute()).ok_or_else(no_parent)?;
+        let name = datadir.file_name().ok_or_else(no_parent)?;
+        let parent_device = fs::metadata(parent).map_err(io_error("look at", parent))?.dev();
+        let entrywise = match fs::metadata(datadir) {
+            Ok(meta) => meta.dev() != parent_device,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(io_error("look at", datadir)(error)),
+        };
+        let root = if entrywise {
+            datadir.join(format!("{PREFIX}{job}"))
+        } else {
+            parent.join(format!("{PREFIX}{job}.{}", name.to_string_lossy()))
+        };
+        Ok(Self { datadir: datadir.to_owned(), root, entrywise, job })
+    }
+
+    /// Where the new tree is received.
+    #[must_use]
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    /// Where the old tree lies after the swap.
+    #[must_use]
+    pub(crate) fn old(&self) -> PathBuf {
+        if self.entrywise { self.root.join("old") } else { self.staging() }
+    }
+
+    /// Makes the staging directory, readable for its owner only until it is in place.
+    pub(crate) fn prepare(&self) -> Result<(), SwapError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(self.staging()).map_err(io_error("make", &self.staging()))?;
+        sync_dir(self.root.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// Whether the new tree is in the datadir's place.
+    pub(crate) fn is_swapped(&self) -> Result<bool, SwapError> {
+        if self.entrywise {
+            return Ok(self.phase()? == Phase::Swapped);
+        }
+        let marker = self.datadir.join(MARKER);
+        match fs::read_to_string(&marker) {
+            Ok(text) => Ok(text == self.job.to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(io_error("read", &marker)(error)),
+        }
+    }
+
+    /// Puts the staged tree in place; does nothing when it is there.
+    pub(crate) fn swap(&self) -> Result<(), SwapError> {
+        if self.entrywise {
+            return self.swap_entries();
+        }
+        if self.is_swapped()? {
+            return Ok(());
+        }
+        let marker = self.staging().join(MARKER);
+        crashsafe::write(&marker, self.job.to_string().as_bytes(), 0o600)?;
+        self.exchange()
+    }
+
+    /// Puts the old tree back; does nothing when it is there.
+    pub(crate) fn swap_back(&self) -> Result<(), SwapError> {
+        if self.entrywise {
+            return self.swap_entries_back();
+        }
+        if !self.is_swapped()? {
+            return Ok(());
+        }
+        // Without an old tree (the datadir was absent before) there is nothing to exchange with.
+        if self.staging().exists() { self.exchange() } else { self.rename(&self.datadir, &self.staging()) }
+    }
+
+    /// Removes the mark of the swap from the new datadir, once there is no way back.
+    pub(crate) fn remove_marker(&self) -> Result<(), SwapError> {
+        match fs::remove_file(self.datadir.join(MARKER)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &self.datadir.join(MARKER))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything of this seed but the tree in the datadir's place. Slow for a large tree.
+    pub(crate) fn remove(&self) -> Result<(), SwapError> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error("remove", &self.root)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn exchange(&self) -> Result<(), SwapError> {
+        if !self.datadir.exists() {
+            return self.rename(&self.staging(), &self.datadir);
+        }
+        self.renameat2(&self.staging(), &self.datadir, RenameFlags::RENAME_EXCHANGE)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), SwapError> {
+        self.renameat2(from, to, RenameFlags::RENAME_NOREPLACE)
+    }
+
+    fn renameat2(&self, from: &Path, to: &Path, flags: RenameFlags) -> Result<(), SwapError> {
+        renameat2(AT_FDCWD, from, AT_FDCWD, to, flags)
+            .map_err(|errno| io_error("swap in", &self.datadir)(errno.into()))?;
+        sync_dir(&self.root)?;
+        sync_dir(self.datadir.parent().unwrap_or(Path::new("/")))
+    }
+
+    fn swap_entries(&self) -> Result<(), SwapError> {
+        if self.phase()? == Phase::Staged {
+            make_dir(&self.old())?;
+            self.enter(Phase::OldOut)?;
+        }
+        if self.phase()? == Phase::OldOut {
+            move_entries(&self.datadir, &self.old())?;
+            self.enter(Phase::NewIn)?;
+        }
+        if self.phase()? == Phase::NewIn {
+            move_entries(&self.staging(), &self.datadir)?;
+            self.enter(Phase::Swapped)?;
+        }
+        Ok(())
+    }
+
+    fn swap_entries_back(&self) -> Result<(), SwapError> {
+        // Whatever lies in the datadir from `NewIn` on belongs to the new tree; before, to the old one.
+        if matches!(self.phase()?, Phase::NewIn | Phase::Swapped) {
+            self.enter(Phase::NewOut)?;
+        }
+        if self.phase()? == Phase::NewOut {
+            move_entries(&self.datadir, &self.staging())?;
+            self.enter(Phase::OldIn)?;
+        }
+        if matches!(self.phase()?, Phase::OldOut | Phase::OldIn) {
+            self.enter(Phase::OldIn)?;
+            move_entries(&self.old(), &self.datadir)?;
+            self.enter(Phase::Staged)?;
+        }
+        Ok(())
+    }
+
+    fn phase(&self) -> Result<Phase, SwapError> {
+        let path = self.root.join("phase");
+        match fs::read_to_string(&path) {
+            Ok(text) => Phase::parse(&text).ok_or_else(|| {
+                io_error("understand", &path)(io::Error::new(io::ErrorKind::InvalidData, "unknown phase"))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Phase::Staged),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    fn enter(&self, phase: Phase) -> Result<(), SwapError> {
+        Ok(crashsafe::write(&self.root.join("phase"), phase.as_str().as_bytes(), 0o600)?)
+    }
+}
+
+/// Roots of seeds that lie beside or inside `datadir`, with their jobs: what a crash may have left behind.
+pub(crate) fn leftovers(datadir: &Path) -> Vec<(PathBuf, JobId)> {
+    let mut found = Vec::new();
+    for directory in [Some(datadir), datadir.parent()].into_iter().flatten() {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+            let id = rest.split('.').next().unwrap_or(rest);
+            if let Ok(job) = id.parse() {
+                found.push((entry.path(), job));
+            }
+        }
+    }
+    found
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Staged,
+    OldOut,
+    NewIn,
+    Swapped,
+    NewOut,
+    OldIn,
+}
+
+impl Phase {
+    const ALL: [Self; 6] =
+        [Self::Staged, Self::OldOut, Self::NewIn, Self::Swapped, Self::NewOut, Self::OldIn];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Staged => "staged",
+            Self::OldOut => "old-out",
+            Self::NewIn => "new-in",
+            Self::Swapped => "swapped",
+            Self::NewOut => "new-out",
+            Self::OldIn => "old-in",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == text.trim())
+    }
+}
+
+/// Moves every entry but our own roots and the file system's `lost+found`.
+fn move_entries(from: &Path, to: &Path) -> Result<(), SwapError> {
+    for entry in fs::read_dir(from).map_err(io_error("list", from))? {
+        let name = entry.map_err(io_error("list", from))?.file_name();
+        if name == "lost+found" || name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            continue;
+        }
+        fs::rename(from.join(&name), to.join(&name)).map_err(io_error("move", &from.join(&name)))?;
+    }
+    sync_dir(from)?;
+    sync_dir(to)
+}
+
+fn make_dir(path: &Path) -> Result<(), SwapError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(io_error("make", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<(), SwapError> {
+    fs::File::open(path).and_then(|dir| dir.sync_all()).map_err(io_error("flush", path))
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SwapError {
+    move |source| SwapError::Io { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "swap_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+use super::*;
+
+fn tree(path: &Path, content: &str) {
+    fs::create_dir_all(path.join("shop")).unwrap();
+    fs::write(path.join("ibdata1"), content).unwrap();
+    fs::write(path.join("shop/t.ibd"), content).unwrap();
+}
+
+fn content(path: &Path) -> String {
+    let one = fs::read_to_string(path.join("ibdata1")).unwrap();
+    assert_eq!(one, fs::read_to_string(path.join("shop/t.ibd")).unwrap(), "a mix of two trees");
+    one
+}
+
+struct Case {
+    _dir: tempfile::TempDir,
+    layout: Layout,
+}
+
+fn case(entrywise: bool) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("mysql");
+    tree(&datadir, "old");
+    let mut layout = Layout::of(&datadir, JobId::generate()).unwrap();
+    if entrywise {
+        layout.entrywise = true;
+        layout.root = datadir.join(format!("{PREFIX}{}", layout.job));
+    }
+    layout.prepare().unwrap();
+    tree(&layout.staging(), "new");
+    Case { _dir: dir, layout }
+}
+
+#[test]
+fn swapping_twice_is_swapping_once_and_so_is_back() {
+    for entrywise in [false, true] {
+        let case = case(entrywise);
+        let layout = &case.layout;
+        assert!(!layout.is_swapped().unwrap());
+        layout.swap_back().unwrap();
+        assert_eq!(content(&layout.datadir), "old");
+        for _ in 0..2 {
+            layout.swap().unwrap();
+            assert!(layout.is_swapped().unwrap());
+            assert_eq!(content(&layout.datadir), "new");
+            assert_eq!(content(&layout.old()), "old");
+        }
+        for _ in 0..2 {
+            layout.swap_back().unwrap();
+            assert!(!layout.is_swapped().unwrap());
+            assert_eq!(content(&layout.datadir), "old");
+            assert_eq!(content(&layout.staging()), "new");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_after_the_end_of_either_direction() {
+    for entrywise in [false, true] {
+        for keep_new in [false, true] {
+            let case = case(entrywise);
+            let layout = &case.layout;
+            layout.swap().unwrap();
+            if !keep_new {
+                layout.swap_back().unwrap();
+            }
+            layout.remove_marker().unwrap();
+            assert_eq!(leftovers(&layout.datadir), [(layout.root.clone(), layout.job)]);
+            layout.remove().unwrap();
+            layout.remove().unwrap();
+            assert_eq!(leftovers(&layout.datadir), []);
+            assert_eq!(content(&layout.datadir), if keep_new { "new" } else { "old" });
+            let mut names: Vec<_> =
+                fs::read_dir(&layout.datadir).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            assert_eq!(names, ["ibdata1", "shop"]);
+        }
+    }
+}
+
+/// A crash between any two renames, then either direction: the tree that ends in the datadir is whole.
+#[test]
+fn an_entrywise_swap_cut_anywhere_can_be_finished_or_taken_back() {
+    let phases = [
+        (Phase::OldOut, 0),
+        (Phase::OldOut, 1),
+        (Phase::OldOut, 2),
+        (Phase::NewIn, 0),
+        (Phase::NewIn, 1),
+        (Phase::NewIn, 2),
+    ];
+    for (phase, moved) in phases {
+        for forward in [true, false] {
+            let case = case(true);
+            let layout = &case.layout;
+            make_dir(&layout.old()).unwrap();
+            layout.enter(Phase::OldOut).unwrap();
+            let names = ["ibdata1", "shop"];
+            let old_moved = if phase == Phase::OldOut { moved } else { 2 };
+            for name in &names[..old_moved] {
+                fs::rename(layout.datadir.join(name), layout.old().join(name)).unwrap();
+            }
+            if phase == Phase::NewIn {
+                layout.enter(Phase::NewIn).unwrap();
+                for name in &names[..moved] {
+                    fs::rename(layout.staging().join(name), layout.datadir.join(name)).unwrap();
+                }
+            }
+            if forward {
+                layout.swap().unwrap()
+            } else {
+                layout.swap_back().unwrap()
+            }
+            let expected = if forward { "new" } else { "old" };
+            assert_eq!(content(&layout.datadir), expected, "{phase:?} after {moved}, forward {forward}");
+        }
+    }
+}
+
+#[test]
+fn a_datadir_that_is_not_there_yet_is_made_by_the_swap() {
+    let dir = tempfile::tempdir().unwrap();
+    let datadir = dir.path().join("mysql");
+    let layout = Layout::of(&datadir, JobId::generate()).unwrap();
+    layout.prepare().unwrap();
+    tree(&layout.staging(), "new");
+    layout.swap().unwrap();
+    assert_eq!(content(&datadir), "new");
+    layout.swap_back().unwrap();
+    assert!(!datadir.exists());
+    assert_eq!(content(&layout.staging()), "new");
+}
+
+#[test]
+fn a_path_without_a_parent_is_refused() {
+    assert!(Layout::of(Path::new("/"), JobId::generate()).is_err());
+    assert!(Layout::of(Path::new("relative"), JobId::generate()).is_err());
+}

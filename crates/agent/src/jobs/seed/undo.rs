@@ -1,0 +1,125 @@
+//! Old datadirs that are kept after a seed: put back by `seed.undo`, removed when their time is over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use job::{Scope, Step, StepError, crashsafe};
+use protocol::ids::JobId;
+use protocol::params::SeedUndoParams;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::swap::Layout;
+use crate::errors::{system, to_step};
+use crate::host::{Host, blocking, chain};
+use crate::jobs::service;
+
+/// Time between two looks at what is kept.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// One old datadir that is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    datadir: PathBuf,
+    until: Timestamp,
+}
+
+/// Remembers that a seed's old datadir is kept until then.
+pub(super) fn keep(host: &Host, job: JobId, datadir: &Path, until: Timestamp) -> Result<(), StepError> {
+    let kept = json!(Kept { datadir: datadir.to_owned(), until }).to_string();
+    crashsafe::write(&path(host, job), kept.as_bytes(), 0o600)
+        .map_err(|e| to_step(system("the old datadir cannot be kept", &e)))
+}
+
+fn path(host: &Host, job: JobId) -> PathBuf {
+    host.config.agent.state_dir.join("kept").join(format!("{job}.json"))
+}
+
+/// Whether the old datadir of this seed is kept.
+pub(crate) fn is_kept(host: &Host, job: JobId) -> bool {
+    path(host, job).exists()
+}
+
+fn load(path: &Path) -> Option<Kept> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Removes kept datadirs whose time is over, until `shutdown`.
+pub(crate) async fn sweep(host: Arc<Host>, shutdown: CancellationToken) {
+    loop {
+        let due = Arc::clone(&host);
+        let _ = tokio::task::spawn_blocking(move || remove_due(&due)).await;
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+fn remove_due(host: &Host) {
+    let Ok(entries) = fs::read_dir(host.config.agent.state_dir.join("kept")) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let job = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        let (Some(job), Some(kept)) = (job, load(&path)) else { continue };
+        if kept.until > Timestamp::now() {
+            continue;
+        }
+        let removed = Layout::of(&kept.datadir, job).and_then(|layout| {
+            layout.remove()?;
+            layout.remove_marker()
+        });
+        match removed {
+            Ok(()) => drop(crashsafe::remove_file(&path)),
+            Err(error) => tracing::warn!(%job, error = %chain(&error), "an old datadir cannot be removed"),
+        }
+    }
+}
+
+/// Puts the old datadir of a seed back.
+#[derive(Debug)]
+pub(crate) struct PutBack;
+
+#[async_trait]
+impl Step<Host> for PutBack {
+    fn name(&self) -> &'static str {
+        "put-back"
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedUndoParams = scope.params()?;
+        let record = path(host, params.job);
+        let Some(kept) = load(&record) else {
+            if scope.is_rerun() {
+                return Ok(Value::Null);
+            }
+            return Err(StepError::new(
+                "not_found",
+                format!(
+                    "no old datadir is kept for seed {}: it was removed, or --keep-old was not given",
+                    params.job
+                ),
+            ));
+        };
+        let layout =
+            Layout::of(&kept.datadir, params.job).map_err(|e| StepError::from_error("system", &e))?;
+        service::stop(host, scope).await?;
+        blocking(move || {
+            layout.swap_back().map_err(|e| system("the old datadir cannot be put back", &e))?;
+            layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
+            crashsafe::remove_file(&record).map_err(|e| system("the record of the old datadir stays", &e))
+        })
+        .await
+        .map_err(to_step)?;
+        service::start(host, scope).await?;
+        Ok(json!({ "datadir": kept.datadir }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,257 @@
+//! Looks at server and snapshots every few seconds: the heartbeat is made from the last look, and what changed without
+//! a command (cron, a person, an overflow) becomes an event.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use protocol::event::{EventData, MysqlStateChange, SnapshotEvent, SnapshotGone};
+use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary, SnapshotSummary};
+use protocol::ids::SnapshotId;
+use protocol::mysql::{ServerInfo, ServerState};
+use protocol::snapshot::{Snapshot, Validity};
+use tokio_util::sync::CancellationToken;
+
+use crate::host::{Host, chain};
+use crate::jobs::view;
+
+/// Snapshots named in a heartbeat; beyond them only their number.
+const SNAPSHOTS_IN_HEARTBEAT: usize = 16;
+
+/// One look at the host.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// The server.
+    pub(crate) server: ServerInfo,
+    /// Snapshots, newest first.
+    pub(crate) snapshots: Vec<Snapshot>,
+    /// False until a look at the snapshots succeeded: before that nothing can have changed.
+    pub(crate) snapshots_known: bool,
+    /// Bytes free where the datadir lies.
+    pub(crate) free_bytes: Option<u64>,
+    /// Bytes used by the datadir.
+    pub(crate) datadir_bytes: Option<u64>,
+    /// The binary log grew between the last two looks, and the server is no replica.
+    pub(crate) takes_writes: bool,
+}
+
+impl Seen {
+    /// Before the first look.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            server: ServerInfo {
+                state: ServerState::Unknown,
+                pid: None,
+                port: None,
+                socket: None,
+                datadir: None,
+                error_log: None,
+                version: None,
+                server_uuid: None,
+                server_id: None,
+                coordinates: None,
+                read_only: None,
+                replica_of: None,
+                replicas: None,
+                lag_seconds: None,
+                layout: None,
+            },
+            snapshots: Vec::new(),
+            snapshots_known: false,
+            free_bytes: None,
+            datadir_bytes: None,
+            takes_writes: false,
+        }
+    }
+}
+
+/// Looks until `shutdown`, at the configured interval and whenever asked.
+pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    let interval = Duration::from_secs_f64(host.config.agent.reconcile_s);
+    loop {
+        look(&host).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = host.look.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// One look: remembers what is there and tells what changed.
+pub(crate) async fn look(host: &Arc<Host>) {
+    let before = host.seen();
+    let server = host.instance.info().await;
+    let (free_bytes, datadir_bytes) = space(host, &server).await;
+    let listed = list_snapshots(host).await;
+    let takes_writes = takes_writes(&before.server, &server);
+    let seen = Seen {
+        takes_writes,
+        snapshots_known: before.snapshots_known || listed.is_some(),
+        snapshots: listed.clone().unwrap_or_else(|| before.snapshots.clone()),
+        server,
+        free_bytes,
+        datadir_bytes: datadir_bytes.or(before.datadir_bytes),
+    };
+    let mut events = state_change(&before.server, &seen.server);
+    if let Some(now) = &listed {
+        let known = before.snapshots_known.then_some(before.snapshots.as_slice());
+        let by = host.acting.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        events.extend(snapshot_changes(known, now, by.as_deref().unwrap_or("outside")));
+    }
+    *host.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
+    if !events.is_empty() {
+        let host = Arc::clone(host);
+        let _ =
+            tokio::task::spawn_blocking(move || events.into_iter().for_each(|event| host.emit(event))).await;
+    }
+}
+
+async fn space(host: &Arc<Host>, server: &ServerInfo) -> (Option<u64>, Option<u64>) {
+    let Some(datadir) = server.datadir.clone() else { return (None, None) };
+    let used = host.instance.disk_usage(&datadir).await.ok().map(|usage| usage.allocated_bytes);
+    let free = tokio::task::spawn_blocking(move || mysql::usage::disk_free(&datadir).ok()).await;
+    (free.ok().flatten().map(|free| free.available_bytes), used)
+}
+
+async fn list_snapshots(host: &Arc<Host>) -> Option<Vec<Snapshot>> {
+    let snapshots = host.snapshots.as_ref().ok()?.clone();
+    let listed = tokio::task::spawn_blocking(move || {
+        snapshots.provider.list().map(|mut list| {
+            snapshots.mounts.annotate(&mut list);
+            list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+            list
+        })
+    });
+    match listed.await {
+        Ok(Ok(list)) => Some(list),
+        Ok(Err(error)) => {
+            tracing::warn!(error = %chain(&error), "snapshots cannot be listed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Writes arrive at a server that is no replica: its binary log grew. A restart rotates the log and is no write.
+fn takes_writes(before: &ServerInfo, now: &ServerInfo) -> bool {
+    let position = |server: &ServerInfo| server.coordinates.as_ref().and_then(|c| c.binlog.clone());
+    match (position(before), position(now)) {
+        (Some(old), Some(new)) => {
+            now.replica_of.is_none()
+                && before.pid == now.pid
+                && (old.file != new.file || old.position != new.position)
+        }
+        _ => false,
+    }
+}
+
+fn state_change(before: &ServerInfo, now: &ServerInfo) -> Vec<EventData> {
+    if before.state == now.state || before.state == ServerState::Unknown {
+        return Vec::new();
+    }
+    vec![EventData::MysqlState(MysqlStateChange { from: before.state, to: now.state })]
+}
+
+/// What a reader of events must hear. Before the first look (`known` is absent) each usable snapshot is only announced.
+///
+/// `by` is who is changing the set of snapshots at this moment: an actor, or `outside` when no job does.
+pub(crate) fn snapshot_changes(known: Option<&[Snapshot]>, now: &[Snapshot], by: &str) -> Vec<EventData> {
+    let by = || by.to_owned();
+    let Some(known) = known else {
+        return now
+            .iter()
+            .filter(|s| s.is_usable())
+            .map(|s| EventData::SnapshotAvailable(SnapshotEvent { snapshot: s.clone(), by: by() }))
+            .collect();
+    };
+    let old: BTreeMap<&SnapshotId, &Snapshot> = known.iter().map(|s| (&s.id, s)).collect();
+    let mut events = Vec::new();
+    for snapshot in now {
+        let event = || SnapshotEvent { snapshot: snapshot.clone(), by: by() };
+        match old.get(&snapshot.id) {
+            None => {
+                events.push(EventData::SnapshotCreated(event()));
+                if snapshot.is_usable() {
+                    events.push(EventData::SnapshotAvailable(event()));
+                }
+            }
+            Some(before) => {
+                if let (true, Validity::Invalid(reason)) = (before.is_usable(), &snapshot.validity) {
+                    let gone = SnapshotGone { id: snapshot.id.clone(), by: reason.clone() };
+                    events.push(EventData::SnapshotInvalid(gone));
+                }
+                match (before.mounts.is_empty(), snapshot.mounts.is_empty()) {
+                    (true, false) => events.push(EventData::SnapshotMounted(event())),
+                    (false, true) => events.push(EventData::SnapshotUnmounted(event())),
+                    _ => {}
+                }
+            }
+        }
+    }
+    for snapshot in known {
+        if !now.iter().any(|s| s.id == snapshot.id) {
+            events.push(EventData::SnapshotRemoved(SnapshotGone { id: snapshot.id.clone(), by: by() }));
+        }
+    }
+    events
+}
+
+/// The heartbeat, from the last look; touches no disk.
+pub(crate) fn heartbeat(host: &Host, sequence: u64) -> Heartbeat {
+    let seen = host.seen();
+    Heartbeat {
+        agent: host.id.clone(),
+        cluster: host.config.agent.cluster.clone(),
+        dc: host.config.agent.dc.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol: protocol::envelope::VERSION,
+        boot: host.boot,
+        started_at: host.started_at,
+        sequence,
+        sent_at: Timestamp::now(),
+        interval_ms: (host.config.agent.heartbeat_s * 1000.0) as u64,
+        accepts_unsigned: host.config.auth.accept_unsigned,
+        capabilities: host.capabilities.iter().filter(|c| c.available).map(|c| c.name.clone()).collect(),
+        mysql: MysqlSummary {
+            state: seen.server.state,
+            port: seen.server.port,
+            version: seen.server.version.clone(),
+            read_only: seen.server.read_only,
+            lag_seconds: seen.server.lag_seconds,
+            replica_of: seen.server.replica_of.clone(),
+            datadir_bytes: seen.datadir_bytes,
+        },
+        snapshots: seen.snapshots.iter().take(SNAPSHOTS_IN_HEARTBEAT).map(snapshot_summary).collect(),
+        snapshots_total: u32::try_from(seen.snapshots.len()).unwrap_or(u32::MAX),
+        free_bytes: seen.free_bytes,
+        jobs: host.runner.running().iter().map(job_summary).collect(),
+    }
+}
+
+fn snapshot_summary(snapshot: &Snapshot) -> SnapshotSummary {
+    SnapshotSummary {
+        id: snapshot.id.clone(),
+        provider: snapshot.provider,
+        created_at: snapshot.created_at,
+        cluster: snapshot.meta.as_ref().map(|meta| meta.cluster.clone()),
+        usable: snapshot.is_usable(),
+        proven: snapshot.is_proven(),
+        fill_percent: snapshot.fill_percent,
+    }
+}
+
+fn job_summary(handle: &job::JobHandle) -> JobSummary {
+    let view = view::of_running(handle);
+    let percent = view
+        .progress
+        .as_ref()
+        .filter(|p| p.bytes_total > 0)
+        .map(|p| u8::try_from(p.bytes_done.saturating_mul(100) / p.bytes_total).unwrap_or(100).min(100));
+    JobSummary { id: view.id, kind: view.kind, state: view.state, stage: view.stage, percent }
+}
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

@@ -1,0 +1,211 @@
+//! From the journals of jobs to the bus: every record that matters becomes a durable event, progress a droppable message.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bus::{Bus, Outbox};
+use job::journal::{AfterFailure, Event};
+use job::{Observer, Outcome, Progress, Record};
+use protocol::event::{EventData, JobStage};
+use protocol::ids::{AgentId, JobId};
+use protocol::job::JobState;
+use protocol::seed::TransferProgress;
+use protocol::subject::Subject;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::errors::from_step;
+use crate::host::chain;
+use crate::jobs::view;
+
+/// Progress of one job is told at most this often.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
+/// An output larger than this stays in the journal; the event says so.
+const DETAIL_LIMIT: usize = 32 * 1024;
+
+/// Tells the bus what happens to jobs.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    outbox: Outbox,
+    known: Mutex<HashMap<JobId, Known>>,
+    progress: mpsc::Sender<(JobId, TransferProgress)>,
+    told: Mutex<HashMap<JobId, Instant>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    kind: String,
+    actor: String,
+    summary: String,
+}
+
+/// Progress on its way to the bus.
+pub(crate) type ProgressQueue = mpsc::Receiver<(JobId, TransferProgress)>;
+
+impl Publisher {
+    pub(crate) fn new(outbox: Outbox) -> (Arc<Self>, ProgressQueue) {
+        let (progress, queue) = mpsc::channel(64);
+        let publisher = Self { outbox, known: Mutex::default(), progress, told: Mutex::default() };
+        (Arc::new(publisher), queue)
+    }
+
+    /// A job of an earlier run, so that its further records have their names.
+    pub(crate) fn remember(&self, spec: &job::JobSpec) {
+        let known = Known {
+            kind: spec.kind.clone(),
+            actor: spec.actor.clone().unwrap_or_default(),
+            summary: view::summary(&spec.kind, &spec.params),
+        };
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id, known);
+    }
+
+    fn emit(&self, event: EventData) {
+        if let Err(error) = self.outbox.publish_blocking(event) {
+            tracing::error!(error = %chain(&error), "an event of a job could not be spooled and is lost");
+        }
+    }
+}
+
+impl Observer for Publisher {
+    fn on_record(&self, job: &JobId, record: &Record) {
+        if let Event::Created { spec } = &record.event {
+            self.remember(spec);
+        }
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned();
+        let Some(known) = known else { return };
+        let finished = matches!(record.event, Event::Finished { .. });
+        if let Some(mut stage) = stage_of(*job, &known, &record.event) {
+            log(&stage);
+            // Kept in the stream, the hash proves the whole journal up to this record.
+            stage.detail["journal"] = serde_json::json!({ "seq": record.seq, "hash": record.hash });
+            self.emit(if finished { EventData::JobFinished(stage) } else { EventData::JobStage(stage) });
+        }
+        if finished {
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+            self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+        }
+    }
+
+    fn on_progress(&self, job: &JobId, progress: &Progress) {
+        let Ok(counters) = serde_json::from_value::<TransferProgress>(progress.detail.clone()) else {
+            return;
+        };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if told.get(job).is_some_and(|last| now.duration_since(*last) < PROGRESS_PAUSE) {
+            return;
+        }
+        told.insert(*job, now);
+        drop(told);
+        let _ = self.progress.try_send((*job, counters));
+    }
+}
+
+/// Sends progress while there is a connection, until `shutdown`.
+pub(crate) async fn send_progress(
+    mut queue: ProgressQueue,
+    bus: Bus,
+    agent: AgentId,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let next = tokio::select! {
+            next = queue.recv() => next,
+            () = shutdown.cancelled() => return,
+        };
+        let Some((job, progress)) = next else { return };
+        if !bus.is_connected() {
+            continue;
+        }
+        let subject = Subject::Progress { agent: agent.clone(), job }.to_string();
+        if let Ok(payload) = serde_json::to_vec(&progress) {
+            let sending = bus.client().publish(subject, payload.into());
+            let _ = tokio::time::timeout(Duration::from_secs(1), sending).await;
+        }
+    }
+}
+
+fn stage_of(job: JobId, known: &Known, event: &Event) -> Option<JobStage> {
+    let mut stage = JobStage {
+        job,
+        kind: known.kind.clone(),
+        actor: known.actor.clone(),
+        summary: known.summary.clone(),
+        state: JobState::Running,
+        stage: None,
+        what: String::new(),
+        detail: Value::Object(serde_json::Map::new()),
+        error: None,
+    };
+    let what = match event {
+        Event::Created { .. } => {
+            stage.state = JobState::Pending;
+            "accepted"
+        }
+        Event::StepStarted { step, attempt } => {
+            stage.stage = Some(step.clone());
+            stage.detail["attempt"] = (*attempt).into();
+            "started"
+        }
+        Event::StepFinished { step, output } => {
+            stage.stage = Some(step.clone());
+            if output.to_string().len() <= DETAIL_LIMIT {
+                stage.detail["output"] = output.clone();
+            }
+            "finished"
+        }
+        Event::StepFailed { step, error, then, .. } => {
+            stage.stage = Some(step.clone());
+            stage.error = Some(from_step(step, error));
+            if *then == AfterFailure::Retry { "retrying" } else { "failed" }
+        }
+        Event::AbortRequested { reason } => {
+            stage.state = JobState::Undoing;
+            stage.detail["reason"] = reason.clone().into();
+            "aborting"
+        }
+        Event::UndoFinished { step } => {
+            stage.state = JobState::Undoing;
+            stage.stage = Some(step.clone());
+            "undone"
+        }
+        Event::UndoFailed { step, error, .. } => {
+            stage.state = JobState::Undoing;
+            stage.stage = Some(step.clone());
+            stage.error = Some(from_step(step, error));
+            "undo-failed"
+        }
+        Event::Finished { outcome } => finished(&mut stage, outcome),
+        Event::Planned { .. }
+        | Event::UndoStarted { .. }
+        | Event::Note { .. }
+        | Event::GivenUp { .. }
+        | Event::UndoReopened { .. } => return None,
+    };
+    stage.what = what.to_owned();
+    Some(stage)
+}
+
+fn finished(stage: &mut JobStage, outcome: &Outcome) -> &'static str {
+    stage.state = view::state_of(&job::State::Finished(outcome.clone()));
+    stage.error = view::error_of_outcome(outcome);
+    if let Outcome::Failed { failure, .. } = outcome {
+        stage.stage = Some(failure.step.clone()).filter(|step| !step.is_empty());
+    }
+    match stage.state {
+        JobState::Succeeded => "succeeded",
+        JobState::Aborted => "aborted",
+        _ => "failed",
+    }
+}
+
+fn log(stage: &JobStage) {
+    let (job, kind, step, what) =
+        (&stage.job, &stage.kind, stage.stage.as_deref().unwrap_or("-"), &stage.what);
+    match &stage.error {
+        Some(error) => tracing::warn!(%job, kind, step, what, %error, "job"),
+        None => tracing::info!(%job, kind, step, what, "job"),
+    }
+}

@@ -1,0 +1,115 @@
+//! Binary and relay logs, in chunks that fit a reply.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mysql::binlog::{LogKind, LogSet, Range};
+use protocol::error::{ErrorCode, WireError};
+use protocol::mysql::BinlogPosition;
+use protocol::params::{BinlogBinaryParams, BinlogTextParams, LogChunk, LogFile, RelayFiles};
+use serde_json::{Value, json};
+
+use crate::errors::{from_mysql, system};
+use crate::host::{Host, blocking};
+
+/// Bytes of a log in one reply; base64 makes a third more of it, and a NATS message holds 1 MiB.
+const CHUNK_BYTES: usize = 384 * 1024;
+/// A request may ask for this much of a log, over all of its chunks.
+const MAX_BYTES: u64 = 1 << 30;
+/// What one `binlog.apply` may carry; larger logs are applied in parts.
+const MAX_APPLY_BYTES: u64 = 192 * 1024;
+
+/// `binlog.files`.
+pub(crate) async fn files(host: &Host) -> Result<Vec<LogFile>, WireError> {
+    Ok(listed(&logs(host, LogKind::Binary).await?))
+}
+
+/// `binlog.relay-files`.
+pub(crate) async fn relay_files(host: &Host) -> Result<RelayFiles, WireError> {
+    let logs = logs(host, LogKind::Relay).await?;
+    Ok(RelayFiles { files: listed(&logs), index: logs.index })
+}
+
+/// `binlog.relay-end`.
+pub(crate) async fn relay_end(host: &Host) -> Result<BinlogPosition, WireError> {
+    let logs = logs(host, LogKind::Relay).await?;
+    let end = blocking(move || logs.end().map_err(|e| from_mysql(&e))).await?;
+    end.ok_or_else(|| WireError::new(ErrorCode::NotFound, "this server has no relay logs"))
+}
+
+/// `binlog.binary`.
+pub(crate) async fn binary(host: &Host, params: BinlogBinaryParams) -> Result<LogChunk, WireError> {
+    use std::io::Read as _;
+    let logs = holding(host, &params.file).await?;
+    blocking(move || {
+        let range = Range { first: params.file, start: params.start, last: None, stop: params.stop };
+        let range = Range { last: Some(range.first.clone()), ..range };
+        let mut reader = logs.binary(&range, MAX_BYTES).map_err(|e| from_mysql(&e))?;
+        let total = reader.total_bytes;
+        let read = |e: std::io::Error| system("the log could not be read", &e);
+        std::io::copy(&mut (&mut reader).take(params.offset), &mut std::io::sink()).map_err(read)?;
+        let mut chunk = Vec::new();
+        (&mut reader).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(read)?;
+        let end = params.offset.saturating_add(chunk.len() as u64);
+        let next_offset = (end < total && !chunk.is_empty()).then_some(end);
+        Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
+    })
+    .await
+}
+
+/// `binlog.text`. Decoding begins at `start` for each chunk: move `start` on rather than asking for a late `offset`.
+pub(crate) async fn text(host: &Host, params: BinlogTextParams) -> Result<LogChunk, WireError> {
+    let logs = holding(host, &params.file).await?;
+    let range =
+        Range { last: Some(params.file.clone()), first: params.file, start: params.start, stop: params.stop };
+    let mut stream = mysql::binlog::text(&host.instance, &logs, &range, false, MAX_BYTES)
+        .await
+        .map_err(|e| from_mysql(&e))?;
+    let mut skip = params.offset;
+    let mut chunk = Vec::new();
+    while chunk.len() < CHUNK_BYTES {
+        let Some(piece) = stream.next().await.map_err(|e| from_mysql(&e))? else {
+            return Ok(LogChunk { content: STANDARD.encode(chunk), next_offset: None });
+        };
+        let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
+        skip -= skipped as u64;
+        chunk.extend_from_slice(&piece[skipped..]);
+    }
+    let next_offset = Some(params.offset.saturating_add(chunk.len() as u64));
+    Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
+}
+
+/// The work of `binlog.apply`.
+pub(crate) async fn apply(host: &Host, content: &str) -> Result<Value, WireError> {
+    let bytes = STANDARD
+        .decode(content)
+        .map_err(|e| WireError::caused(ErrorCode::BadRequest, "content is not base64", &e))?;
+    let applied = mysql::binlog::apply(&host.instance, bytes.as_slice(), MAX_APPLY_BYTES)
+        .await
+        .map_err(|e| from_mysql(&e))?;
+    Ok(
+        json!({ "bytes": applied.bytes, "took_ms": u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX) }),
+    )
+}
+
+async fn logs(host: &Host, kind: LogKind) -> Result<LogSet, WireError> {
+    host.instance.logs(kind).await.map_err(|e| from_mysql(&e))
+}
+
+/// The log, binary or relay, whose index names the file.
+async fn holding(host: &Host, file: &str) -> Result<LogSet, WireError> {
+    for kind in [LogKind::Binary, LogKind::Relay] {
+        if let Ok(logs) = logs(host, kind).await
+            && logs.files.iter().any(|known| known.name == file)
+        {
+            return Ok(logs);
+        }
+    }
+    Err(WireError::new(
+        ErrorCode::NotFound,
+        format!("{:?} is no binary or relay log of this server", file.chars().take(64).collect::<String>()),
+    ))
+}
+
+fn listed(logs: &LogSet) -> Vec<LogFile> {
+    logs.files.iter().map(|f| LogFile { name: f.name.clone(), size_bytes: f.size_bytes }).collect()
+}

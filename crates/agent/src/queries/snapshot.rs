@@ -1,0 +1,91 @@
+//! Snapshots: list, mounts, and a person's own mount.
+
+use std::sync::Arc;
+
+use protocol::error::WireError;
+use protocol::ids::SnapshotId;
+use protocol::params::{Empty, MountStatus, SnapshotListParams, SnapshotMountParams, SnapshotUnmountParams};
+use protocol::snapshot::{Snapshot, SnapshotMount};
+use snapshot::MountMode;
+
+use crate::errors::from_snapshot;
+use crate::host::{Host, blocking};
+
+/// Who holds what a person mounted by command.
+const OPERATOR: &str = "operator";
+
+/// `snapshot.list`.
+pub(crate) async fn list(host: &Host, params: &SnapshotListParams) -> Result<Vec<Snapshot>, WireError> {
+    let snapshots = host.snapshots()?.clone();
+    let usable_only = params.usable;
+    blocking(move || {
+        let mut list = snapshots.provider.list().map_err(|e| from_snapshot(&e))?;
+        snapshots.mounts.annotate(&mut list);
+        list.retain(|s| !usable_only || s.is_usable());
+        list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        Ok(list)
+    })
+    .await
+}
+
+/// `snapshot.mount-status`.
+pub(crate) fn mounts(host: &Host) -> Result<Vec<MountStatus>, WireError> {
+    let held = host.snapshots()?.mounts.held();
+    Ok(held
+        .into_iter()
+        .map(|held| MountStatus { snapshot: held.mounted.id.clone(), mount: mount_of(held), since: None })
+        .collect())
+}
+
+fn mount_of(held: snapshot::mounts::HeldMount) -> SnapshotMount {
+    SnapshotMount {
+        writable: held.mounted.mode == MountMode::Writable,
+        path: held.mounted.path,
+        holders: held.holders,
+    }
+}
+
+/// `snapshot.mount`.
+pub(crate) async fn mount(host: &Arc<Host>, params: SnapshotMountParams) -> Result<SnapshotMount, WireError> {
+    let snapshots = host.snapshots()?.clone();
+    let mode = if params.writable { MountMode::Writable } else { MountMode::ReadOnly };
+    let mounted = blocking(move || {
+        let lease =
+            snapshots.mounts.acquire(&params.snapshot, mode, OPERATOR).map_err(|e| from_snapshot(&e))?;
+        // The hold outlives this request, and the agent: it ends by `snapshot.unmount`.
+        let mounted = lease.keep();
+        Ok(SnapshotMount {
+            path: mounted.path,
+            writable: params.writable,
+            holders: vec![OPERATOR.to_owned()],
+        })
+    })
+    .await?;
+    host.look_soon();
+    Ok(mounted)
+}
+
+/// `snapshot.unmount`.
+pub(crate) async fn unmount(host: &Arc<Host>, params: SnapshotUnmountParams) -> Result<Empty, WireError> {
+    let snapshots = host.snapshots()?.clone();
+    blocking(move || release(&snapshots.mounts, &params.snapshot)).await?;
+    host.look_soon();
+    Ok(Empty {})
+}
+
+fn release(mounts: &snapshot::MountTable, id: &SnapshotId) -> Result<(), WireError> {
+    // Two different refusals: a seed holds it, or nobody has it mounted.
+    let holders: Vec<String> = mounts
+        .held()
+        .into_iter()
+        .filter(|held| held.mounted.id == *id)
+        .flat_map(|held| held.holders)
+        .filter(|holder| holder != OPERATOR)
+        .collect();
+    match mounts.release(id, OPERATOR) {
+        Err(snapshot::Error::NotHeld { .. }) if !holders.is_empty() => {
+            Err(from_snapshot(&snapshot::Error::Held { id: id.to_string(), holders }))
+        }
+        result => result.map_err(|e| from_snapshot(&e)),
+    }
+}

@@ -1,0 +1,96 @@
+//! Snapshots by the clock, and the removal of those that retention no longer keeps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use croner::Cron;
+use jiff::{SignedDuration, Timestamp};
+use protocol::ids::{RequestId, SnapshotId};
+use protocol::snapshot::Snapshot;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::host::Host;
+use crate::jobs::{self, Origin};
+
+/// Retention is looked at this often, and after each scheduled snapshot.
+const RETENTION_PAUSE: Duration = Duration::from_secs(300);
+
+/// Runs schedule and retention until `shutdown`.
+pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
+    loop {
+        let next = cron.as_ref().and_then(|cron| next_run(&host, cron, Timestamp::now()));
+        let until = next.map_or(RETENTION_PAUSE, |at| until(at).min(RETENTION_PAUSE));
+        tokio::select! {
+            () = tokio::time::sleep(until) => {}
+            () = shutdown.cancelled() => return,
+        }
+        if next.is_some_and(|at| at <= Timestamp::now()) {
+            begin(&host, "snapshot.create", json!({})).await;
+        }
+        for snapshot in expired(
+            &host.seen().snapshots,
+            host.config.snapshot.keep,
+            host.config.snapshot.keep_days,
+            Timestamp::now(),
+        ) {
+            begin(&host, "snapshot.remove", json!({ "snapshot": snapshot })).await;
+        }
+    }
+}
+
+async fn begin(host: &Arc<Host>, kind: &str, params: serde_json::Value) {
+    let origin = Origin { actor: "schedule".to_owned(), request: RequestId::generate(), traceparent: None };
+    if let Err(error) = jobs::begin(host, kind, params, &origin).await {
+        tracing::warn!(kind, %error, "the schedule could not begin a job");
+    }
+}
+
+fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+/// The next time, spread over the configured jitter; the same host is always equally late.
+fn next_run(host: &Host, cron: &Cron, now: Timestamp) -> Option<Timestamp> {
+    let jitter = host.config.snapshot.jitter_s;
+    let offset = if jitter == 0 { 0 } else { spread(host.id.as_str()) % jitter };
+    let offset = SignedDuration::from_secs(i64::try_from(offset).unwrap_or(0));
+    let from = now.checked_sub(offset).ok()?;
+    let next = cron.find_next_occurrence(&chrono_of(from)?, false).ok()?;
+    Timestamp::from_second(next.timestamp()).ok()?.checked_add(offset).ok()
+}
+
+fn chrono_of(at: Timestamp) -> Option<chrono::DateTime<chrono::Utc>> {
+    chrono::DateTime::from_timestamp(at.as_second(), 0)
+}
+
+/// A number that differs between hosts and not between runs (FNV-1a).
+fn spread(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// What retention removes: our own snapshots past their own expiry, and those beyond the newest `keep` that are older than
+/// `keep_days`. Never one that is mounted, and never the last proven one.
+fn expired(snapshots: &[Snapshot], keep: u32, keep_days: u32, now: Timestamp) -> Vec<SnapshotId> {
+    let mut ours: Vec<&Snapshot> = snapshots.iter().filter(|s| s.meta.is_some()).collect();
+    ours.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+    let last_proven = ours.iter().find(|s| s.is_proven() && s.is_usable()).map(|s| s.id.clone());
+    let oldest_kept = now - SignedDuration::from_hours(i64::from(keep_days) * 24);
+    ours.iter()
+        .enumerate()
+        .filter(|(index, snapshot)| {
+            let own = snapshot.meta.as_ref().and_then(|meta| meta.expires_at);
+            let past_own = own.is_some_and(|at| at <= now);
+            let surplus =
+                keep > 0 && own.is_none() && *index >= keep as usize && snapshot.created_at < oldest_kept;
+            (past_own || surplus) && snapshot.mounts.is_empty() && last_proven.as_ref() != Some(&snapshot.id)
+        })
+        .map(|(_, snapshot)| snapshot.id.clone())
+        .collect()
+}
+
+#[cfg(test)]
+#[path = "schedule_tests.rs"]
+mod tests;
