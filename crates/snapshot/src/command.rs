@@ -211,7 +211,8 @@ impl Provider for CommandProvider {
             return Err(Error::Origin { datadir: request.datadir.clone(), reason });
         }
         let known = self.listed()?;
-        let taken = |name: &str| known.iter().any(|(id, _)| id.as_str() == name);
+        // The tool may dress the name up to an id of its own.
+        let taken = |name: &str| known.iter().any(|(id, _)| id.as_str().contains(name));
         let name = self.pattern.expand(request, "data", Timestamp::now(), &taken);
         let mut parameters = vec![
             ("SNAPSHOT_NAME", name.clone()),
