@@ -347,7 +347,7 @@ impl MountTable {
                     released.push(path);
                 }
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "a leftover mount stays: it could not be unmounted")
+                    tracing::warn!(path = %path.display(), %error, "a leftover mount stays: it could not be unmounted");
                 }
             }
         }
@@ -427,7 +427,7 @@ impl Drop for MountLease {
         match self.table.release(&self.mounted.id, &self.holder) {
             Ok(()) | Err(Error::NotHeld { .. }) => {}
             Err(error) => {
-                tracing::warn!(snapshot = %self.mounted.id, holder = self.holder, %error, "a mount stays")
+                tracing::warn!(snapshot = %self.mounted.id, holder = self.holder, %error, "a mount stays");
             }
         }
     }

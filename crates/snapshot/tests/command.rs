@@ -1,4 +1,5 @@
 //! The command provider with programs as a user would write them: btrfs snapshots behind a small script.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are test code too")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! What a host lacks is a reported reason, never a failure to start.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are test code too")]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,5 @@
 //! The LVM providers on a real device-mapper, inside a VM.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests are test code too")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -86,16 +87,16 @@ fn config() -> LvmConfig {
     LvmConfig { size: SizePolicy::FixedBytes(96 << 20), min_size_bytes: 4 << 20, ..LvmConfig::default() }
 }
 
-fn provider(config: ProviderConfig) -> Arc<dyn Provider> {
-    Arc::from(build(&config, Path::new("/run/agent-state")).unwrap())
+fn provider(config: &ProviderConfig) -> Arc<dyn Provider> {
+    Arc::from(build(config, Path::new("/run/agent-state")).unwrap())
 }
 
 fn classic() -> Arc<dyn Provider> {
-    provider(ProviderConfig::Lvm(config()))
+    provider(&ProviderConfig::Lvm(config()))
 }
 
 fn thin() -> Arc<dyn Provider> {
-    provider(ProviderConfig::LvmThin(config()))
+    provider(&ProviderConfig::LvmThin(config()))
 }
 
 fn conform(make: &dyn Fn() -> Arc<dyn Provider>, work: &str) {
@@ -226,7 +227,7 @@ fn what_others_made_is_filtered(guest: &Guest) -> anyhow::Result<()> {
     for name in ["nightly-1", "other-1"] {
         guest.run(&["lvcreate", "-y", "-s", "-L", "16M", "-n", name, "vg0/data"])?;
     }
-    let filtered = provider(ProviderConfig::Lvm(LvmConfig {
+    let filtered = provider(&ProviderConfig::Lvm(LvmConfig {
         snapshot_volumes_filter: Some("nightly".to_owned()),
         ..config()
     }));
@@ -327,7 +328,8 @@ fn the_guardian_aborts_without_room(guest: &Guest) -> anyhow::Result<()> {
     guest.run(&["lvcreate", "-y", "-l", "100%FREE", "-n", "ballast", "vg0"])?;
     churn(13)?;
     let mut guardian = Guardian::new(GuardianPolicy { abort_at_percent: 80.0, ..GuardianPolicy::default() });
-    let found = guardian.tick(provider.as_ref(), &[lease.mounted().id.clone()], Duration::ZERO)?;
+    let found =
+        guardian.tick(provider.as_ref(), std::slice::from_ref(&lease.mounted().id), Duration::ZERO)?;
     let Action::Abort { reason } = &found[0].1 else { panic!("{found:?}") };
     assert!(reason.contains("full") && reason.contains("no room"), "{reason}");
     lease.prove()?;

@@ -273,7 +273,7 @@ impl LvmProvider {
 
     /// Removes what a failed creation has left, if it is there and ours.
     fn discard(&self, id: &SnapshotId) -> Result<(), Error> {
-        let half_made = self.host.volume(id.as_str())?.filter(|lv| lv.is_snapshot());
+        let half_made = self.host.volume(id.as_str())?.filter(Lv::is_snapshot);
         if let Some(lv) = half_made.filter(|lv| lv.tags.iter().any(|t| t == tags::OURS)) {
             self.host.run(&argv::remove(&lv.full_name()))?;
         }

@@ -1,4 +1,5 @@
 //! File systems on loop devices, private to one test.
+#![allow(dead_code, reason = "no test binary uses every file system")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
