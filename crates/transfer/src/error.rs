@@ -69,6 +69,14 @@ pub enum Error {
         /// What is wrong with it.
         detail: &'static str,
     },
+    /// An InnoDB page whose checksum is wrong, under the policy to fail.
+    #[error("page {page} of {} has a wrong checksum; check the donor's disk and tables, or let pages be warned about only", path.display())]
+    BadPage {
+        /// The tablespace, relative to the root.
+        path: PathBuf,
+        /// The page's number.
+        page: u64,
+    },
     /// The guard said that the snapshot is no longer good.
     #[error("the snapshot is no longer valid: {0}")]
     SourceInvalid(String),

@@ -67,11 +67,12 @@ impl Throttle {
         self.average.load(Relaxed)
     }
 
-    /// How much to move at once so that bytes keep dripping under a low limit: at most `most`.
+    /// How much to move at once so that bytes keep dripping under a low limit: whole 64 KiB, at most `most`.
     pub(crate) fn piece_len(&self, most: usize) -> usize {
+        const STEP: usize = 64 * 1024;
         match self.average.load(Relaxed) {
             0 => most,
-            limit => ((limit / 8) as usize).clamp(4096, most.max(4096)).min(most),
+            limit => ((limit / 8) as usize / STEP * STEP).max(STEP).min(most),
         }
     }
 

@@ -16,7 +16,8 @@ use common::{
     wait_until, write,
 };
 use transfer::{
-    Cancel, Donor, DonorOptions, Error, Phase, Progress, RecipientOptions, SourceGuard, Throttle, receive,
+    Cancel, Donor, DonorOptions, Error, PagePolicy, Phase, Progress, RecipientOptions, SourceGuard, Throttle,
+    receive,
 };
 
 /// 24 MiB in one file and some small ones.
@@ -426,4 +427,44 @@ fn a_donor_that_nobody_asks_gives_up() {
     let options = DonorOptions { idle_timeout: Duration::from_millis(300), ..bench.donor_options() };
     let donor = Donor::start(options).unwrap();
     assert!(matches!(donor.wait(), Err(Error::RecipientGone { .. })));
+}
+
+/// A tablespace of MariaDB's `full_crc32` format with 16 KiB pages, of which one has a flipped bit.
+fn tablespace_with_a_bad_page(pages: u32, bad: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for number in 0..pages {
+        let mut page = content(u64::from(number) + 1, 16384);
+        page[4..8].copy_from_slice(&number.to_be_bytes());
+        page[24..26].copy_from_slice(&[0x45, 0xbf]);
+        page[34..38].copy_from_slice(&7_u32.to_be_bytes());
+        if number == 0 {
+            page[54..58].copy_from_slice(&0x15_u32.to_be_bytes());
+        }
+        let sum = crc32c::crc32c(&page[..16380]);
+        page[16380..].copy_from_slice(&sum.to_be_bytes());
+        page[9000] ^= u8::from(number == bad);
+        bytes.extend(page);
+    }
+    bytes
+}
+
+#[test]
+fn a_rotten_innodb_page_is_named_and_by_policy_fails_the_seed() {
+    let bench = Bench::new();
+    write(&bench.source(), "shop/orders.ibd", &tablespace_with_a_bad_page(300, 217));
+    let donor = Donor::start(bench.donor_options()).unwrap();
+    receive(bench.recipient_options(&donor)).unwrap();
+    let report = donor.wait().unwrap();
+    assert_eq!(report.bad_pages, 1);
+    assert_eq!(report.bad_pages_shown[0].path.to_str(), Some("shop/orders.ibd"));
+    assert_eq!(report.bad_pages_shown[0].page, 217);
+
+    let strict = Bench::new();
+    let options = DonorOptions { root: bench.source(), pages: PagePolicy::Fail, ..strict.donor_options() };
+    let donor = Arc::new(Donor::start(options).unwrap());
+    let verdict = wait_in_background(&donor);
+    let recipient = chain(&receive(strict.recipient_options(&donor)).unwrap_err());
+    for side in [recipient, chain(&verdict.join().unwrap().unwrap_err())] {
+        assert!(side.contains("page 217 of shop/orders.ibd"), "{side}");
+    }
 }

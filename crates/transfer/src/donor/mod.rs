@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::chain_text;
 use crate::tls::Identity;
-use crate::{DigestKind, Error, Exclude, Fingerprint, Manifest, Progress, Result, Throttle, Token};
+use crate::{
+    BadPage, DigestKind, Error, Exclude, Fingerprint, Manifest, PagePolicy, Progress, Result, Throttle, Token,
+};
 use source::Source;
 use state::Shared;
 
@@ -66,6 +68,8 @@ pub struct DonorOptions {
     pub idle_timeout: Duration,
     /// Digests to agree to, best first.
     pub digests: Vec<DigestKind>,
+    /// What to do about InnoDB pages with wrong checksums.
+    pub pages: PagePolicy,
     /// Size of a chunk in bytes, a power of two of at least 256 KiB; `None` chooses by the size of the tree.
     pub chunk_size: Option<u32>,
 }
@@ -87,6 +91,7 @@ impl DonorOptions {
             stall_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(600),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
+            pages: PagePolicy::Warn,
             chunk_size: None,
         }
     }
@@ -101,6 +106,10 @@ pub struct DonorReport {
     pub bytes_total: u64,
     /// BLAKE3 over the manifest and all chunk digests, the same on both ends.
     pub root_digest: [u8; 32],
+    /// How many InnoDB pages had wrong checksums.
+    pub bad_pages: u64,
+    /// The first of them, at most 100.
+    pub bad_pages_shown: Vec<BadPage>,
 }
 
 /// How long a stop waits for recipients to hear of a failure.

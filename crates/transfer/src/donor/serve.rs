@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::handshake::{
 };
 use crate::link::{Bare, Link, tune};
 use crate::progress::Phase;
-use crate::{Error, Manifest, Result, Token, tls};
+use crate::{Error, Manifest, PagePolicy, Result, Token, tls};
 
 /// How long a stranger may take to prove itself.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -290,12 +291,18 @@ impl Serving<'_> {
     /// then reads from that warm copy instead of cold page cache.
     fn send_piece(&mut self, offset: u64, len: usize) -> Result<()> {
         let Some(file) = &self.file else { return Err(Error::Protocol("no file is open")) };
-        let hasher = &mut self.hasher;
+        let (hasher, shared, manifest) = (&mut self.hasher, self.shared, self.manifest.as_ref());
         self.link.reserve(PIECE_HEADER_LEN + len)?;
         self.link.queue(&Piece::raw(len).encode())?;
         let read = self.link.queue_with(len, |buffer| {
             file.read(buffer, offset)?;
             hasher.update(buffer);
+            let mut from = 0;
+            while let Some(page) = file.bad_page(buffer, offset, from) {
+                let path = manifest.map_or(Path::new(""), |manifest| manifest.entry(file.entry).path);
+                shared.note_bad_page(path, page)?;
+                from = page + 1;
+            }
             Ok(())
         });
         if read.is_err() {
@@ -311,7 +318,10 @@ impl Serving<'_> {
         if let Some(file) = self.file.take() {
             file.finish()?;
         }
-        self.file = Some(self.shared.source.open_file(index, &manifest.entry(index))?);
+        let file = self.file.insert(self.shared.source.open_file(index, &manifest.entry(index))?);
+        if self.shared.options.pages != PagePolicy::Off {
+            file.check_pages();
+        }
         Ok(())
     }
 
@@ -328,11 +338,13 @@ impl Serving<'_> {
         if theirs != ours {
             return Err(Error::RootDigest);
         }
-        self.shared.finish(self.guest.token_id, ours);
         let proof = prove_root(&self.guest.token, &self.guest.session, &ours);
         self.link.queue(&Header { len: 32, ..Header::new(kind::PROOF) }.encode())?;
         self.link.queue(proof.as_bytes())?;
-        self.link.flush(false)
+        self.link.flush(false)?;
+        // Only now: who waits for the end may stop the donor at once.
+        self.shared.finish(self.guest.token_id, ours);
+        Ok(())
     }
 
     /// Reads what an earlier donor process has sent and this one has not seen.

@@ -9,6 +9,7 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::Mode;
 
 use crate::beneath::open_beneath;
+use crate::innodb_page::{self, Format};
 use crate::manifest::Entry;
 use crate::{Error, Result, kernel};
 
@@ -32,6 +33,8 @@ pub(crate) struct SourceFile {
     path: PathBuf,
     size: u64,
     opened_as: Stamp,
+    /// How its pages are checked, if it is a tablespace.
+    format: Option<Format>,
     /// Where letting go of cached pages has come to; `None` when the file was cached before and stays so.
     dropped_to: Option<u64>,
 }
@@ -99,6 +102,7 @@ impl Source {
             path,
             size: entry.size,
             opened_as: Stamp::of(&meta),
+            format: None,
             dropped_to: (!was_cached).then_some(0),
         })
     }
@@ -117,6 +121,26 @@ impl SourceFile {
             }
         }
         Ok(())
+    }
+
+    /// Has the pages of the file checked, if it is one of InnoDB's tablespaces.
+    pub(crate) fn check_pages(&mut self) {
+        let mut head = [0; innodb_page::HEAD_LEN];
+        if innodb_page::is_tablespace(&self.path) && self.file.read_exact_at(&mut head, 0).is_ok() {
+            self.format = Format::of(&head);
+        }
+    }
+
+    /// The first page in `piece`, which was read at `offset`, from number `from` on, whose checksum is wrong.
+    pub(crate) fn bad_page(&self, piece: &[u8], offset: u64, from: u64) -> Option<u64> {
+        let format = self.format?;
+        debug_assert!(offset.is_multiple_of(innodb_page::PAGE_SIZE_MAX as u64));
+        let first = offset / format.page_size as u64;
+        let pages = piece.chunks_exact(format.page_size).enumerate();
+        pages
+            .map(|(nth, page)| (first + nth as u64, page))
+            .find(|(number, page)| *number >= from && !format.is_good(page, *number))
+            .map(|(number, _)| number)
     }
 
     fn is_short(&self, offset: u64) -> Error {

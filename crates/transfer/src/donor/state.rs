@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,10 @@ use crate::error::chain_text;
 use crate::handshake::token_id;
 use crate::progress::Phase;
 use crate::tls::Identity;
-use crate::{Cancel, Error, Manifest, Progress, Result, Token};
+use crate::{BadPage, Cancel, Error, Manifest, PagePolicy, Progress, Result, Token};
+
+/// Bad pages named in the log and the report; the rest is only counted.
+const BAD_PAGES_SHOWN: usize = 100;
 
 pub(super) struct Shared {
     pub(super) options: DonorOptions,
@@ -32,6 +36,8 @@ struct State {
     connections: usize,
     idle_since: Option<Instant>,
     failure: Option<Failure>,
+    bad_pages: u64,
+    bad_pages_shown: Vec<BadPage>,
 }
 
 struct Failure {
@@ -148,6 +154,21 @@ impl Shared {
         }
     }
 
+    /// A page with a wrong checksum was read: under the policy to fail, that is the end.
+    pub(super) fn note_bad_page(&self, path: &Path, page: u64) -> Result<()> {
+        let path = path.to_owned();
+        if self.options.pages == PagePolicy::Fail {
+            return Err(Error::BadPage { path, page });
+        }
+        let mut state = self.lock();
+        state.bad_pages += 1;
+        if state.bad_pages_shown.len() < BAD_PAGES_SHOWN {
+            tracing::warn!(file = %path.display(), page, "InnoDB page with a wrong checksum");
+            state.bad_pages_shown.push(BadPage { path, page });
+        }
+        Ok(())
+    }
+
     /// The next chunk from `from` on that no connection has read yet.
     pub(super) fn next_unread(&self, from: u32, manifest: &Manifest) -> Option<u32> {
         let state = self.lock();
@@ -206,6 +227,8 @@ impl Shared {
                 return Ok(DonorReport {
                     bytes_sent: self.progress.snapshot().bytes_wire,
                     bytes_total: manifest.bytes_total(),
+                    bad_pages: state.bad_pages,
+                    bad_pages_shown: state.bad_pages_shown.clone(),
                     root_digest: state.sessions.values().find_map(|session| session.root).unwrap_or_default(),
                 });
             }
@@ -233,7 +256,8 @@ impl Shared {
         let mut state = self.lock();
         state.connections -= 1;
         if state.connections == 0 {
-            state.idle_since = Some(Instant::now());
+            // Strangers who come and go do not keep an unused offer alive.
+            state.idle_since.get_or_insert_with(Instant::now);
         }
         self.changed.notify_all();
     }
