@@ -14,6 +14,12 @@ pub(crate) const PIECE_MAX: usize = 256 * 1024;
 pub(crate) const PIECE_HEADER_LEN: usize = 8;
 /// Most chunks in one question.
 pub(crate) const WANT_MAX: usize = 1024;
+/// What is compared in a delta seed: one InnoDB page of the usual size.
+pub(crate) const DELTA_BLOCK: usize = 16 * 1024;
+/// Most blocks in one chunk of a delta seed.
+pub(crate) const DELTA_BLOCKS_MAX: usize = 1024;
+/// Length of the set of changed blocks before a difference.
+pub(crate) const DELTA_SET_LEN: usize = 4;
 /// Most bytes of a message for people.
 pub(crate) const TEXT_MAX: usize = 4096;
 
@@ -23,6 +29,8 @@ pub(crate) mod kind {
     pub(crate) const WANT_MANIFEST: u8 = 1;
     /// To the donor: `len` bytes of chunk numbers follow, four each.
     pub(crate) const WANT: u8 = 2;
+    /// To the donor: chunk `chunk` is wanted as a difference; `len` bytes of block digests follow, eight each.
+    pub(crate) const WANT_DELTA: u8 = 5;
     /// To the donor: 32 bytes follow, the recipient's root digest.
     pub(crate) const PROVE: u8 = 3;
     /// To the donor: the seed failed, `len` bytes of text follow.
@@ -72,6 +80,7 @@ impl Header {
         };
         let longest = match header.kind {
             kind::WANT => WANT_MAX * 4,
+            kind::WANT_DELTA => DELTA_BLOCKS_MAX * 8,
             kind::GIVE_UP | kind::FAILURE => TEXT_MAX,
             kind::WANT_MANIFEST | kind::KEEP_ALIVE | kind::MANIFEST | kind::CHUNK => 0,
             kind::PROVE | kind::PROOF => 32,
@@ -85,6 +94,9 @@ impl Header {
         }
         if matches!(header.kind, kind::PROVE | kind::PROOF) && header.len != 32 {
             return Err(Error::Protocol("proof of a wrong length"));
+        }
+        if header.kind == kind::WANT_DELTA && (header.len == 0 || !header.len.is_multiple_of(8)) {
+            return Err(Error::Protocol("block digests of a wrong length"));
         }
         if header.kind == kind::WANT && (header.len == 0 || !header.len.is_multiple_of(4)) {
             return Err(Error::Protocol("request of a wrong length"));
@@ -101,6 +113,8 @@ pub(crate) enum PieceKind {
     Raw = 0,
     /// The donor failed in the middle of a chunk; the bytes are its message.
     Failed = 1,
+    /// A set of changed blocks (four bytes, one bit each), then those blocks; the others are as the recipient has them.
+    Delta = 2,
 }
 
 /// The header of one piece of a chunk.
@@ -130,6 +144,7 @@ impl Piece {
         let kind = match bytes[7] {
             0 => PieceKind::Raw,
             1 => PieceKind::Failed,
+            2 => PieceKind::Delta,
             _ => return Err(Error::Protocol("unknown encoding of a piece")),
         };
         let raw_len = le_u32(&bytes[..4]) as usize;
@@ -137,6 +152,11 @@ impl Piece {
         let piece = Self { kind, raw_len, wire_len };
         let fits = match kind {
             PieceKind::Raw => raw_len > 0 && raw_len <= PIECE_MAX && raw_len == wire_len,
+            PieceKind::Delta => {
+                raw_len > 0
+                    && raw_len <= PIECE_MAX
+                    && (DELTA_SET_LEN..=raw_len + DELTA_SET_LEN).contains(&wire_len)
+            }
             PieceKind::Failed => raw_len == 0 && wire_len <= TEXT_MAX,
         };
         fits.then_some(piece).ok_or(Error::Protocol("piece of a wrong length"))
@@ -200,11 +220,11 @@ mod tests {
         #[test]
         fn any_bytes_give_a_bounded_header_or_an_error(bytes: [u8; HEADER_LEN], piece: [u8; PIECE_HEADER_LEN]) {
             if let Ok(header) = Header::decode(&bytes) {
-                prop_assert!(header.len as usize <= TEXT_MAX.max(WANT_MAX * 4));
+                prop_assert!(header.len as usize <= TEXT_MAX.max(WANT_MAX * 4).max(DELTA_BLOCKS_MAX * 8));
                 prop_assert_eq!(header.encode(), bytes);
             }
             if let Ok(piece) = Piece::decode(&piece) {
-                prop_assert!(piece.raw_len <= PIECE_MAX && piece.wire_len <= PIECE_MAX);
+                prop_assert!(piece.raw_len <= PIECE_MAX && piece.wire_len <= PIECE_MAX + DELTA_SET_LEN);
             }
         }
 

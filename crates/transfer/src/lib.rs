@@ -10,6 +10,7 @@
 
 mod beneath;
 mod cancel;
+mod delta;
 mod digest;
 pub mod donor;
 mod error;

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 use super::source::SourceFile;
 use super::spawn;
 use super::state::Shared;
+use crate::delta::{changed_blocks, ranges};
 use crate::digest::{ChunkHasher, DigestKind};
 use crate::error::chain_text;
 use crate::frame::{
-    HEADER_LEN, Header, PIECE_HEADER_LEN, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text,
+    DELTA_BLOCK, DELTA_SET_LEN, HEADER_LEN, Header, PIECE_HEADER_LEN, PIECE_MAX, Piece, PieceKind,
+    bounded_text, kind, le_u32, shown_text,
 };
 use crate::handshake::{
     self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
@@ -27,6 +29,8 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Most chunks asked for and not yet answered on one connection.
 const PENDING_MAX: usize = 64 * 1024;
+/// The same for chunks asked for as a difference: each holds memory.
+const DELTA_PENDING_MAX: usize = 1024;
 /// Further questions are read when fewer are left.
 const PENDING_LOW: usize = 64;
 
@@ -149,13 +153,19 @@ fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
     }
 }
 
+/// A chunk that was asked for, whole or as the difference to blocks with these digests.
+struct Wanted {
+    chunk: u32,
+    blocks: Option<Box<[u8]>>,
+}
+
 struct Serving<'a> {
     link: Link,
     shared: &'a Arc<Shared>,
     guest: Guest,
     hasher: ChunkHasher,
     manifest: Option<Arc<Manifest>>,
-    pending: VecDeque<u32>,
+    pending: VecDeque<Wanted>,
     file: Option<SourceFile>,
     scratch: Box<[u8]>,
     /// A chunk was announced and is not complete.
@@ -175,8 +185,8 @@ impl Serving<'_> {
             while self.pending.len() < PENDING_LOW && self.link.has_ready(HEADER_LEN)? {
                 self.question()?;
             }
-            if let Some(chunk) = self.pending.pop_front() {
-                self.send_chunk(chunk)?;
+            if let Some(wanted) = self.pending.pop_front() {
+                self.send_chunk(&wanted)?;
             }
         }
     }
@@ -206,6 +216,7 @@ impl Serving<'_> {
         match header.kind {
             kind::WANT_MANIFEST => self.send_manifest(),
             kind::WANT => self.note_wanted(header.len as usize),
+            kind::WANT_DELTA => self.note_wanted_delta(header),
             kind::PROVE => self.prove(),
             kind::GIVE_UP => {
                 self.link.need(header.len as usize)?;
@@ -248,12 +259,25 @@ impl Serving<'_> {
         if self.pending.len() + chunks.len() > PENDING_MAX {
             return Err(Error::Protocol("too many questions at once"));
         }
-        self.pending.extend(chunks.iter().map(|chunk| le_u32(chunk)));
+        self.pending.extend(chunks.iter().map(|chunk| Wanted { chunk: le_u32(chunk), blocks: None }));
         self.link.consume(len);
         Ok(())
     }
 
-    fn send_chunk(&mut self, chunk: u32) -> Result<()> {
+    fn note_wanted_delta(&mut self, header: Header) -> Result<()> {
+        let len = header.len as usize;
+        self.link.need(len)?;
+        if self.pending.len() >= DELTA_PENDING_MAX {
+            return Err(Error::Protocol("too many questions at once"));
+        }
+        let blocks = Some(self.link.received()[..len].into());
+        self.pending.push_back(Wanted { chunk: header.chunk, blocks });
+        self.link.consume(len);
+        Ok(())
+    }
+
+    fn send_chunk(&mut self, wanted: &Wanted) -> Result<()> {
+        let chunk = wanted.chunk;
         let manifest = self.manifest()?;
         let place =
             manifest.locate(chunk).ok_or(Error::Protocol("a question for a chunk that does not exist"))?;
@@ -261,8 +285,8 @@ impl Serving<'_> {
         let header = Header { chunk, value: u64::from(place.len), ..Header::new(kind::CHUNK) };
         self.link.queue(&header.encode())?;
         self.in_chunk = true;
-        if let Some(&next) = self.pending.front()
-            && let Some(next) = manifest.locate(next).filter(|next| next.entry == place.entry)
+        if let Some(next) = self.pending.front()
+            && let Some(next) = manifest.locate(next.chunk).filter(|next| next.entry == place.entry)
             && let Some(file) = &self.file
         {
             file.read_ahead(next.offset, u64::from(next.len));
@@ -271,7 +295,13 @@ impl Serving<'_> {
         while sent < place.len as usize {
             let len = self.shared.options.throttle.piece_len(PIECE_MAX).min(place.len as usize - sent);
             self.shared.options.throttle.acquire(len, &self.shared.cancel);
-            self.send_piece(place.offset + sent as u64, len)?;
+            let offset = place.offset + sent as u64;
+            match &wanted.blocks {
+                None => self.send_piece(offset, len)?,
+                Some(blocks) => {
+                    self.send_difference(offset, len, blocks.get(sent / DELTA_BLOCK * 8..).unwrap_or(&[]))?;
+                }
+            }
             sent += len;
         }
         let digest = self.hasher.finish();
@@ -291,24 +321,33 @@ impl Serving<'_> {
     /// then reads from that warm copy instead of cold page cache.
     fn send_piece(&mut self, offset: u64, len: usize) -> Result<()> {
         let Some(file) = &self.file else { return Err(Error::Protocol("no file is open")) };
-        let (hasher, shared, manifest) = (&mut self.hasher, self.shared, self.manifest.as_ref());
+        let (hasher, shared, manifest) = (&mut self.hasher, self.shared, self.manifest.as_deref());
         self.link.reserve(PIECE_HEADER_LEN + len)?;
         self.link.queue(&Piece::raw(len).encode())?;
         let read = self.link.queue_with(len, |buffer| {
             file.read(buffer, offset)?;
             hasher.update(buffer);
-            let mut from = 0;
-            while let Some(page) = file.bad_page(buffer, offset, from) {
-                let path = manifest.map_or(Path::new(""), |manifest| manifest.entry(file.entry).path);
-                shared.note_bad_page(path, page)?;
-                from = page + 1;
-            }
-            Ok(())
+            check_pages(shared, manifest, file, buffer, offset)
         });
         if read.is_err() {
             self.link.unqueue(PIECE_HEADER_LEN);
         }
         read
+    }
+
+    /// As [`Self::send_piece`], but only the blocks that the recipient does not have.
+    fn send_difference(&mut self, offset: u64, len: usize, theirs: &[u8]) -> Result<()> {
+        let Some(file) = &self.file else { return Err(Error::Protocol("no file is open")) };
+        let piece = &mut self.scratch[..len];
+        file.read(piece, offset)?;
+        self.hasher.update(piece);
+        check_pages(self.shared, self.manifest.as_deref(), file, piece, offset)?;
+        let set = changed_blocks(piece, theirs);
+        let changed: usize = ranges(set, len).map(|range| range.len()).sum();
+        let header = Piece { kind: PieceKind::Delta, raw_len: len, wire_len: DELTA_SET_LEN + changed };
+        self.link.queue(&header.encode())?;
+        self.link.queue(&set.to_le_bytes())?;
+        ranges(set, len).try_for_each(|range| self.link.queue(&piece[range]))
     }
 
     fn open(&mut self, manifest: &Manifest, index: u32) -> Result<()> {
@@ -402,4 +441,21 @@ impl Serving<'_> {
         self.shared.fail(error);
         Ok(())
     }
+}
+
+/// Has the pages of a piece checked, where the file has pages.
+fn check_pages(
+    shared: &Shared,
+    manifest: Option<&Manifest>,
+    file: &SourceFile,
+    piece: &[u8],
+    offset: u64,
+) -> Result<()> {
+    let mut from = 0;
+    while let Some(page) = file.bad_page(piece, offset, from) {
+        let path = manifest.map_or(Path::new(""), |manifest| manifest.entry(file.entry).path);
+        shared.note_bad_page(path, page)?;
+        from = page + 1;
+    }
+    Ok(())
 }

@@ -62,6 +62,9 @@ pub struct RecipientOptions {
     pub durable: bool,
     /// Who owns what is made, as (uid, gid); `None` keeps the donor's numbers. Only root can give files away.
     pub owner: Option<(u32, u32)>,
+    /// The recipient's old tree: blocks of 16 KiB that it holds at the same place of the same file do not travel. It is only
+    /// read, and shared by reflink where it lies on the same filesystem and that can.
+    pub delta_base: Option<PathBuf>,
     /// Digests to agree to, best first.
     pub digests: Vec<DigestKind>,
 }
@@ -88,6 +91,7 @@ impl RecipientOptions {
             recheck: true,
             durable: true,
             owner: None,
+            delta_base: None,
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
         }
     }
@@ -302,7 +306,13 @@ fn prepare(
     journal.bind(manifest, digest, |chunk, digest| {
         proven.set(chunk, digest);
     })?;
-    let staging = Staging::prepare(&options.staging, manifest, options.owner, !is_empty)?;
+    let staging = Staging::prepare(
+        &options.staging,
+        manifest,
+        options.owner,
+        options.delta_base.as_deref(),
+        !is_empty,
+    )?;
     if proven.known_count() > 0 {
         recheck::recheck(options, manifest, &staging, digest, &mut proven, stop)?;
     }

@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 use super::connect::{Connected, connect};
 use super::shared::{Shared, Take};
 use super::staging::StagedFile;
+use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;
-use crate::frame::{Header, PIECE_HEADER_LEN, Piece, PieceKind, TEXT_MAX, WANT_MAX, kind, shown_text};
+use crate::frame::{
+    DELTA_BLOCK, DELTA_BLOCKS_MAX, DELTA_SET_LEN, Header, PIECE_HEADER_LEN, PIECE_MAX, Piece, PieceKind,
+    TEXT_MAX, WANT_MAX, kind, shown_text,
+};
 use crate::link::Link;
 use crate::manifest::ChunkPlace;
 use crate::{Error, Result};
@@ -79,6 +83,8 @@ struct Puller<'a> {
     batch: Vec<u32>,
     hasher: ChunkHasher,
     file: Option<Arc<StagedFile>>,
+    /// For putting differences together.
+    scratch: Vec<u8>,
 }
 
 impl<'a> Puller<'a> {
@@ -92,6 +98,7 @@ impl<'a> Puller<'a> {
             batch: Vec::with_capacity(WANT_MAX),
             hasher: ChunkHasher::new(shared.digest),
             file: None,
+            scratch: if shared.options.delta_base.is_some() { vec![0; PIECE_MAX] } else { Vec::new() },
         }
     }
 
@@ -130,16 +137,91 @@ impl<'a> Puller<'a> {
                 Take::Chunks(bytes) => {
                     self.asked.extend(&self.batch);
                     self.asked_bytes += bytes;
-                    let header = Header { len: self.batch.len() as u32 * 4, ..Header::new(kind::WANT) };
-                    self.link.queue(&header.encode())?;
-                    for chunk in &self.batch {
-                        self.link.queue(&chunk.to_le_bytes())?;
+                    if self.shared.options.delta_base.is_some() {
+                        self.ask_for_differences()?;
+                    } else {
+                        self.ask_for_all()?;
                     }
                     self.link.flush(false)?;
                 }
             }
         }
         Ok(false)
+    }
+
+    fn ask_for_all(&mut self) -> Result<()> {
+        let header = Header { len: self.batch.len() as u32 * 4, ..Header::new(kind::WANT) };
+        self.link.queue(&header.encode())?;
+        self.batch.iter().try_for_each(|chunk| self.link.queue(&chunk.to_le_bytes()))
+    }
+
+    /// Asks chunk by chunk, with the digests of the blocks that are here; whole where there are none.
+    fn ask_for_differences(&mut self) -> Result<()> {
+        for chunk in std::mem::take(&mut self.batch) {
+            let place =
+                self.shared.manifest.locate(chunk).ok_or(Error::Protocol("a chunk that does not exist"))?;
+            let entry = self.shared.manifest.entry(place.entry);
+            let mut digests = Vec::new();
+            let fits = (place.len as usize).div_ceil(DELTA_BLOCK) <= DELTA_BLOCKS_MAX;
+            if entry.chunks > 1 && fits && !self.shared.was_damaged(chunk) {
+                let file = self.file_of(&place)?;
+                if file.has_base() {
+                    self.digest_base(&file, &place, &mut digests);
+                }
+            }
+            let (kind, body) = if digests.is_empty() {
+                (kind::WANT, &chunk.to_le_bytes()[..])
+            } else {
+                (kind::WANT_DELTA, digests.as_slice())
+            };
+            self.link.queue(
+                &Header {
+                    chunk: if kind == kind::WANT { 0 } else { chunk },
+                    len: body.len() as u32,
+                    ..Header::new(kind)
+                }
+                .encode(),
+            )?;
+            self.link.queue(body)?;
+        }
+        Ok(())
+    }
+
+    fn digest_base(&mut self, file: &StagedFile, place: &ChunkPlace, digests: &mut Vec<u8>) {
+        let mut done = 0;
+        while done < place.len as usize {
+            let want = PIECE_MAX.min(place.len as usize - done);
+            let got = file.read_base(&mut self.scratch[..want], place.offset + done as u64);
+            digests.extend(self.scratch[..got].chunks(DELTA_BLOCK).flat_map(block_digest));
+            if got < want {
+                return;
+            }
+            done += want;
+        }
+    }
+
+    /// Puts a piece together from what is here and the blocks that differ.
+    fn receive_difference(&mut self, file: &StagedFile, offset: u64, piece: Piece) -> Result<()> {
+        let set = u32::from_le_bytes(self.link.take_array()?);
+        let blocks = piece.raw_len.div_ceil(DELTA_BLOCK) as u32;
+        let changed: usize = ranges(set, piece.raw_len).map(|range| range.len()).sum();
+        if (blocks < 32 && set >> blocks != 0) || DELTA_SET_LEN + changed != piece.wire_len {
+            return Err(Error::Protocol("a difference of a wrong length"));
+        }
+        // What the old file does not have, or no longer has, shows in the chunk's digest.
+        file.read_base(&mut self.scratch[..piece.raw_len], offset);
+        for range in ranges(set, piece.raw_len) {
+            self.link.need(range.len())?;
+            let block = &self.link.received()[..range.len()];
+            self.scratch[range.clone()].copy_from_slice(block);
+            if file.is_own_base() {
+                file.write(block, offset + range.start as u64)?;
+            }
+            self.link.consume(range.len());
+        }
+        self.shared.moved();
+        self.hasher.update(&self.scratch[..piece.raw_len]);
+        if file.is_own_base() { Ok(()) } else { file.write(&self.scratch[..piece.raw_len], offset) }
     }
 
     fn receive_chunk(&mut self, header: Header) -> Result<()> {
@@ -162,9 +244,13 @@ impl<'a> Puller<'a> {
             let piece = Piece::decode(&self.link.take_array::<PIECE_HEADER_LEN>()?)?;
             match piece.kind {
                 PieceKind::Failed => return Err(donor_failure(&mut self.link, piece.wire_len)),
-                PieceKind::Raw if done + piece.raw_len > place.len as usize => {
+                _ if done + piece.raw_len > place.len as usize => {
                     return Err(Error::Protocol("a chunk longer than announced"));
                 }
+                PieceKind::Delta if !file.has_base() => {
+                    return Err(Error::Protocol("a difference to nothing"));
+                }
+                PieceKind::Delta => self.receive_difference(&file, place.offset + done as u64, piece)?,
                 PieceKind::Raw => self.receive_raw(&file, place.offset + done as u64, piece.raw_len)?,
             }
             done += piece.raw_len;

@@ -118,6 +118,11 @@ impl<'a> Shared<'a> {
         self.staging.is_resumed() || self.lock().queue.was_damaged(chunk)
     }
 
+    /// Whether the chunk arrived with a wrong digest before.
+    pub(super) fn was_damaged(&self, chunk: u32) -> bool {
+        self.lock().queue.was_damaged(chunk)
+    }
+
     /// A chunk arrived with a wrong digest.
     pub(super) fn damaged(&self, chunk: u32) -> Result<()> {
         if self.lock().queue.give_back_damaged(chunk) {

@@ -35,6 +35,8 @@ pub(super) struct Staging {
     ours: (u32, u32),
     /// There may be leftovers of an earlier run.
     resumed: bool,
+    /// The recipient's old tree, to take equal blocks from.
+    delta_base: Option<OwnedFd>,
     open: Mutex<HashMap<u32, Arc<StagedFile>>>,
 }
 
@@ -44,8 +46,19 @@ pub(super) struct StagedFile {
     pub(super) entry: u32,
     pub(super) path: PathBuf,
     sparse: bool,
+    base: Base,
     /// Chunks that are not proven yet.
     left: AtomicU32,
+}
+
+/// Where blocks that need not travel are taken from.
+enum Base {
+    /// Nowhere: all travels.
+    None,
+    /// The file itself began as a clone of the old one.
+    Own,
+    /// The old file.
+    Other(File),
 }
 
 impl Staging {
@@ -54,9 +67,13 @@ impl Staging {
         root: &Path,
         manifest: &Manifest,
         owner: Option<(u32, u32)>,
+        delta_base: Option<&Path>,
         resumed: bool,
     ) -> Result<Self> {
         let dir = File::open(root).map_err(Error::file("open", root))?;
+        let delta_base = delta_base
+            .map(|base| File::open(base).map(OwnedFd::from).map_err(Error::file("open the old tree", base)))
+            .transpose()?;
         let euid = nix::unistd::geteuid();
         let staging = Self {
             root: root.to_owned(),
@@ -65,6 +82,7 @@ impl Staging {
             may_chown: euid.is_root(),
             ours: (euid.as_raw(), nix::unistd::getegid().as_raw()),
             resumed,
+            delta_base,
             open: Mutex::default(),
         };
         for entry in manifest.iter().filter(|entry| entry.kind == EntryKind::Dir) {
@@ -118,6 +136,8 @@ impl Staging {
         let file = open_beneath(self.dir.as_fd(), entry.path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(Error::file("create", &path))?;
         let sparse = entry.is_sparse();
+        let base = self.base_of(entry, &file);
+        let is_clone = matches!(base, Base::Own);
         let shape = || -> io::Result<()> {
             if self.resumed {
                 let meta = file.metadata()?;
@@ -128,7 +148,7 @@ impl Staging {
                     file.set_len(entry.size)?;
                 }
             }
-            if sparse {
+            if sparse || is_clone {
                 file.set_len(entry.size)?;
             } else if entry.size >= PREALLOCATE_MIN {
                 match fallocate(&file, FallocateFlags::empty(), 0, entry.size.cast_signed()) {
@@ -140,7 +160,25 @@ impl Staging {
             Ok(())
         };
         shape().map_err(Error::file("make room for", &path))?;
-        Ok(StagedFile { file, entry: index, path, sparse, left: AtomicU32::new(left) })
+        Ok(StagedFile { file, entry: index, path, sparse, base, left: AtomicU32::new(left) })
+    }
+
+    /// What a delta may take from: files of several chunks, without holes, that the old tree has under the same path.
+    fn base_of(&self, entry: &Entry<'_>, file: &File) -> Base {
+        let Some(dir) = self.delta_base.as_ref().filter(|_| entry.chunks > 1 && !entry.is_sparse()) else {
+            return Base::None;
+        };
+        let Ok(old) =
+            open_beneath(dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
+        else {
+            return Base::None;
+        };
+        if !old.metadata().is_ok_and(|meta| meta.is_file()) {
+            return Base::None;
+        }
+        // What an earlier run has begun is not cloned over: it may hold proven chunks.
+        let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
+        if is_new && kernel::clone_file(&old, file) { Base::Own } else { Base::Other(old) }
     }
 
     /// Notes that one more chunk of the file is proven; with the last one it gets its metadata and is closed. `true`: complete.
@@ -288,6 +326,33 @@ impl Staging {
 }
 
 impl StagedFile {
+    /// Whether there is anything to take blocks from.
+    pub(super) fn has_base(&self) -> bool {
+        !matches!(self.base, Base::None)
+    }
+
+    /// Whether equal blocks are in place already.
+    pub(super) fn is_own_base(&self) -> bool {
+        matches!(self.base, Base::Own)
+    }
+
+    /// Reads what the old file has there; gives the number of bytes, fewer where it ends.
+    pub(super) fn read_base(&self, buffer: &mut [u8], offset: u64) -> usize {
+        let file = match &self.base {
+            Base::None => return 0,
+            Base::Own => &self.file,
+            Base::Other(old) => old,
+        };
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(len @ 1..) => done += len,
+                _ => break,
+            }
+        }
+        done
+    }
+
     /// Makes a range read as zeros, where zeros will be left out.
     pub(super) fn clear(&self, offset: u64, len: u32) -> Result<()> {
         if !self.sparse {
