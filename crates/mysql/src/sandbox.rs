@@ -3,8 +3,11 @@
 //! It proves a snapshot: crash recovery must end, tables must check out, and its coordinates are read. It writes to the
 //! datadir, so give it a writable view. Nothing of it is left behind.
 
+mod check;
+mod launch;
+
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -12,10 +15,12 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use protocol::mysql::{BinlogPosition, Coordinates, Flavor, Layout};
+use protocol::mysql::{Coordinates, Flavor, Layout};
 use protocol::snapshot::Proof;
 use tokio::process::Command;
 
+use self::check::{TABLES, check_table};
+use self::launch::{LogEnd, RunDir, arguments, logged_position, run_dir, usable_log_bin};
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
 use crate::errorlog::{self, Event, Follower};
@@ -23,11 +28,8 @@ use crate::find;
 use crate::instance::Progress;
 use crate::position;
 use crate::process::{Group, Limits};
-use crate::replicate::quote_identifier;
 
 const POLL: Duration = Duration::from_millis(50);
-/// Longest path of a Unix socket, bytes.
-const MAX_SOCKET_PATH: usize = 107;
 /// Marks a directory as ours in the argument list of a server that was left behind.
 const RUN_PREFIX: &str = "oa-sandbox-";
 /// A stopping sandbox is killed after this long: its data are thrown away anyway.
@@ -93,27 +95,6 @@ pub struct Sandbox {
     recovery: Duration,
     log_bin: Option<LogEnd>,
     seen: Vec<String>,
-}
-
-/// The binary log's last file before the sandbox opened a new one.
-#[derive(Debug, Clone)]
-struct LogEnd {
-    path: PathBuf,
-}
-
-#[derive(Debug)]
-struct RunDir(PathBuf);
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
-
-impl RunDir {
-    fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
 }
 
 /// Proves a datadir: recovery, table checks, coordinates. A datadir that is no good is an answer, not an error.
@@ -367,176 +348,6 @@ impl Sandbox {
     }
 }
 
-/// Tables of people, smallest first; InnoDB reads every page of a checked table and proves its checksum.
-const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables \
-     WHERE table_type = 'BASE TABLE' AND engine IS NOT NULL \
-     AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') \
-     AND NOT (table_schema = 'mysql' AND engine IN ('CSV', 'MEMORY')) \
-     ORDER BY data_length + index_length, table_schema, table_name";
-
-/// Checks one table. `Ok(None)`: the budget ended before the answer. The session is consumed, because one that was
-/// interrupted cannot be used again.
-async fn check_table(
-    session: Session,
-    schema: &str,
-    name: &str,
-    until: Instant,
-) -> std::result::Result<Option<Session>, String> {
-    let mut session = session.with_limit(until.saturating_duration_since(Instant::now()).max(POLL));
-    let quoted = |n: &str| quote_identifier(n).map_err(|e| e.to_string());
-    let sql = format!("CHECK TABLE {}.{}", quoted(schema)?, quoted(name)?);
-    let rows = match session.records("check a table", sql).await {
-        Ok(rows) => rows,
-        Err(Error::Timeout { .. }) => return Ok(None),
-        Err(e) => {
-            let cause = std::error::Error::source(&e).map(ToString::to_string).unwrap_or_default();
-            return Err(format!("checking {schema}.{name} broke the server: {cause}"));
-        }
-    };
-    let bad = rows.iter().find(|row| {
-        let kind = row.get("Msg_type").map_or("", String::as_str).to_ascii_lowercase();
-        kind == "error" || (kind == "status" && !is_fine(row.get("Msg_text").map_or("", String::as_str)))
-    });
-    match bad {
-        None => Ok(Some(session)),
-        Some(row) => {
-            Err(format!("{schema}.{name}: {}", row.get("Msg_text").map_or("damaged", String::as_str)))
-        }
-    }
-}
-
-fn is_fine(status: &str) -> bool {
-    ["OK", "Table is already up to date"].contains(&status) || status.contains("doesn't support check")
-}
-
-impl LogEnd {
-    fn position(&self) -> Option<BinlogPosition> {
-        let file = self.path.file_name()?.to_str()?.to_owned();
-        Some(BinlogPosition { file, position: fs::metadata(&self.path).ok()?.len() })
-    }
-}
-
-/// The binary log is used only where every file of its index lies in this very datadir: an absolute path would lead to the
-/// live server's logs.
-fn usable_log_bin(datadir: &Path, base: &str) -> Option<LogEnd> {
-    let plain = |name: &str| !name.is_empty() && !name.contains('/');
-    if !plain(base) {
-        return None;
-    }
-    let index = fs::read_to_string(datadir.join(format!("{base}.index"))).ok()?;
-    let files: Vec<&str> = index
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .map(|l| l.strip_prefix("./").unwrap_or(l))
-        .collect();
-    let last = files.last()?;
-    files.iter().all(|f| plain(f) && datadir.join(f).is_file()).then(|| LogEnd { path: datadir.join(last) })
-}
-
-/// `InnoDB: Last binlog file './mysql-bin.000001', position 1234`, as crash recovery tells it.
-fn logged_position(line: &str) -> Option<BinlogPosition> {
-    let (_, rest) =
-        line.split_once("ast binlog file '").or_else(|| line.split_once("ast MySQL binlog file '"))?;
-    let (file, rest) = rest.split_once('\'')?;
-    let file = file.rsplit('/').next()?.to_owned();
-    let digits: String =
-        rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
-    let position = digits.parse().ok()?;
-    (!file.is_empty()).then_some(BinlogPosition { file, position })
-}
-
-fn run_dir(root: &Path, (uid, gid): (u32, u32)) -> Result<RunDir> {
-    use std::os::unix::fs::DirBuilderExt;
-    // Unique among agents and restarts, and short.
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = root.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
-    if path.as_os_str().len() + "/s".len() > MAX_SOCKET_PATH {
-        let reason =
-            format!("{} is too long for a Unix socket; choose a shorter run directory", path.display());
-        return Err(Error::Refused { reason });
-    }
-    // What an agent with this pid left behind before a restart of the host.
-    drop(fs::remove_dir_all(&path));
-    fs::DirBuilder::new().mode(0o700).create(&path).map_err(Error::io("create", &path))?;
-    let run = RunDir(path);
-    fs::create_dir(run.join("tmp")).map_err(Error::io("create", &run.0))?;
-    for path in [&run.0, &run.join("tmp")] {
-        chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path))?;
-    }
-    Ok(run)
-}
-
-fn arguments(
-    options: &SandboxOptions,
-    datadir: &Path,
-    run: &RunDir,
-    flavor: Flavor,
-    uid: u32,
-    with_log_bin: bool,
-) -> Vec<String> {
-    let path = |name: &str, path: &Path| format!("--{name}={}", path.display());
-    let mut args = vec![
-        "--no-defaults".to_owned(),
-        path("datadir", datadir),
-        path("socket", &run.join("s")),
-        path("pid-file", &run.join("pid")),
-        path("tmpdir", &run.join("tmp")),
-        path("log-error", &run.join("error.log")),
-        "--skip-networking".to_owned(),
-        "--skip-grant-tables".to_owned(),
-        "--event-scheduler=OFF".to_owned(),
-        "--performance-schema=OFF".to_owned(),
-        format!("--innodb-buffer-pool-size={}", options.buffer_pool_bytes),
-        "--innodb-buffer-pool-load-at-startup=OFF".to_owned(),
-        "--innodb-buffer-pool-dump-at-shutdown=OFF".to_owned(),
-        "--general-log=OFF".to_owned(),
-        "--slow-query-log=OFF".to_owned(),
-    ];
-    args.push(match flavor {
-        Flavor::Mariadb => "--skip-slave-start".to_owned(),
-        Flavor::Mysql => "--skip-replica-start".to_owned(),
-    });
-    if flavor == Flavor::Mysql {
-        args.extend(
-            ["--mysqlx=OFF", "--secure-file-priv=NULL", "--log-error-verbosity=3"].map(str::to_owned),
-        );
-    }
-    // mysqld does not run as root; the data's owner it is, and root only where the data are root's.
-    match nix::unistd::User::from_uid(uid.into()) {
-        Ok(Some(user)) if nix::unistd::Uid::effective().is_root() => {
-            args.push(format!("--user={}", user.name));
-        }
-        _ => {}
-    }
-    match (with_log_bin, options.log_bin.as_deref()) {
-        (true, Some(base)) => {
-            // The logs are evidence: nothing may expire them.
-            let expire = if flavor == Flavor::Mariadb {
-                "--expire-logs-days=0"
-            } else {
-                "--binlog-expire-logs-seconds=0"
-            };
-            args.extend([format!("--log-bin={base}"), "--server-id=1".to_owned(), expire.to_owned()]);
-            if flavor == Flavor::Mysql {
-                args.extend(["--gtid-mode=ON_PERMISSIVE".to_owned()]);
-            }
-        }
-        _ => args.push("--skip-log-bin".to_owned()),
-    }
-    if let Some(layout) = &options.layout {
-        args.push(format!("--innodb-page-size={}", layout.innodb_page_size));
-        args.push(format!("--lower-case-table-names={}", layout.lower_case_table_names));
-        args.extend(layout.innodb_data_file_path.iter().map(|p| format!("--innodb-data-file-path={p}")));
-        args.extend(layout.innodb_data_home_dir.iter().map(|p| path("innodb-data-home-dir", p)));
-        args.extend(layout.innodb_log_group_home_dir.iter().map(|p| path("innodb-log-group-home-dir", p)));
-        args.extend(layout.innodb_undo_directory.iter().map(|p| path("innodb-undo-directory", p)));
-    }
-    args.extend(options.extra_args.iter().cloned());
-    args
-}
-
 /// Ends private servers that a killed agent left behind, and removes their run directories. Returns how many.
 ///
 /// Call it once, before the first sandbox of a new agent on this `run_root`.
@@ -568,33 +379,4 @@ pub fn reap_leftovers(run_root: &Path) -> usize {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_recovered_position_is_read_from_the_log_of_both_vendors() {
-        let mariadb =
-            "2026-11-22 22:30:00 0 [Note] InnoDB: Last binlog file './mariadb-bin.000003', position 4711";
-        let mysql = "2026-11-22T22:30:00Z 1 [Note] [MY-012560] [InnoDB] Last MySQL binlog file position 0 157, file name binlog.000002";
-        let got = logged_position(mariadb).unwrap();
-        assert_eq!((got.file.as_str(), got.position), ("mariadb-bin.000003", 4711));
-        assert_eq!(logged_position(mysql), None);
-    }
-
-    #[test]
-    fn a_log_index_that_leads_outside_is_not_used() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("binlog.000001"), "x").unwrap();
-        let index = dir.path().join("binlog.index");
-        fs::write(&index, "./binlog.000001\n").unwrap();
-        assert!(usable_log_bin(dir.path(), "binlog").is_some());
-        for content in ["/var/log/mysql/binlog.000001\n", "./../x\n", "./binlog.000009\n", ""] {
-            fs::write(&index, content).unwrap();
-            assert!(usable_log_bin(dir.path(), "binlog").is_none(), "{content}");
-        }
-        assert!(usable_log_bin(dir.path(), "/var/log/mysql/binlog").is_none());
-    }
 }

@@ -17,6 +17,17 @@ const DEFAULT_SOCKETS: [&str; 4] = [
     "/var/lib/mysql/mysql.sock",
     "/tmp/mysql.sock",
 ];
+/// Options of the plugins that hold keys, by how their names begin.
+const KEY_OPTIONS: [&str; 8] = [
+    "plugin-load",
+    "early-plugin-load",
+    "plugin-dir",
+    "file-key-management",
+    "hashicorp-key-management",
+    "aws-key-management",
+    "keyring",
+    "innodb-encryption-threads",
+];
 /// Port of both vendors.
 const DEFAULT_PORT: u16 = 3306;
 
@@ -167,6 +178,18 @@ impl Settings {
             innodb_undo_directory: dir("innodb-undo-directory"),
             log_bin: self.log_bin(),
         }
+    }
+
+    /// The options that give a server the keys of encrypted tablespaces, as arguments for a private server on a copy.
+    #[must_use]
+    pub fn key_arguments(&self) -> Vec<String> {
+        let is_about_keys = |name: &str| KEY_OPTIONS.iter().any(|prefix| name.starts_with(prefix));
+        let options = self.options.iter().filter(|(name, _)| is_about_keys(name));
+        options
+            .map(|(name, value)| {
+                value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
+            })
+            .collect()
     }
 
     /// Base path of the binary log, absolute; absent when it is off.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::{copy_datadir, instance, mariadb, mysql9};
 use mysql::sandbox::{self, CheckBudget, Sandbox, SandboxOptions};
-use testkit::mysqld::Mysqld;
+use testkit::mysqld::{Mysqld, MysqldOptions};
 
 async fn fill(server: &Mysqld) {
     server.exec("CREATE DATABASE shop").await.unwrap();
@@ -128,6 +128,35 @@ async fn what_a_killed_agent_left_is_reaped() {
         fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |c| c.is_empty())
     });
     assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn encrypted_tables_are_proven_with_their_keys_and_not_without() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let keys = tempfile::Builder::new().prefix("oa-keys-").tempdir_in("/tmp").unwrap();
+    let file = keys.path().join("keys");
+    fs::write(&file, format!("1;{}\n", "0123456789abcdef".repeat(4))).unwrap();
+    for path in [keys.path(), &file] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let lines = vec![
+        "plugin-load-add=file_key_management".into(),
+        format!("loose-file-key-management-filename={}", file.display()),
+        "innodb-encrypt-tables=ON".into(),
+    ];
+    let mut server = Mysqld::start(MysqldOptions { lines, ..MysqldOptions::default() }).await.unwrap();
+    fill(&server).await;
+    server.stop().await.unwrap();
+    let copy = server.base().join("copy");
+    copy_datadir(server.datadir(), &copy);
+    let without = options(&server, &copy);
+    let proof = sandbox::verify(without.clone(), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(!proof.passed, "{}", proof.detail);
+    let extra_args = instance(&server).settings().await.key_arguments();
+    let with = SandboxOptions { extra_args, ..without };
+    let proof = sandbox::verify(with, CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(proof.passed, "{}", proof.detail);
 }
 
 #[tokio::test]
