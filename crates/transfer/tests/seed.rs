@@ -283,7 +283,7 @@ fn a_delta_on_xfs_shares_what_is_equal_with_the_old_tree() {
     assert_same_tree(&bench.source(), &xfs.path().join("staging"));
     assert!(fs::read(xfs.path().join("old/big.ibd")).unwrap() == old_bytes, "the old tree is only read");
     let free = nix::sys::statvfs::statvfs(&xfs.path()).unwrap();
-    let free_mib = free.blocks_available() * free.fragment_size() >> 20;
+    let free_mib = (free.blocks_available() * free.fragment_size()) >> 20;
     // A copy of both would leave some 30 MiB; XFS also reserves a little around each block that it unshares.
     assert!(free_mib > 75, "equal blocks are not shared: {free_mib} MiB free of 400");
 }
