@@ -4,9 +4,9 @@
 //! interleaved streams 18 GB/s, BLAKE3 8 GB/s. XXH3-128 costs least and finds any accident with certainty for
 //! practical purposes (2⁻¹²⁸ per damaged chunk, against 2⁻³² for a CRC), so CRC32C is not offered.
 //!
-//! What finds what: a chunk digest is made by the donor from what it *read*, and by the recipient from what it *wrote*.
-//! Between the two lie the page cache, the socket and the wire: a flipped bit or a page that changed between the donor's
-//! read and its `sendfile` shows as a difference. The root digest (BLAKE3 over the manifest and all chunk digests)
+//! What finds what: a chunk digest is made by the donor from the very bytes that it read and sends, and by the recipient from
+//! those that it writes. A bit that flips in between, in a socket or on the wire, shows as a difference. A page that is torn
+//! because the source is written to does not; the donor finds that by the file's times, and by InnoDB's own checksums. The root digest (BLAKE3 over the manifest and all chunk digests)
 //! finds chunks that were mixed up, left out, or proven by a damaged journal. TLS keeps out forgers.
 
 use xxhash_rust::xxh3::Xxh3;

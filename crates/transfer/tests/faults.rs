@@ -5,7 +5,10 @@
 mod common;
 
 use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -467,4 +470,72 @@ fn a_rotten_innodb_page_is_named_and_by_policy_fails_the_seed() {
     for side in [recipient, chain(&verdict.join().unwrap().unwrap_err())] {
         assert!(side.contains("page 217 of shop/orders.ibd"), "{side}");
     }
+}
+
+#[test]
+fn garbage_from_strangers_does_not_disturb_a_donor() {
+    let bench = large_bench();
+    let donor = Donor::start(bench.donor_options()).unwrap();
+    for seed in 0..20 {
+        let mut stranger = TcpStream::connect(donor.addr()).unwrap();
+        let mut garbage = content(seed, 128 + seed as usize * 37);
+        if seed % 2 == 0 {
+            garbage[..8].copy_from_slice(b"OASEED\r\n");
+        }
+        let _ = stranger.write_all(&garbage);
+    }
+    receive(bench.recipient_options(&donor)).unwrap();
+    assert_same_tree(&bench.source(), &bench.staging());
+}
+
+#[test]
+fn a_false_donor_writes_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for (seed, socket) in listener.incoming().enumerate() {
+            // A good greeting, then a welcome and frames made of noise.
+            let mut bytes = content(seed as u64, 4096);
+            bytes[..20].copy_from_slice(b"OASEED\r\n\x01\0\x01\0\0\0\0\0\x06\0\0\0");
+            bytes[64] = 0;
+            let _ = socket.unwrap().write_all(&bytes);
+        }
+    });
+    let bench = Bench::new();
+    let options = RecipientOptions {
+        stall_timeout: Duration::from_secs(2),
+        ..RecipientOptions::new(vec![addr], bench.token.clone(), bench.staging(), bench.journal())
+    };
+    let error = receive(options).unwrap_err();
+    assert!(matches!(error, Error::Token), "a donor that cannot prove itself: {error:?}");
+    assert!(fs::read_dir(bench.staging()).unwrap().next().is_none());
+}
+
+/// Pages of a file in the page cache, by util-linux's fincore.
+fn cached_pages(path: &Path) -> Option<u64> {
+    let output = Command::new("fincore").args(["-n", "-o", "PAGES"]).arg(path).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+#[test]
+fn the_donors_page_cache_stays_as_it_was() {
+    let bench = Bench::new();
+    write(&bench.source(), "cold.ibd", &content(1, 48 << 20));
+    write(&bench.source(), "hot.ibd", &content(2, 8 << 20));
+    let (cold, hot) = (bench.source().join("cold.ibd"), bench.source().join("hot.ibd"));
+    let file = File::open(&cold).unwrap();
+    file.sync_all().unwrap();
+    File::open(&hot).unwrap().sync_all().unwrap();
+    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
+    if cached_pages(&cold).is_none_or(|pages| pages > 100) {
+        println!(
+            "skipped, because fincore is missing or the temporary directory has no page cache of its own"
+        );
+        return;
+    }
+    let donor = Donor::start(bench.donor_options()).unwrap();
+    receive(bench.recipient_options(&donor)).unwrap();
+    let pages = cached_pages(&cold).unwrap();
+    assert!(pages < 48 * 256 / 4, "{pages} pages of the cold file stayed");
+    assert_eq!(cached_pages(&hot), Some(8 * 256), "the hot file is still there");
 }

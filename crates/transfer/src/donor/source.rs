@@ -1,9 +1,11 @@
 //! The donor's tree: opened without following links, and watched for being another tree than the one promised.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::Mode;
@@ -24,6 +26,9 @@ pub(crate) struct Source {
     root: PathBuf,
     dir: OwnedFd,
     identity: (u64, u64),
+    /// Whether files of several chunks were in the page cache when they were opened first: what this seed itself has read
+    /// since then says nothing.
+    was_cached: Mutex<HashMap<u32, bool>>,
 }
 
 /// A file of the tree, as one connection reads it.
@@ -54,7 +59,12 @@ impl Source {
         if !meta.is_dir() {
             return Err(Error::Unfit { path: root.to_owned(), detail: "it is not a directory" });
         }
-        Ok(Self { root: root.to_owned(), dir: dir.into(), identity: (meta.dev(), meta.ino()) })
+        Ok(Self {
+            root: root.to_owned(),
+            dir: dir.into(),
+            identity: (meta.dev(), meta.ino()),
+            was_cached: Mutex::default(),
+        })
     }
 
     /// Fails when the path no longer leads to the tree that was opened: unmounted, or mounted anew.
@@ -93,8 +103,7 @@ impl Source {
             );
             return Err(Error::SourceChanged { path, detail });
         }
-        let sample = entry.size.min(CACHE_SAMPLE);
-        let was_cached = kernel::cached_pages(&file, sample).is_some_and(|pages| pages * 4096 * 2 > sample);
+        let was_cached = self.was_cached(index, entry, &file);
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         Ok(SourceFile {
             file,
@@ -105,6 +114,18 @@ impl Source {
             format: None,
             dropped_to: (!was_cached).then_some(0),
         })
+    }
+}
+
+impl Source {
+    fn was_cached(&self, index: u32, entry: &Entry<'_>, file: &File) -> bool {
+        let sample = entry.size.min(CACHE_SAMPLE);
+        let is_cached = || kernel::cached_pages(file, sample).is_some_and(|pages| pages * 4096 * 2 > sample);
+        if entry.chunks <= 1 {
+            return is_cached();
+        }
+        let mut known = self.was_cached.lock().unwrap_or_else(PoisonError::into_inner);
+        *known.entry(index).or_insert_with(is_cached)
     }
 }
 
