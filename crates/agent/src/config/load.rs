@@ -131,6 +131,14 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
     if !(0.0..=300.0).contains(&config.snapshot.lock_wait_s) {
         return fail("snapshot.lock_wait_s", "expected 0 to 300 seconds".to_owned());
     }
+    if let Some(schedule) = &config.snapshot.schedule
+        && let Err(error) = schedule.parse::<croner::Cron>()
+    {
+        return fail(
+            "snapshot.schedule",
+            format!("expected a cron expression such as \"15 */6 * * *\": {error}"),
+        );
+    }
     for (name, custom) in &config.custom {
         if custom.argv.first().is_none_or(|program| !program.starts_with('/')) {
             return fail(
@@ -144,9 +152,6 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             "seed.post_copy",
             "expected a program by its absolute path, then its arguments".to_owned(),
         );
-    }
-    if let Some(Err(error)) = config.snapshot.schedule.as_deref().map(str::parse::<croner::Cron>) {
-        return fail("snapshot.schedule", format!("expected a cron expression of 5 fields: {error}"));
     }
     bus::Authority::new(config.auth.clone()).map_err(|e| ("auth".to_owned(), chain(&e)))?;
     config.bus.validate().map_err(|e| ("bus".to_owned(), chain(&e)))?;

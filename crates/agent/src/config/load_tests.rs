@@ -64,4 +64,22 @@ fn what_types_cannot_say_is_checked_too() {
     assert!(error("[custom.x]\nargv = [\"rm\", \"-rf\"]\n").contains("custom.x.argv"));
     assert!(error("[[auth.trusted]]\nkey = \"UX\"\nname = \"a\"\nroles = [\"read\"]\n").contains("auth"));
     assert!(error("[agent]\nstate_dir = \"relative\"\n").contains("absolute"));
+    assert!(error("[snapshot]\nschedule = \"at noon\"\n").contains("snapshot.schedule"));
+}
+
+/// The annotated sample, once as it is and once with its examples (`#key`, without a space) switched on.
+#[test]
+fn the_annotated_sample_can_be_used_and_shows_the_defaults() {
+    let sample = include_str!("../../../../ops/config/agent.toml");
+    let config = load(Some(file(sample).path()), &Overrides::default()).unwrap();
+    assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+
+    let is_example = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c == '[' || c.is_ascii_lowercase()))
+    };
+    let lines: Vec<&str> =
+        sample.lines().map(|line| if is_example(line) { &line[1..] } else { line }).collect();
+    let config = load(Some(file(&lines.join("\n")).path()), &Overrides::default()).unwrap();
+    assert!(config.snapshot.provider.is_some() && config.custom.contains_key("top"));
 }

@@ -13,6 +13,7 @@ use bus::{AuthorityConfig, BusConfig};
 use mysql::MysqlConfig;
 use protocol::ids::AgentId;
 use serde::Deserialize;
+use snapshot::guardian::GuardianPolicy;
 use snapshot::registry::ProviderConfig;
 
 pub(crate) use load::{Overrides, load};
@@ -97,6 +98,8 @@ pub(crate) struct SnapshotConfig {
     pub(crate) keep: u32,
     /// Remove those that are older than this many days, beyond `keep`.
     pub(crate) keep_days: u32,
+    /// Watches the stores of snapshots that seeds read.
+    pub(crate) guardian: GuardianConfig,
 }
 
 impl Default for SnapshotConfig {
@@ -109,7 +112,24 @@ impl Default for SnapshotConfig {
             jitter_s: 300,
             keep: 0,
             keep_days: 3,
+            guardian: GuardianConfig::default(),
         }
+    }
+}
+
+/// `[snapshot.guardian]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct GuardianConfig {
+    /// Seconds between two looks at a store while a seed reads its snapshot.
+    pub(crate) interval_s: f64,
+    /// When to extend, and when to give up.
+    pub(crate) policy: GuardianPolicy,
+}
+
+impl Default for GuardianConfig {
+    fn default() -> Self {
+        Self { interval_s: 1.0, policy: GuardianPolicy::default() }
     }
 }
 
@@ -119,6 +139,8 @@ impl Default for SnapshotConfig {
 pub(crate) struct SeedConfig {
     /// As a donor: where to listen; port 0 takes a free one for each seed.
     pub(crate) listen: SocketAddr,
+    /// As a donor: what to do about InnoDB pages with a wrong checksum: `off`, `warn` or `fail`.
+    pub(crate) pages: PageCheck,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
     /// Allow seeds without TLS; both sides must.
@@ -145,6 +167,7 @@ impl Default for SeedConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            pages: PageCheck::Warn,
             advertise: Vec::new(),
             allow_plain: false,
             connections: 4,
@@ -157,6 +180,18 @@ impl Default for SeedConfig {
             replicate_patience_s: 120,
         }
     }
+}
+
+/// What to do about a page with a wrong checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PageCheck {
+    /// Do not look.
+    Off,
+    /// Name it and go on: a crash-consistent snapshot may hold pages that the doublewrite buffer mends.
+    Warn,
+    /// Fail the seed.
+    Fail,
 }
 
 /// One entry of `[custom.<name>]`.
