@@ -1,1 +1,14 @@
-//! Suites live in `tests/tests/`.
+//! What the suites in `tests/tests/` share: file systems, rows, and a world of two hosts with their bus.
+//!
+//! Everything is real: nats-server, MariaDB, the programs as processes, file systems on loop devices.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
+
+pub mod events;
+pub mod rows;
+pub mod tree;
+pub mod volume;
+pub mod world;

@@ -1,5 +1,6 @@
 //! Real servers for tests: nats-server, mysqld, agents, VMs, faults.
 
+pub mod agent;
 pub mod fault_proxy;
 pub mod mysqld;
 pub mod nats;

@@ -156,6 +156,13 @@ impl Mysqld {
         }
     }
 
+    /// Leaves starting and stopping to an agent: from now on the process is reaped as soon as it ends, whoever ends it.
+    pub fn hand_over(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            std::thread::spawn(move || child.wait());
+        }
+    }
+
     /// Stops it cleanly, whoever started it, and waits until it is gone.
     ///
     /// # Errors

@@ -1,0 +1,82 @@
+//! File systems on loop devices, private to one test.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use testkit::poll;
+
+/// Which file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// XFS with reflinks.
+    Xfs,
+    /// btrfs.
+    Btrfs,
+    /// ext4, which has neither.
+    Ext4,
+}
+
+/// A new file system (a sparse image) mounted in a temporary directory; both go when this is dropped.
+#[derive(Debug)]
+pub struct Volume {
+    _dir: TempDir,
+    mount_point: PathBuf,
+}
+
+impl Volume {
+    /// Makes and mounts one.
+    ///
+    /// # Panics
+    /// When the tools are missing or mounting is not allowed.
+    #[must_use]
+    pub fn make(kind: Kind, size_mib: u64) -> Self {
+        let dir = tempfile::Builder::new().prefix("oa-v-").tempdir().unwrap();
+        // Servers run as another user and must get through.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        let (image, mount_point) = (dir.path().join("image"), dir.path().join("fs"));
+        File::create(&image).unwrap().set_len(size_mib << 20).unwrap();
+        fs::create_dir(&mount_point).unwrap();
+        let made = match kind {
+            Kind::Xfs => run("mkfs.xfs", &["-q", "-m", "reflink=1"], &[&image]),
+            Kind::Btrfs => run("mkfs.btrfs", &["-q"], &[&image]),
+            Kind::Ext4 => run("mkfs.ext4", &["-q", "-m", "0"], &[&image]),
+        };
+        made.unwrap_or_else(|refusal| panic!("{refusal}"));
+        // Tests that run at once compete for the next free loop device.
+        poll::until_true(Duration::from_secs(30), "a loop mount", || {
+            run("mount", &["-o", "loop"], &[&image, &mount_point]).is_ok()
+        });
+        fs::set_permissions(&mount_point, Permissions::from_mode(0o755)).unwrap();
+        Self { _dir: dir, mount_point }
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.mount_point
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = run("umount", &["-R", "-l"], &[&self.mount_point]);
+    }
+}
+
+fn run(program: &str, flags: &[&str], paths: &[&Path]) -> Result<(), String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program)
+        .args(flags)
+        .args(paths)
+        .env("PATH", path)
+        .output()
+        .map_err(|e| format!("{program} cannot be started ({e}); scripts/install-deps installs it"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr)))
+}

@@ -1,0 +1,376 @@
+//! Two hosts, each an agent beside its MariaDB, and the bus between them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use bus::{Bus, BusConfig, BusError, CallOptions, Client};
+use protocol::command::Call;
+use protocol::error::WireError;
+use protocol::ids::{AgentId, JobId, SnapshotId};
+use protocol::job::{JobState, JobView};
+use protocol::params::*;
+use protocol::seed::{Compression, Offer, SeedOptions};
+use testkit::agent::{Agent, AgentOptions, Program};
+use testkit::mysqld::{Mysqld, MysqldOptions};
+use testkit::nats::{NatsOptions, NatsServer};
+use testkit::poll;
+
+use crate::rows;
+use crate::volume::{Kind, Volume};
+
+/// Whatever is awaited comes in seconds; a noisy machine gets much more.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// An agent and its server.
+#[derive(Debug)]
+pub struct Host {
+    /// Dropped first: it must not look after a server that is being removed.
+    pub agent: Agent,
+    /// Its server; the agent starts and stops it.
+    pub db: Mysqld,
+}
+
+impl Host {
+    /// Its id on the bus.
+    #[must_use]
+    pub fn id(&self) -> AgentId {
+        self.agent.id().clone()
+    }
+}
+
+/// Which provider makes the donor's snapshots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Provider {
+    /// Reflinked trees on XFS.
+    #[default]
+    Reflink,
+    /// Subvolumes; the datadirs of both hosts are subvolumes too.
+    Btrfs,
+    /// Plain copies.
+    Directory,
+}
+
+/// What changes an agent's configuration before its first start.
+pub type Configure = Box<dyn Fn(&str, &mut AgentOptions)>;
+
+/// What kind of world a test wants.
+#[derive(Default)]
+pub struct WorldOptions {
+    /// Snapshots of the donor.
+    pub provider: Provider,
+    /// MiB of BLOBs on the donor.
+    pub data_mib: u32,
+    /// Where the recipient lies; absent: in the temporary directory.
+    pub recipient_volume: Option<Volume>,
+    /// Called for `db1` and `db2`.
+    pub configure: Option<Configure>,
+}
+
+impl std::fmt::Debug for WorldOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorldOptions").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+/// The world: `db1` gives, `db2` takes.
+#[derive(Debug)]
+pub struct World {
+    /// `db1`, with the shop's rows.
+    pub donor: Host,
+    /// `db2`, running, with one row of its own in `own.marker`.
+    pub recipient: Host,
+    /// Asks in the tester's name.
+    pub client: Client,
+    /// The bus.
+    pub nats: NatsServer,
+    _volumes: Vec<Volume>,
+}
+
+impl World {
+    /// Two hosts whose servers answer and whose agents serve.
+    ///
+    /// # Panics
+    /// When anything does not come up.
+    pub async fn start(options: WorldOptions) -> Self {
+        let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+        let mut volumes = Vec::new();
+        let (parent, provider) = ground(options.provider, &mut volumes);
+        let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
+        volumes.extend(options.recipient_volume);
+        let (donor_db, recipient_db) = tokio::join!(
+            server(parent.clone(), provider == "btrfs"),
+            server(
+                recipient_parent.or_else(|| (provider == "btrfs").then(|| parent.clone()).flatten()),
+                provider == "btrfs"
+            ),
+        );
+        rows::fill(&donor_db, options.data_mib).await;
+        for statement in [
+            "CREATE DATABASE own",
+            "CREATE TABLE own.marker (id INT PRIMARY KEY)",
+            "INSERT INTO own.marker VALUES (4711)",
+        ] {
+            recipient_db.exec(statement).await.unwrap();
+        }
+        let snapshots = parent.unwrap_or_else(|| donor_db.base().to_owned()).join("snapshots");
+        let host = |id: &str, mut db: Mysqld, root: &Path| {
+            db.hand_over();
+            let mut agent = AgentOptions::new(id, &nats.url());
+            agent.mysql(&db).snapshots(provider, root);
+            if let Some(configure) = &options.configure {
+                configure(id, &mut agent);
+            }
+            Host { agent: Agent::start(agent).unwrap(), db }
+        };
+        let recipient_root = recipient_db.base().join("snapshots");
+        let donor = host("db1", donor_db, &snapshots);
+        let recipient = host("db2", recipient_db, &recipient_root);
+        let client = client(&nats.url()).await;
+        let world = Self { donor, recipient, client, nats, _volumes: volumes };
+        world.serving(&world.donor.id()).await;
+        world.serving(&world.recipient.id()).await;
+        world
+    }
+
+    /// Waits until an agent answers.
+    pub async fn serving(&self, host: &AgentId) {
+        serving(&self.client, host).await;
+    }
+
+    /// The result of a command.
+    ///
+    /// # Panics
+    /// When it is refused or fails.
+    pub async fn call<C: Call>(&self, host: &Host, params: C) -> C::Reply {
+        self.try_call(host, params).await.unwrap_or_else(|error| panic!("{}: {error}", C::SPEC.name))
+    }
+
+    /// The error of a command that must not succeed.
+    ///
+    /// # Panics
+    /// When it succeeds.
+    pub async fn refused<C: Call>(&self, host: &Host, params: C) -> WireError {
+        match self.try_call(host, params).await {
+            Ok(_) => panic!("{} was not refused", C::SPEC.name),
+            Err(error) => error,
+        }
+    }
+
+    async fn try_call<C: Call>(&self, host: &Host, params: C) -> Result<C::Reply, WireError> {
+        let options = CallOptions { timeout: Duration::from_secs(30), ..CallOptions::default() };
+        match self.client.call(&host.id(), params, &options).await {
+            Ok(reply) => Ok(reply),
+            Err(BusError::Agent(error)) => Err(error),
+            Err(error) => panic!("{} on {}: {error}", C::SPEC.name, host.id()),
+        }
+    }
+
+    /// Waits for the end of a job.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ended(&self, host: &Host, job: JobId) -> JobView {
+        let id = host.id();
+        let ended = tokio::time::timeout(PATIENCE, self.client.wait_job(&id, job, |_| {}));
+        ended.await.expect("the job does not end").unwrap()
+    }
+
+    /// Waits for the good end of a job.
+    ///
+    /// # Panics
+    /// When it ends otherwise.
+    pub async fn succeeded(&self, host: &Host, job: JobId) -> JobView {
+        let view = self.ended(host, job).await;
+        assert_eq!(view.state, JobState::Succeeded, "{:?} in {:?}", view.error, view.stage);
+        view
+    }
+
+    /// A new snapshot of the donor.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub async fn snapshot(&self) -> SnapshotId {
+        let job = self.call(&self.donor, SnapshotCreateParams { keep_s: None, size_bytes: None }).await.job;
+        self.succeeded(&self.donor, job).await;
+        self.call(&self.donor, SnapshotListParams { usable: true }).await[0].id.clone()
+    }
+
+    /// An offer of the newest snapshot to the recipient.
+    pub async fn offer(&self, plain: bool) -> Offer {
+        let recipient = self.recipient.id();
+        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, plain }).await
+    }
+
+    /// Begins a seed from the newest snapshot.
+    pub async fn seed(&self, options: SeedOptions) -> JobId {
+        let offer = self.offer(false).await;
+        self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
+    }
+
+    /// Waits until so many bytes of a seed have arrived, and more are to come.
+    ///
+    /// # Panics
+    /// When the transfer ended before.
+    pub async fn in_transfer(&self, job: JobId, bytes: u64) {
+        poll::until_async(PATIENCE, format!("{bytes} bytes of the transfer"), || async {
+            let view = self.call(&self.recipient, JobsShowParams { job }).await;
+            assert!(!view.state.is_final(), "the seed has ended: {:?} {:?}", view.state, view.error);
+            let progress = view.progress?;
+            assert!(
+                progress.bytes_total == 0 || progress.bytes_done < progress.bytes_total,
+                "the transfer is over"
+            );
+            (progress.bytes_done >= bytes).then_some(())
+        })
+        .await;
+    }
+
+    /// Runs ctl to its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ctl(&self, arguments: &[&str]) -> Said {
+        let output = tokio::time::timeout(PATIENCE, self.ctl_command(arguments).output());
+        let output = output.await.unwrap_or_else(|_| panic!("ctl {arguments:?} does not end")).unwrap();
+        Said {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// ctl with these arguments, not yet started.
+    ///
+    /// # Panics
+    /// When it cannot be built.
+    #[must_use]
+    pub fn ctl_command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(Program::Ctl.path().unwrap());
+        command.args(["--server", &self.nats.url(), "--actor", "tester", "--yes"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Waits until nothing of any seed is left: no unfinished job, hold, mount, staging or secret.
+    pub async fn nothing_left(&self, within: Duration) {
+        poll::until_async(within, "all jobs to end", || async {
+            for host in [&self.donor, &self.recipient] {
+                if !self.call(host, JobsListParams { limit: 100, unfinished: true }).await.is_empty() {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+        let held = self.call(&self.donor, SnapshotMountStatusParams {}).await;
+        assert!(held.is_empty(), "still held: {held:?}");
+        for host in [&self.donor, &self.recipient] {
+            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let root = host.agent.mount_root().display().to_string();
+            assert!(!mounts.contains(&root), "{} has left a mount", host.id());
+            for private in ["offers", "seeds"] {
+                let left = entries(&host.agent.state_dir().join(private));
+                assert!(left.is_empty(), "{} keeps {private}: {left:?}", host.id());
+            }
+            for directory in [host.db.datadir(), host.db.base()] {
+                let left: Vec<_> =
+                    entries(directory).into_iter().filter(|name| name.starts_with(".orch")).collect();
+                assert!(left.is_empty(), "{} holds {left:?}", directory.display());
+            }
+        }
+    }
+
+    /// Fails unless the recipient's own server runs with its own row.
+    pub async fn recipient_is_as_it_was(&self) {
+        assert_eq!(self.recipient.db.scalar("SELECT id FROM own.marker").await.unwrap(), "4711");
+    }
+}
+
+/// What ctl said.
+#[derive(Debug)]
+pub struct Said {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Results.
+    pub stdout: String,
+    /// Remarks and errors.
+    pub stderr: String,
+}
+
+/// A client of the bus.
+///
+/// # Panics
+/// When there is no connection.
+pub async fn client(url: &str) -> Client {
+    let bus = Bus::connect(&BusConfig { servers: vec![url.to_owned()], ..BusConfig::default() }, "e2e")
+        .await
+        .unwrap();
+    bus.connected(PATIENCE).await.unwrap();
+    Client::new(bus, None, "tester")
+}
+
+/// Waits until an agent answers.
+pub async fn serving(client: &Client, host: &AgentId) {
+    let options = CallOptions { timeout: Duration::from_secs(5), ..CallOptions::default() };
+    poll::until_async(PATIENCE, format!("{host} to serve"), || async {
+        client.call(host, AgentStatusParams {}, &options).await.ok().map(|_| ())
+    })
+    .await;
+}
+
+/// Leave to stop MySQL, no compression, and a speed at which a transfer can be met half-way.
+#[must_use]
+pub fn slowly(bytes_per_s: u64) -> SeedOptions {
+    SeedOptions {
+        stop_mysql: true,
+        compression: Compression::None,
+        throttle_bytes_per_s: bytes_per_s,
+        ..SeedOptions::default()
+    }
+}
+
+/// Leave to stop MySQL.
+#[must_use]
+pub fn swiftly() -> SeedOptions {
+    slowly(0)
+}
+
+/// The directory that the donor lies in, and the name of its provider.
+fn ground(provider: Provider, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'static str) {
+    let (kind, name) = match provider {
+        Provider::Reflink => (Kind::Xfs, "reflink"),
+        Provider::Btrfs => (Kind::Btrfs, "btrfs"),
+        Provider::Directory => return (None, "directory"),
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
+        return (None, "directory");
+    }
+    let volume = Volume::make(kind, 1024);
+    let path = volume.path().to_owned();
+    volumes.push(volume);
+    (Some(path), name)
+}
+
+async fn server(parent: Option<PathBuf>, subvolume: bool) -> Mysqld {
+    let mut options = MysqldOptions { parent: parent.clone(), ..MysqldOptions::default() };
+    if let (Some(parent), true) = (parent, subvolume) {
+        let datadir = parent.join(format!("data-{}", uuid::Uuid::now_v7()));
+        let made = tokio::process::Command::new("btrfs")
+            .args(["subvolume", "create"])
+            .arg(&datadir)
+            .output()
+            .await
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        options.datadir = Some(datadir);
+    }
+    Mysqld::start(options).await.unwrap()
+}
+
+fn entries(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+}

@@ -1,0 +1,161 @@
+//! Bad input to a real agent: a typed error each time, and the agent lives on.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bus::Client;
+use e2e::world;
+use protocol::envelope::{MAX_REQUEST_BYTES, Outcome, Reply};
+use protocol::error::ErrorCode;
+use protocol::ids::{AgentId, RequestId};
+use protocol::params::{AgentInfoParams, JobsListParams};
+use protocol::subject::Subject;
+use serde_json::{Value, json};
+use testkit::agent::{Agent, AgentOptions, Program};
+use testkit::nats::{NatsOptions, NatsServer};
+
+fn request(command: &str) -> Value {
+    json!({"version": 1, "id": RequestId::generate(), "deadline": "2100-01-01T00:00:00Z", "actor": "tester",
+           "command": command, "params": {}})
+}
+
+fn soon() -> String {
+    jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(30)).unwrap().to_string()
+}
+
+fn with(mut request: Value, key: &str, value: Value) -> Vec<u8> {
+    request[key] = value;
+    request.to_string().into_bytes()
+}
+
+async fn answer(client: &Client, agent: &AgentId, command: &str, body: Vec<u8>) -> Reply {
+    let subject = Subject::Command { agent: agent.clone(), command: command.to_owned() }.to_string();
+    let message = client.bus().request(subject, None, body.into(), Duration::from_secs(20)).await.unwrap();
+    serde_json::from_slice(&message.payload).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_bad_request_gets_its_typed_error_and_the_agent_lives_on() {
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    // No server and no snapshots: an agent starts without them.
+    let mut agent = Agent::start(AgentOptions::new("db1", &nats.url())).unwrap();
+    let client = world::client(&nats.url()).await;
+    let id = agent.id().clone();
+    world::serving(&client, &id).await;
+
+    let valid = || {
+        let mut valid = request("agent.info");
+        valid["deadline"] = soon().into();
+        valid
+    };
+    let mut of_another_command = request("host.reboot");
+    of_another_command["deadline"] = soon().into();
+    let cases: Vec<(&str, &str, Vec<u8>, ErrorCode)> = vec![
+        (
+            "unknown command",
+            "host.reboot",
+            of_another_command.to_string().into_bytes(),
+            ErrorCode::UnknownCommand,
+        ),
+        (
+            "unknown field of the request",
+            "agent.info",
+            with(valid(), "force", json!(true)),
+            ErrorCode::BadRequest,
+        ),
+        (
+            "unknown parameter",
+            "agent.info",
+            with(valid(), "params", json!({"verbose": 1})),
+            ErrorCode::BadRequest,
+        ),
+        (
+            "parameters of a wrong type",
+            "agent.info",
+            with(valid(), "params", json!([1])),
+            ErrorCode::BadRequest,
+        ),
+        ("a newer version", "agent.info", with(valid(), "version", json!(2)), ErrorCode::UnsupportedVersion),
+        (
+            "another command than the subject's",
+            "agent.info",
+            with(valid(), "command", json!("mysql.stop")),
+            ErrorCode::BadRequest,
+        ),
+        ("malformed JSON", "agent.info", b"{\"version\": 1,".to_vec(), ErrorCode::BadRequest),
+        ("no JSON at all", "agent.info", vec![0xff, 0x00, 0xfe], ErrorCode::BadRequest),
+        ("an empty body", "agent.info", Vec::new(), ErrorCode::BadRequest),
+        ("nesting", "agent.info", "[".repeat(100_000).into_bytes(), ErrorCode::BadRequest),
+        ("an oversized body", "agent.info", vec![b' '; MAX_REQUEST_BYTES + 1], ErrorCode::TooLarge),
+        (
+            "a deadline that has passed",
+            "agent.info",
+            with(valid(), "deadline", json!("2020-01-01T00:00:00Z")),
+            ErrorCode::Expired,
+        ),
+    ];
+    for (what, command, body, code) in cases {
+        let reply = answer(&client, &id, command, body).await;
+        let Outcome::Error(error) = reply.outcome else { panic!("{what}: {reply:?}") };
+        assert_eq!(error.code, code, "{what}: {error:?}");
+        assert!(!error.message.is_empty(), "{what}");
+    }
+    let reply = answer(&client, &id, "agent.info", valid().to_string().into_bytes()).await;
+    assert!(matches!(reply.outcome, Outcome::Result(_)), "{reply:?}");
+    let jobs =
+        client.call(&id, JobsListParams { limit: 10, unfinished: false }, &Default::default()).await.unwrap();
+    assert!(jobs.is_empty(), "nothing was begun: {jobs:?}");
+    assert!(agent.runs());
+    agent.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_starts_without_a_bus_and_serves_when_it_comes() {
+    let mut nats = NatsServer::down(&NatsOptions::jetstream()).unwrap();
+    let mut agent = Agent::start(AgentOptions::new("db1", &nats.url())).unwrap();
+    let id = agent.id().clone();
+    // It has no other way to say that it waits.
+    testkit::poll::until_true(world::PATIENCE, "the agent's first words", || !agent.log().is_empty());
+    assert!(agent.runs());
+    nats.restart().unwrap();
+    let client = world::client(&nats.url()).await;
+    world::serving(&client, &id).await;
+    let info = client.call(&id, AgentInfoParams {}, &Default::default()).await.unwrap();
+    assert!(info.accepts_unsigned);
+    agent.stop().unwrap();
+}
+
+fn check_config(text: Option<&str>, variables: &[(&str, &str)]) -> (Output, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.toml");
+    if let Some(text) = text {
+        std::fs::write(&path, text).unwrap();
+    }
+    let mut command = Command::new(Program::Agent.path().unwrap());
+    command.arg("--config").arg(&path).arg("--check-config").envs(variables.iter().copied());
+    (command.output().unwrap(), path.display().to_string())
+}
+
+#[test]
+fn a_config_that_cannot_be_used_ends_with_78_and_names_file_key_and_expectation() {
+    let cases: [(Option<&str>, &[&str]); 5] = [
+        (Some("[agent]\nclutser = \"shop\"\n"), &["agent.clutser", "cluster"]),
+        (Some("[seed]\nconnections = \"many\"\n"), &["seed.connections", "expected", "many"]),
+        (Some("[agent]\nheartbeat_s = 0\n"), &["agent.heartbeat_s", "expected"]),
+        (Some("[agent\n"), &["line 1"]),
+        (None, &["No such file"]),
+    ];
+    for (text, words) in cases {
+        let (output, path) = check_config(text, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(78), "{text:?}: {said}");
+        for word in words.iter().copied().chain([path.as_str()]) {
+            assert!(said.contains(word), "{text:?}: {word:?} is not in: {said}");
+        }
+    }
+    let (output, _) = check_config(Some(""), &[("ORCH_AGENT__SEED__CONNECTIONS", "many")]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    assert!(said.contains("ORCH_AGENT__SEED__CONNECTIONS"), "{said}");
+    assert_eq!(check_config(Some(""), &[]).0.status.code(), Some(0));
+}
