@@ -23,7 +23,7 @@ use crate::handler::AgentHandler;
 use crate::host::{Host, Snapshots, chain};
 use crate::observe::Seen;
 use crate::publish::{self, ProgressQueue, Publisher};
-use crate::{jobs, observe, queries, schedule};
+use crate::{guardian, jobs, observe, queries, schedule};
 
 /// Faults on purpose for tests with real processes; see `job::inject`.
 const FAULT_VARIABLE: &str = "OA_FAULT";
@@ -74,6 +74,7 @@ async fn serve(
     let sender = host.outbox.spawn_sender(host.bus.clone(), sending.clone());
     let tasks = TaskTracker::new();
     tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(guardian::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::seed::undo::sweep(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(publish::send_progress(progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
@@ -163,6 +164,7 @@ fn make_host(config: Config, id: AgentId, runner: Runner, outbox: Outbox, bus: B
         throttles: Mutex::new(HashMap::new()),
         offers: jobs::offer::OpenOffers::default(),
         acting: Mutex::new(None),
+        doomed: Arc::default(),
         look: tokio::sync::Notify::new(),
     })
 }
@@ -239,7 +241,15 @@ fn tell_leftovers(host: &Host, unfinished: &[job::Recovered]) {
 
 async fn free_mounts(host: &Arc<Host>, is_alive: impl Fn(&str) -> bool + Send + 'static) {
     let Ok(snapshots) = host.snapshots.as_ref().cloned() else { return };
-    let freed = tokio::task::spawn_blocking(move || snapshots.mounts.recover(&is_alive)).await;
+    let id = host.id.clone();
+    let freed = tokio::task::spawn_blocking(move || {
+        // Half-made snapshots first: nothing of them may be mounted.
+        if let Err(error) = snapshots.provider.sweep(&id) {
+            tracing::warn!(error = %chain(&error), "half-made snapshots cannot be removed");
+        }
+        snapshots.mounts.recover(&is_alive)
+    })
+    .await;
     match freed {
         Ok(Ok(paths)) => {
             for path in paths {

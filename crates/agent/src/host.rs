@@ -16,6 +16,7 @@ use snapshot::{MountTable, Provider};
 use transfer::Throttle;
 
 use crate::config::Config;
+use crate::guardian::Doomed;
 use crate::jobs::offer::OpenOffers;
 use crate::observe::Seen;
 
@@ -57,6 +58,8 @@ pub(crate) struct Host {
     pub(crate) offers: OpenOffers,
     /// Who is changing the set of snapshots at this moment, for the events about it.
     pub(crate) acting: Mutex<Option<String>>,
+    /// Snapshots that must not be read any further.
+    pub(crate) doomed: Arc<Doomed>,
     /// Wakes the reconciler before its time.
     pub(crate) look: tokio::sync::Notify,
 }

@@ -4,6 +4,7 @@ mod admission;
 mod app;
 mod config;
 mod errors;
+mod guardian;
 mod handler;
 mod host;
 mod jobs;

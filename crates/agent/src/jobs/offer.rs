@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,11 +22,13 @@ use protocol::snapshot::{Consistency, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
-use transfer::{Donor, DonorOptions, Exclude, Identity, SourceGuard, Token};
+use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard, Token};
 
 use super::Origin;
 use super::snapshots::release_if_held;
+use crate::config::PageCheck;
 use crate::errors::{from_abort, from_snapshot, to_step};
+use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::view;
 
@@ -398,12 +400,18 @@ async fn donor_options(
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let snapshot = choose(host, Some(&params.snapshot)).await?;
     options.exclude = blocking(move || exclude(&root, &snapshot)).await?;
-    options.source_guard = Arc::new(LeaseGuard(lease));
+    options.pages = match host.config.seed.pages {
+        PageCheck::Off => PagePolicy::Off,
+        PageCheck::Warn => PagePolicy::Warn,
+        PageCheck::Fail => PagePolicy::Fail,
+    };
+    options.guard_interval = Duration::from_secs_f64(host.config.snapshot.guardian.interval_s);
+    options.source_guard = Arc::new(LeaseGuard { lease, doomed: Arc::clone(&host.doomed) });
     Ok(options)
 }
 
 /// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
-fn exclude(root: &PathBuf, snapshot: &Snapshot) -> Result<Exclude, WireError> {
+fn exclude(root: &Path, snapshot: &Snapshot) -> Result<Exclude, WireError> {
     let entries = top_entries(root).map_err(|e| crate::errors::from_mysql(&e))?;
     let policy = clone_policy(snapshot);
     Ok(Exclude::new(
@@ -417,12 +425,16 @@ pub(crate) fn clone_policy(snapshot: &Snapshot) -> ClonePolicy {
     ClonePolicy { keep_binlogs: !at_rest, ..ClonePolicy::default() }
 }
 
-/// Asks the mount table whether what is read is still the snapshot.
-struct LeaseGuard(MountLease);
+/// Whether what is read is still the snapshot: the guardian's word first, since it knows the cause, then the mount's.
+struct LeaseGuard {
+    lease: MountLease,
+    doomed: Arc<Doomed>,
+}
 
 impl SourceGuard for LeaseGuard {
     fn prove(&self) -> Result<(), String> {
-        self.0.prove().map_err(|error| chain(&error))
+        self.doomed.check(&self.lease.mounted().id)?;
+        self.lease.prove().map_err(|error| chain(&error))
     }
 }
 

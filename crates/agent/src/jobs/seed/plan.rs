@@ -306,10 +306,11 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
     let datadir = datadir.display();
     let running = me.server.state.may_be_running();
     let mut actions = Vec::new();
+    let early = options.replace || options.delta;
+    if early && running {
+        actions.push("stop MySQL".to_owned());
+    }
     if options.replace {
-        if running {
-            actions.push("stop MySQL".to_owned());
-        }
         actions.push(format!("REMOVE {datadir} ({}) before the copy", human_u64(me.datadir_bytes)));
     }
     actions.push(format!(
@@ -319,10 +320,10 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
         donor.agent
     ));
     actions.push("prove every chunk and the manifest".to_owned());
+    if !early && running {
+        actions.push("stop MySQL".to_owned());
+    }
     if !options.replace {
-        if running {
-            actions.push("stop MySQL".to_owned());
-        }
         actions.push(format!("swap: the old {datadir} is kept aside"));
     }
     if me.has_post_copy {

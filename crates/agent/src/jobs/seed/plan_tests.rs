@@ -144,7 +144,7 @@ fn each_guard_refuses_its_own_case() {
         (Guard::SnapshotProven, |d, _, _| d.snapshot.meta = Some(meta(Some(false)))),
         (Guard::SpaceSuffices, |_, m, _| m.free_bytes = 5 << 30),
         (Guard::SpaceSuffices, |_, m, o| {
-            (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true)
+            (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true);
         }),
         (Guard::InodesSuffice, |_, m, _| m.free_inodes = Some(10)),
     ];

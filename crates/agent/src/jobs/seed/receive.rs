@@ -84,10 +84,12 @@ impl Step<Host> for Prepare {
         let params: SeedStartParams = scope.params()?;
         let target = Target::of(scope)?;
         let layout = target.layout(scope.job_id())?;
+        // A delta compares with the old data and a replacement removes them: neither may move meanwhile.
+        let early = params.options.replace || params.options.delta;
+        if early && params.options.stop_mysql {
+            service::stop(host, scope).await?;
+        }
         if params.options.replace && target.datadir.exists() {
-            if params.options.stop_mysql {
-                service::stop(host, scope).await?;
-            }
             let datadir = target.datadir.clone();
             blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
         }
@@ -98,8 +100,9 @@ impl Step<Host> for Prepare {
         Ok(json!({ "staging": staging }))
     }
 
-    async fn undo(&self, _host: &Host, scope: &Scope) -> Result<(), StepError> {
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
         let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
+        let params: SeedStartParams = scope.params()?;
         let layout = target.layout(scope.job_id())?;
         blocking(move || match layout.is_swapped() {
             Ok(false) => layout.remove().map_err(|e| system("the staging directory cannot be removed", &e)),
@@ -110,7 +113,11 @@ impl Step<Host> for Prepare {
             Err(e) => Err(system("whether the new data are in place cannot be told", &e)),
         })
         .await
-        .map_err(to_step)
+        .map_err(to_step)?;
+        if params.options.delta && !params.options.replace && target.was_running {
+            service::start(host, scope).await?;
+        }
+        Ok(())
     }
 }
 
@@ -203,6 +210,8 @@ async fn recipient_options(
     options.progress = Arc::new(Progress::new());
     options.cancel = Arc::new(Cancel::new());
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
+    let reuse = params.options.delta && !params.options.replace && target.datadir.exists();
+    options.delta_base = reuse.then(|| target.datadir.clone());
     options.owner = nix::unistd::geteuid().is_root().then_some((target.uid, target.gid));
     Ok(options)
 }

@@ -106,11 +106,8 @@ fn an_entrywise_swap_cut_anywhere_can_be_finished_or_taken_back() {
                     fs::rename(layout.staging().join(name), layout.datadir.join(name)).unwrap();
                 }
             }
-            if forward {
-                layout.swap().unwrap()
-            } else {
-                layout.swap_back().unwrap()
-            }
+            let ended = if forward { layout.swap() } else { layout.swap_back() };
+            ended.unwrap();
             let expected = if forward { "new" } else { "old" };
             assert_eq!(content(&layout.datadir), expected, "{phase:?} after {moved}, forward {forward}");
         }
