@@ -419,9 +419,10 @@ fn exclude(root: &Path, snapshot: &Snapshot) -> Result<Exclude, WireError> {
     ))
 }
 
-/// Without a lock the binary log may be what crash recovery needs to decide on prepared transactions: it goes along.
+/// Only a server that was stopped needs no binary log: with a log, the engine's commits are not flushed one by one, and
+/// crash recovery asks the log which prepared transactions were committed. A lock on commits does not flush them either.
 pub(crate) fn clone_policy(snapshot: &Snapshot) -> ClonePolicy {
-    let at_rest = snapshot.meta.as_ref().is_some_and(|meta| meta.consistency != Consistency::Crash);
+    let at_rest = snapshot.meta.as_ref().is_some_and(|meta| meta.consistency == Consistency::Stopped);
     ClonePolicy { keep_binlogs: !at_rest, ..ClonePolicy::default() }
 }
 
