@@ -47,7 +47,7 @@ demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves
 
 bench: ## Seed speed beside other tools on this machine; writes docs/benchmarks.md
 	@scripts/install-deps build bench
-	$(CARGO) run --quiet --release -p xtask -- bench
+	$(CARGO) run --quiet --release -p transfer --bin seed-bench -- --docs docs/benchmarks.md --json target/bench/results.json
 
 clean-cache: ## Remove what the tests keep between runs (the VM's kernel, base images)
 	rm -rf .cache

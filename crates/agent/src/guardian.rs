@@ -63,7 +63,7 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
         match actions {
             Ok(actions) => act(&host, actions),
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "the stores of mounted snapshots cannot be looked at")
+                tracing::warn!(error = %chain(&error), "the stores of mounted snapshots cannot be looked at");
             }
         }
     }
@@ -74,7 +74,7 @@ fn act(host: &Host, actions: Vec<(SnapshotId, Action)>) {
         match action {
             Action::Fine { .. } => {}
             Action::Extended { size_bytes } => {
-                tracing::info!(%snapshot, size_bytes, "extended: its store was filling")
+                tracing::info!(%snapshot, size_bytes, "extended: its store was filling");
             }
             // What fills the store is the writes to the origin; a slower seed would only read it for longer.
             Action::Slow { seconds_until_full } => {
