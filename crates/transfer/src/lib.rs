@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 pub use innodb_page::{BadPage, PagePolicy};
 pub use manifest::{Exclude, Manifest};
 pub use progress::{Phase, Progress, ProgressSnapshot};
-pub use recipient::{Received, RecipientOptions, receive};
+pub use recipient::{Received, RecipientOptions, abandon, receive};
 pub use secret::{Fingerprint, ParseSecretError, Token};
 pub use throttle::Throttle;
 pub use tls::Identity;

@@ -159,9 +159,17 @@ fn run(options: &RecipientOptions, stop: &Arc<Cancel>) -> Result<Received> {
         && donor_should_know(error)
     {
         stop.cancel();
-        tell_donor(options, session, error);
+        tell_donor(options, session, &crate::error::chain_text(error));
     }
     received
+}
+
+/// Tells the donor that nobody will come (again) for what it serves, so that it lets its snapshot go at once; best effort,
+/// within a second. Of `options` only the donor's addresses, its secrets and the journal are used.
+pub fn abandon(options: &RecipientOptions, why: &str) {
+    if let Ok(journal) = Journal::open(&options.journal) {
+        tell_donor(options, journal.session, why);
+    }
 }
 
 /// Whether the donor cannot know of a failure, and holds its snapshot for nothing.
@@ -174,9 +182,8 @@ fn donor_should_know(error: &Error) -> bool {
 }
 
 /// Tells the donor why this end gives up, on a fresh connection for the others may be full; best effort.
-fn tell_donor(options: &RecipientOptions, session: [u8; 16], error: &Error) {
-    let text = crate::error::chain_text(error);
-    let bytes = crate::frame::bounded_text(&text);
+fn tell_donor(options: &RecipientOptions, session: [u8; 16], why: &str) {
+    let bytes = crate::frame::bounded_text(why);
     let brief = RecipientOptions { stall_timeout: TELL_LIMIT.min(options.stall_timeout), ..options.clone() };
     let Ok(mut connected) = connect(&brief, session, &Cancel::new(), 0) else { return };
     let header = Header { len: bytes.len() as u32, ..Header::new(kind::GIVE_UP) };

@@ -53,6 +53,7 @@ impl Step<Host> for Plan {
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        abandon(host, scope).await?;
         forget(host, scope.job_id())
     }
 }
@@ -150,9 +151,25 @@ impl Step<Host> for Transfer {
         }))
     }
 
-    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
-        Ok(())
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        abandon(host, scope).await
     }
+}
+
+/// Tells the donor that nobody comes for its offer any more: without a word it would hold the snapshot until the offer
+/// lapses. Best effort, and nothing where the donor has ended already.
+async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
+    let params: SeedStartParams = scope.params()?;
+    let Ok(token) = token(host, scope.job_id()) else { return Ok(()) };
+    let Ok(addresses) = resolve(params.offer.addresses.clone()).await else { return Ok(()) };
+    let journal = private_dir(host, scope.job_id()).join("chunks");
+    let mut options = RecipientOptions::new(addresses, token, "", journal);
+    options.fingerprint = params.offer.fingerprint.as_ref().and_then(|text| text.parse().ok());
+    if options.fingerprint.is_some() || params.offer.fingerprint.is_none() {
+        let told = move || transfer::abandon(&options, "the recipient took the seed back");
+        let _ = tokio::task::spawn_blocking(told).await;
+    }
+    Ok(())
 }
 
 async fn receive(
