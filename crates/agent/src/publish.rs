@@ -22,6 +22,9 @@ use crate::jobs::view;
 
 /// Progress of one job is told at most this often.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
+/// Between two tries to make the stream of events.
+const STREAM_PAUSE_MIN: Duration = Duration::from_secs(1);
+const STREAM_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// An output larger than this stays in the journal; the event says so.
 const DETAIL_LIMIT: usize = 32 * 1024;
 
@@ -100,6 +103,29 @@ impl Observer for Publisher {
         told.insert(*job, now);
         drop(told);
         let _ = self.progress.try_send((*job, counters));
+    }
+}
+
+/// Makes the durable stream of events where there is none and this agent may; until then events wait in the spool.
+///
+/// With least privilege the operator makes it, and JetStream may come later than the agent: asked again and again.
+pub(crate) async fn ensure_stream(bus: Bus, shutdown: CancellationToken) {
+    let mut pause = STREAM_PAUSE_MIN;
+    loop {
+        if bus.connected(STREAM_PAUSE_MAX).await.is_ok() {
+            match bus::events::ensure_event_stream(&bus, &bus::events::EventStreamConfig::default()).await {
+                Ok(()) => return,
+                Err(error @ bus::BusError::StreamDiffers { .. }) => {
+                    tracing::warn!(error = %chain(&error), "the stream of events is not as it should be");
+                    return;
+                }
+                Err(error) => tracing::debug!(error = %chain(&error), "no stream of events yet"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(STREAM_PAUSE_MAX),
+            () = shutdown.cancelled() => return,
+        }
     }
 }
 
