@@ -16,6 +16,7 @@ pub async fn fill(server: &Mysqld, mib: u32) {
     let mut conn = server.connect().await.unwrap();
     for statement in [
         "CREATE DATABASE shop",
+        "USE shop",
         "CREATE TABLE shop.items (id INT PRIMARY KEY, name VARCHAR(64) NOT NULL, photo MEDIUMBLOB NOT NULL)",
         "CREATE TABLE shop.customers (id INT PRIMARY KEY, name VARCHAR(64) NOT NULL, KEY (name)) ENGINE=InnoDB",
         "CREATE TABLE shop.notes (id INT PRIMARY KEY, body TEXT) ENGINE=Aria",

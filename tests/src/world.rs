@@ -227,6 +227,16 @@ impl World {
         .await;
     }
 
+    /// Lifts the limit of a seed that runs, also of one that is about to go on.
+    pub async fn hurry(&self, job: JobId) {
+        poll::until_async(PATIENCE, "the seed to take its new limit", || async {
+            let faster = self.try_call(&self.recipient, SeedThrottleParams { job, bytes_per_s: 0 }).await;
+            let view = self.call(&self.recipient, JobsShowParams { job }).await;
+            (faster.is_ok() || view.state.is_final()).then_some(())
+        })
+        .await;
+    }
+
     /// Runs ctl to its end.
     ///
     /// # Panics

@@ -111,10 +111,12 @@ async fn the_recipients_agent_dies_in_mid_transfer_and_goes_on_by_itself() {
     let mut world = world(24).await;
     world.snapshot().await;
     let job = world.seed(slowly(SLOW)).await;
-    world.in_transfer(job, 10 * MIB).await;
+    // Long enough for some of it to be proven on disk.
+    world.in_transfer(job, 40 * MIB).await;
     world.recipient.agent.kill9().unwrap();
     world.recipient.agent.boot().unwrap();
     world.serving(&world.recipient.id()).await;
+    world.hurry(job).await;
     let view = world.succeeded(&world.recipient, job).await;
     assert_seeded(&world).await;
     let (total, moved, resumed) = (
@@ -135,6 +137,7 @@ async fn the_donors_agent_dies_in_mid_transfer_and_serves_on() {
     world.donor.agent.kill9().unwrap();
     world.donor.agent.boot().unwrap();
     world.serving(&world.donor.id()).await;
+    world.hurry(job).await;
     world.succeeded(&world.recipient, job).await;
     assert_seeded(&world).await;
 }
@@ -152,6 +155,7 @@ async fn ctl_dies_and_the_seed_finishes() {
     .await;
     world.in_transfer(job, 4 * MIB).await;
     ctl.kill().await.unwrap();
+    world.hurry(job).await;
     world.succeeded(&world.recipient, job).await;
     assert_seeded(&world).await;
 }
