@@ -31,6 +31,7 @@ use crate::errors::{from_abort, from_snapshot, to_step};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::view;
+use crate::queries::host::usage_of;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
@@ -79,8 +80,9 @@ pub(crate) async fn survey(host: &Arc<Host>, wanted: Option<&SnapshotId>) -> Res
         let inside = snapshot.meta.as_ref().map(|meta| meta.datadir.clone()).unwrap_or_default();
         mount.path.join(inside)
     });
+    // Counted now: the recipient's guards lean on it, and an old figure may be far too small.
     let usage = match mounted.or_else(|| server.datadir.clone()) {
-        Some(path) => host.instance.disk_usage(&path).await.ok(),
+        Some(path) => usage_of(host, path, true).await.ok(),
         None => None,
     };
     let meta = snapshot.meta.as_ref();

@@ -6,7 +6,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
 use protocol::job::{JobState, JobView};
 use protocol::params::JobsListParams;
-use protocol::seed::TransferProgress;
+use protocol::seed::{SeedStage, TransferProgress};
 use serde_json::Value;
 
 use crate::errors::{from_job, from_step};
@@ -40,7 +40,9 @@ pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
 pub(crate) fn of_running(handle: &JobHandle) -> JobView {
     let mut view = of_history(&handle.history());
     let progress = handle.progress().borrow().clone();
-    view.progress = progress.and_then(|p| serde_json::from_value::<TransferProgress>(p.detail).ok());
+    if let Some(now) = progress.and_then(|p| serde_json::from_value::<TransferProgress>(p.detail).ok()) {
+        view.progress = Some(now);
+    }
     view
 }
 
@@ -59,7 +61,7 @@ pub(crate) fn of_history(history: &History) -> JobView {
         summary: summary(&spec.kind, &spec.params),
         created_at: history.created_at(),
         finished_at: finished.then(|| history.updated_at()),
-        progress: None,
+        progress: counters_of(history),
         result: result_of(history),
         error: error_of(&state),
     }
@@ -129,6 +131,21 @@ fn result_of(history: &History) -> Option<Value> {
     }
     let plan = history.plan();
     plan.iter().rev().filter_map(|step| history.output(&step.name)).find(|output| !output.is_null()).cloned()
+}
+
+/// What a seed's transfer had moved in the end; the counters of one under way are not in the journal.
+fn counters_of(history: &History) -> Option<TransferProgress> {
+    let transfer = history.output(SeedStage::Transfer.as_str())?;
+    let number = |name: &str| transfer.get(name).and_then(Value::as_u64);
+    let (bytes, files) = (number("bytes_total")?, number("files")?);
+    Some(TransferProgress {
+        bytes_total: bytes,
+        bytes_done: bytes,
+        bytes_moved: number("bytes_moved")?,
+        files_total: files,
+        files_done: files,
+        bytes_per_s: number("bytes_per_s")?,
+    })
 }
 
 /// What a job is about, for people.
