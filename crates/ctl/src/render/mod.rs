@@ -43,28 +43,39 @@ pub fn pairs(pairs: &[(&str, Option<String>)]) -> String {
         .collect()
 }
 
-/// Any result as names and values; what is deeper than that stays JSON.
+/// Any result as names and values, what is inside others further right; lists stay JSON.
 #[must_use]
 pub fn result(value: &Value) -> String {
+    indented(value, 2)
+}
+
+fn indented(value: &Value, indent: usize) -> String {
+    let pad = " ".repeat(indent);
+    let Value::Object(fields) = value else {
+        return if value.is_null() { String::new() } else { format!("{pad}{}\n", scalar(value)) };
+    };
+    let told = || fields.iter().filter(|(_, value)| !is_nothing(value));
+    let is_short = |value: &Value| !value.is_object() && !scalar(value).contains('\n');
+    let width = told().filter(|(_, v)| is_short(v)).map(|(name, _)| name.len()).max().unwrap_or(0);
+    told()
+        .map(|(name, value)| match value {
+            Value::Object(_) => format!("{pad}{name}:\n{}", indented(value, indent + 2)),
+            value if is_short(value) => format!("{pad}{name:<width$}  {}\n", scalar(value)),
+            value => {
+                let body: String = scalar(value).lines().map(|line| format!("{pad}  {line}\n")).collect();
+                format!("{pad}{name}:\n{body}")
+            }
+        })
+        .collect()
+}
+
+fn is_nothing(value: &Value) -> bool {
     match value {
-        Value::Null => String::new(),
-        Value::Object(fields) => {
-            let width = fields.iter().filter(|(_, v)| !v.is_null()).map(|(k, _)| k.len()).max().unwrap_or(0);
-            fields
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(|(name, value)| {
-                    let text = scalar(value);
-                    if text.contains('\n') {
-                        let body: String = text.lines().map(|line| format!("    {line}\n")).collect();
-                        format!("  {name}:\n{body}")
-                    } else {
-                        format!("  {name:<width$}  {text}\n")
-                    }
-                })
-                .collect()
-        }
-        other => format!("  {}\n", scalar(other)),
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_nothing),
+        _ => false,
     }
 }
 

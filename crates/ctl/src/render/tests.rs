@@ -180,11 +180,10 @@ fn an_event_is_a_line_and_one_of_a_newer_agent_too() {
 
 #[test]
 fn a_result_of_any_shape_is_readable() {
-    let value =
-        json!({"snapshot": "vg0/s1", "bytes": 7, "nothing": null, "output": "one\ntwo", "deep": {"a": 1}});
+    let value = json!({"snapshot": "vg0/s1", "bytes": 7, "nothing": null, "list": [], "output": "one\ntwo", "deep": {"a": 1}});
     assert_eq!(
         result(&value),
-        "  bytes     7\n  deep      {\"a\":1}\n  output:\n    one\n    two\n  snapshot  vg0/s1\n"
+        "  bytes     7\n  deep:\n    a  1\n  output:\n    one\n    two\n  snapshot  vg0/s1\n"
     );
     assert_eq!(result(&Value::Null), "");
 }

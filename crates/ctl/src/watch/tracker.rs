@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use protocol::event::JobStage;
 use protocol::job::{JobState, JobView};
-use protocol::seed::TransferProgress;
+use protocol::seed::{SeedStage, TransferProgress};
 use serde::Serialize;
 
 use crate::units;
@@ -93,7 +93,9 @@ impl Tracker {
     pub fn progress(&mut self, progress: &TransferProgress, now: Instant) -> Vec<Update> {
         self.unreachable = false;
         let Some(stage) = self.stage.clone() else { return Vec::new() };
-        if progress.bytes_total == 0 {
+        // Counters that are full stay so in the stages that follow: no news.
+        let is_old_news = progress.bytes_done >= progress.bytes_total && stage != SeedStage::Transfer.as_str();
+        if progress.bytes_total == 0 || is_old_news {
             return Vec::new();
         }
         if let Some((at, told)) = &self.told_progress
@@ -211,7 +213,7 @@ fn finished_text(view: &JobView) -> String {
         let rate = units::rate(progress.bytes_moved / seconds);
         text.push_str(&format!(", {} moved, {rate} over all", units::size(progress.bytes_moved)));
     }
-    format!("{text}: {}", view.summary)
+    if view.summary.is_empty() { text } else { format!("{text}: {}", view.summary) }
 }
 
 #[cfg(test)]
