@@ -292,6 +292,9 @@ async fn prove(host: &Host, datadir: PathBuf, budget_s: u64, scope: &Scope) -> R
     let server = host.instance.info().await;
     let settings = host.instance.settings().await;
     let mut options = SandboxOptions::new(datadir);
+    // Crash recovery asks the binary log, where it lies in the datadir, which prepared transactions were committed.
+    let log_bin = server.layout.as_ref().and_then(|layout| layout.log_bin.as_deref()?.file_name());
+    options.log_bin = log_bin.and_then(|base| base.to_str()).map(str::to_owned);
     options.layout = server.layout;
     options.binary = settings.binary;
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
