@@ -209,11 +209,11 @@ impl World {
         self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }
 
-    /// Waits until so many bytes of a seed have arrived, and more are to come.
+    /// Waits until so many bytes of a seed have arrived, and more are to come; all bytes that travel in the end.
     ///
     /// # Panics
     /// When the transfer ended before.
-    pub async fn in_transfer(&self, job: JobId, bytes: u64) {
+    pub async fn in_transfer(&self, job: JobId, bytes: u64) -> u64 {
         poll::until_async(PATIENCE, format!("{bytes} bytes of the transfer"), || async {
             let view = self.call(&self.recipient, JobsShowParams { job }).await;
             assert!(!view.state.is_final(), "the seed has ended: {:?} {:?}", view.state, view.error);
@@ -222,9 +222,9 @@ impl World {
                 progress.bytes_total == 0 || progress.bytes_done < progress.bytes_total,
                 "the transfer is over"
             );
-            (progress.bytes_done >= bytes).then_some(())
+            (progress.bytes_done >= bytes).then_some(progress.bytes_total)
         })
-        .await;
+        .await
     }
 
     /// Lifts the limit of a seed that runs, also of one that is about to go on.

@@ -80,16 +80,8 @@ fn build() -> Result<PathBuf> {
         return Ok(directory.to_owned());
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "build",
-        "--quiet",
-        "-p",
-        "orchestrator-agent",
-        "-p",
-        "orchestrator-ctl",
-        "--bins",
-        "--target-dir",
-    ]);
+    // As `scripts/test` does it beforehand: another choice of packages would choose other features and build anew.
+    cargo.args(["build", "--quiet", "--workspace", "--bins", "--target-dir"]);
     cargo.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile != "debug" {
         cargo.args(["--profile", profile]);
