@@ -94,7 +94,8 @@ impl Tracker {
         self.unreachable = false;
         let Some(stage) = self.stage.clone() else { return Vec::new() };
         // Counters that are full stay so in the stages that follow: no news.
-        let is_old_news = progress.bytes_done >= progress.bytes_total && stage != SeedStage::Transfer.as_str();
+        let is_old_news =
+            progress.bytes_done >= progress.bytes_total && stage != SeedStage::Transfer.as_str();
         if progress.bytes_total == 0 || is_old_news {
             return Vec::new();
         }
