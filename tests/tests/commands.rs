@@ -1,4 +1,9 @@
 //! Every query on a real agent beside a real MariaDB: its result is what its published schema says.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
 
 use std::path::Path;
 

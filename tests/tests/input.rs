@@ -1,4 +1,9 @@
 //! Bad input to a real agent: a typed error each time, and the agent lives on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
 
 use std::process::{Command, Output};
 use std::time::Duration;

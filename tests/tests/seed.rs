@@ -1,4 +1,9 @@
 //! Whole seeds between two real agents, each beside its real MariaDB, and what may come between.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +16,7 @@ use e2e::events::{assert_none_lost_none_doubled, await_event, of_job};
 use e2e::rows::{self, Writer};
 use e2e::tree;
 use e2e::volume::{Kind, Volume};
-use e2e::world::{PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
+use e2e::world::{Configure, PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
 use protocol::error::ErrorCode;
 use protocol::event::{Event, EventData};
 use protocol::ids::JobId;
@@ -19,7 +24,6 @@ use protocol::job::JobState;
 use protocol::params::*;
 use protocol::seed::{Guard, SeedOptions, SeedPlan, SeedStage};
 use serde_json::Value;
-use testkit::agent::AgentOptions;
 use testkit::fault_proxy::{Direction, FaultProxy};
 use testkit::poll;
 
@@ -194,7 +198,7 @@ async fn the_bus_dies_in_mid_transfer_and_no_event_is_lost_or_doubled() {
 }
 
 /// A donor that listens on one loopback address and is reached through a proxy on another, with the same port.
-fn behind_a_proxy(port: u16, plain: bool) -> Box<dyn Fn(&str, &mut AgentOptions)> {
+fn behind_a_proxy(port: u16, plain: bool) -> Configure {
     Box::new(move |id, options| {
         options.set("seed.allow_plain", plain);
         if id == "db1" {
