@@ -363,10 +363,12 @@ async fn wait(scope: &Scope, donor: Arc<Donor>) -> Result<transfer::DonorReport,
         tokio::select! {
             report = &mut done => {
                 let report = report.map_err(|e| StepError::from_error("internal", &e))?;
+                // Joins its threads: no file of the snapshot is open afterwards.
+                let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
                 return report.map_err(|e| transfer_error(&e));
             }
             () = scope.cancelled() => {
-                donor.stop();
+                let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
                 let _ = done.await;
                 return Err(StepError::stopped());
             }
@@ -408,7 +410,7 @@ async fn donor_options(
         PageCheck::Fail => PagePolicy::Fail,
     };
     options.guard_interval = Duration::from_secs_f64(host.config.snapshot.guardian.interval_s);
-    options.source_guard = Arc::new(LeaseGuard { lease, doomed: Arc::clone(&host.doomed) });
+    options.source_guard = Arc::new(LeaseGuard { lease: Some(lease), doomed: Arc::clone(&host.doomed) });
     Ok(options)
 }
 
@@ -430,14 +432,22 @@ pub(crate) fn clone_policy(snapshot: &Snapshot) -> ClonePolicy {
 
 /// Whether what is read is still the snapshot: the guardian's word first, since it knows the cause, then the mount's.
 struct LeaseGuard {
-    lease: MountLease,
+    lease: Option<MountLease>,
     doomed: Arc<Doomed>,
 }
 
 impl SourceGuard for LeaseGuard {
     fn prove(&self) -> Result<(), String> {
-        self.doomed.check(&self.lease.mounted().id)?;
-        self.lease.prove().map_err(|error| chain(&error))
+        let Some(lease) = &self.lease else { return Ok(()) };
+        self.doomed.check(&lease.mounted().id)?;
+        lease.prove().map_err(|error| chain(&error))
+    }
+}
+
+impl Drop for LeaseGuard {
+    /// The hold belongs to the job, which outlives this process; its own step lets go once no file is open any more.
+    fn drop(&mut self) {
+        drop(self.lease.take().map(MountLease::keep));
     }
 }
 

@@ -58,8 +58,8 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
             }
             End::Failed(why) => {
                 failures += 1;
-                // Told at the first failure and then ever more rarely.
-                if failures == 1 || (failures % 20) == 0 {
+                // Told when it lasts, and then ever more rarely: at a start the stream may be a moment late.
+                if failures == 3 || (failures % 20) == 0 {
                     tracing::warn!(
                         why,
                         pending = lock(&shared.spool).stats().pending,

@@ -47,6 +47,7 @@ pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
                 let thread = spawn("donor-serve", move || {
                     if let Err(error) = serve(socket, &served)
                         && !served.cancel.is_cancelled()
+                        && !served.is_over()
                     {
                         tracing::warn!(%peer, error = %chain_text(&error), "connection dropped");
                     }
