@@ -1,10 +1,10 @@
 # One target per thing that a person does here; each installs what it needs first and says what it installs.
-# Values are given as variables: make demo KEEP=1, make chaos SEED=7 MINUTES=5.
+# Values are given as variables: make demo KEEP=1.
 
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-vm test-compose chaos lint check fmt schemas demo bench clean-cache
+.PHONY: help build test test-vm test-compose lint check fmt schemas demo bench clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -24,10 +24,6 @@ test-vm: ## Only the suites that run inside the VM (LVM, device-mapper)
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose
 	@scripts/test-compose
-
-chaos: ## Random kills and partitions over several agents: SEED=n MINUTES=m
-	@scripts/install-deps build test
-	@scripts/chaos
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build
