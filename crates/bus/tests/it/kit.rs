@@ -200,10 +200,11 @@ impl TestAgent {
         );
         let task = tokio::spawn(async move { serving.await.unwrap() });
         let agent = Self { handler, authority, shutdown, task: Some(task) };
-        // On the bus as soon as it answers.
+        // On the bus as soon as it answers. A server does not say across accounts that nobody listens yet: ask again soon.
+        let patience = Duration::from_secs(1);
         let subject = format!("orch.v1.cmd.{}.test.ready", protocol::subject::encode_host(id));
         testkit::poll::until_async(LIMIT, "the agent to be on the bus", || async {
-            asker.request(subject.clone(), None, "{}".into(), LIMIT).await.ok()
+            asker.request(subject.clone(), None, "{}".into(), patience).await.ok()
         })
         .await;
         agent
