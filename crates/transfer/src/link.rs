@@ -4,13 +4,13 @@
 //! receive buffer and written from there; nothing is allocated after the connection stands.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, send};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX};
 use crate::tls::{Keys, Opened, Opener, RECORD_LEN_MAX, Sealer, is_tick};
@@ -23,8 +23,8 @@ const RECEIVE_MAX: usize = 256 * 1024;
 const INBOX_LEN: usize = RECEIVE_MAX + 2 * RECORD_LEN_MAX + 4096;
 /// Frames are collected up to this much before they are sent.
 const OUTBOX_LEN: usize = PIECE_MAX + 4096;
-/// Send and receive buffers on short paths; more was slower there (it leaves the processor's cache). Long paths need the
-/// kernel's own sizing, see [`tune`].
+/// Send and receive buffers within one machine; more was slower there (it leaves the processor's cache). Real paths need the
+/// kernel's own sizing.
 const SOCKET_BUFFER: usize = 1 << 20;
 
 /// Further bytes follow at once.
@@ -319,8 +319,14 @@ pub(crate) fn dial(
     if cancel.is_cancelled() {
         return Err(Error::Cancelled);
     }
-    let socket =
-        Arc::new(TcpStream::connect_timeout(&addr, timeout).map_err(Error::network("connect to the donor"))?);
+    let bad = Error::network;
+    let what = "connect to the donor";
+    let raw = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP)).map_err(bad(what))?;
+    if addr.ip().to_canonical().is_loopback() {
+        spare_pacing(&raw);
+    }
+    raw.connect_timeout(&addr.into(), timeout).map_err(bad(what))?;
+    let socket = Arc::new(TcpStream::from(raw));
     cancel.watch(&socket);
     tune(&socket, stall)?;
     Ok(socket)
@@ -341,23 +347,45 @@ pub(crate) fn tune(socket: &TcpStream, stall: Duration) -> Result<()> {
         Ok(())
     };
     set().map_err(bad)?;
-    tune_for_path(socket);
-    Ok(())
-}
-
-/// On a path within one machine or rack, pacing (bbr) and large buffers only cost: cubic and cache-sized buffers. Long paths
-/// keep the system's choice and its automatic buffer sizes. Best effort.
-fn tune_for_path(socket: &TcpStream) {
-    let raw = SockRef::from(socket);
-    let is_local = match (socket.peer_addr(), socket.local_addr()) {
-        (Ok(peer), Ok(local)) => peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip(),
-        _ => false,
-    };
-    if is_local {
-        let _ = raw.set_tcp_congestion(b"cubic");
+    if is_local(socket) {
+        let raw = SockRef::from(socket);
         let _ = raw.set_send_buffer_size(SOCKET_BUFFER);
         let _ = raw.set_recv_buffer_size(SOCKET_BUFFER);
     }
+    Ok(())
+}
+
+/// Whether both ends are on this machine.
+fn is_local(socket: &TcpStream) -> bool {
+    match (socket.peer_addr(), socket.local_addr()) {
+        (Ok(peer), Ok(local)) => peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip(),
+        _ => false,
+    }
+}
+
+/// Listens at `addr`; [`accepted`] is for what comes.
+pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let raw = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    raw.set_reuse_address(true)?;
+    spare_pacing(&raw);
+    raw.bind(&addr.into())?;
+    raw.listen(128)?;
+    Ok(raw.into())
+}
+
+/// Gives an accepted connection back what the listener took, if its path is a real one.
+pub(crate) fn accepted(socket: &TcpStream) {
+    if !is_local(socket)
+        && let Ok(usual) = std::fs::read("/proc/sys/net/ipv4/tcp_congestion_control")
+    {
+        let _ = SockRef::from(socket).set_tcp_congestion(usual.trim_ascii_end());
+    }
+}
+
+/// Within one machine, pacing (bbr) only costs: a timer and a wakeup for every few segments. A connection that began with it is
+/// paced for ever, so this comes before it begins. Best effort.
+fn spare_pacing(socket: &Socket) {
+    let _ = socket.set_tcp_congestion(b"cubic");
 }
 
 /// A socket as a plain reader and writer, for the TLS handshake.

@@ -8,7 +8,7 @@ mod serve;
 mod source;
 mod state;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -19,6 +19,7 @@ use crate::tls::Identity;
 use crate::{
     BadPage, DigestKind, Error, Exclude, Fingerprint, Manifest, PagePolicy, Progress, Result, Throttle, Token,
 };
+use socket2::SockRef;
 use source::Source;
 use state::Shared;
 
@@ -121,6 +122,7 @@ pub struct Donor {
     addr: SocketAddr,
     fingerprint: Option<Fingerprint>,
     shared: Arc<Shared>,
+    listener: Arc<TcpListener>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -137,17 +139,19 @@ impl Donor {
             (None, true) => Some(Arc::new(Identity::generate()?)),
         };
         let fingerprint = identity.as_ref().map(|identity| identity.fingerprint);
-        let listener = TcpListener::bind(options.listen).map_err(Error::network("listen for recipients"))?;
+        let listener =
+            crate::link::listen(options.listen).map_err(Error::network("listen for recipients"))?;
         listener.set_nonblocking(true).map_err(Error::network("listen for recipients"))?;
+        let listener = Arc::new(listener);
         let addr = listener.local_addr().map_err(Error::network("listen for recipients"))?;
         let shared = Arc::new(Shared::new(options, source, identity));
         let watcher = Arc::clone(&shared);
-        let acceptor = Arc::clone(&shared);
+        let (acceptor, accepting) = (Arc::clone(&shared), Arc::clone(&listener));
         let threads = vec![
             spawn("donor-watch", move || watch(&watcher))?,
-            spawn("donor-accept", move || serve::accept_all(&listener, &acceptor))?,
+            spawn("donor-accept", move || serve::accept_all(&accepting, &acceptor))?,
         ];
-        Ok(Self { addr, fingerprint, shared, threads: Mutex::new(threads) })
+        Ok(Self { addr, fingerprint, shared, listener, threads: Mutex::new(threads) })
     }
 
     /// Where it listens.
@@ -184,6 +188,8 @@ impl Donor {
             self.shared.wait_connections_closed(Some(TELL_LIMIT));
         }
         self.shared.cancel.cancel();
+        // Wakes who waits for recipients to come.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             let _ = thread.join();

@@ -19,7 +19,7 @@ use crate::frame::{
 use crate::handshake::{
     self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
 };
-use crate::link::{Bare, Link, tune};
+use crate::link::{Bare, Link, accepted, tune};
 use crate::progress::Phase;
 use crate::{Error, Manifest, PagePolicy, Result, Token, tls};
 
@@ -79,6 +79,7 @@ fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
     let socket = Arc::new(socket);
     shared.cancel.watch(&socket);
+    accepted(&socket);
     tune(&socket, shared.options.stall_timeout)?;
     let deadline = Instant::now() + HANDSHAKE_LIMIT;
     let keys = match &shared.identity {
@@ -180,6 +181,8 @@ impl Serving<'_> {
                 return Err(Error::DonorFailed(text.to_string()));
             }
             if self.pending.is_empty() {
+                // Before the last bytes leave: what the recipient then asks on another connection rests on them.
+                self.file.as_ref().map_or(Ok(()), SourceFile::check_unchanged)?;
                 self.link.flush(false)?;
                 self.wait_for_question()?;
             }
@@ -310,7 +313,7 @@ impl Serving<'_> {
         self.in_chunk = false;
         self.shared.note_digest(chunk, digest, place.len);
         if let Some(file) = &mut self.file {
-            file.drop_behind(place.offset + u64::from(place.len));
+            file.drop_behind(place.offset..place.offset + u64::from(place.len));
         }
         Ok(())
     }
@@ -408,7 +411,7 @@ impl Serving<'_> {
             }
             self.shared.note_digest(chunk, self.hasher.finish(), place.len);
             if let Some(file) = &mut self.file {
-                file.drop_behind(place.offset + u64::from(place.len));
+                file.drop_behind(place.offset..place.offset + u64::from(place.len));
             }
             from = chunk + 1;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -40,8 +41,8 @@ pub(crate) struct SourceFile {
     opened_as: Stamp,
     /// How its pages are checked, if it is a tablespace.
     format: Option<Format>,
-    /// Where letting go of cached pages has come to; `None` when the file was cached before and stays so.
-    dropped_to: Option<u64>,
+    /// What was read and is to be let go from the page cache; `None` when the file was cached before and stays so.
+    behind: Option<Range<u64>>,
 }
 
 /// What changes when a file is written to.
@@ -104,7 +105,9 @@ impl Source {
             return Err(Error::SourceChanged { path, detail });
         }
         let was_cached = self.was_cached(index, entry, &file);
-        let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        if entry.chunks > 1 {
+            let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
+        }
         Ok(SourceFile {
             file,
             entry: index,
@@ -112,7 +115,7 @@ impl Source {
             size: entry.size,
             opened_as: Stamp::of(&meta),
             format: None,
-            dropped_to: (!was_cached).then_some(0),
+            behind: (!was_cached).then_some(0..0),
         })
     }
 }
@@ -179,39 +182,58 @@ impl SourceFile {
         );
     }
 
-    /// Lets go of what was read well before `offset`, so that a seed does not push out what the host works with.
-    pub(crate) fn drop_behind(&mut self, offset: u64) {
-        let Some(from) = self.dropped_to else { return };
-        if offset < from {
-            self.dropped_to = Some(offset);
-        } else if offset - from >= 2 * DROP_BEHIND {
-            self.let_go(from, offset - DROP_BEHIND - from);
-            self.dropped_to = Some(offset - DROP_BEHIND);
+    /// Notes that a range was read, and lets go of what was read well before it, so that a seed does not push out what the host
+    /// works with.
+    pub(crate) fn drop_behind(&mut self, read: Range<u64>) {
+        let Some(mut behind) = self.behind.take() else { return };
+        if read.start != behind.end {
+            self.let_go(&behind);
+            behind.start = read.start;
+        }
+        behind.end = read.end;
+        if behind.end - behind.start >= 2 * DROP_BEHIND {
+            let from = behind.end - DROP_BEHIND;
+            self.let_go(&(behind.start..from));
+            behind.start = from;
+        }
+        self.behind = Some(behind);
+    }
+
+    fn let_go(&self, range: &Range<u64>) {
+        // A length of 0 would mean the whole file.
+        if !range.is_empty() {
+            let _ = posix_fadvise(
+                &self.file,
+                range.start.cast_signed(),
+                (range.end - range.start).cast_signed(),
+                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
+            );
         }
     }
 
-    fn let_go(&self, offset: u64, len: u64) {
-        let _ = posix_fadvise(
-            &self.file,
-            offset.cast_signed(),
-            len.cast_signed(),
-            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-        );
-    }
-
-    /// To be called after the last read: fails when the file was written to meanwhile.
-    pub(crate) fn finish(self) -> Result<()> {
-        if self.dropped_to.is_some() {
-            self.let_go(0, 0);
-        }
+    /// Fails when the file was written to since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
         let meta = self.file.metadata().map_err(Error::file("read", &self.path))?;
         if Stamp::of(&meta) == self.opened_as {
             return Ok(());
         }
         Err(Error::SourceChanged {
-            path: self.path,
+            path: self.path.clone(),
             detail: "it was written to while it was read".to_owned(),
         })
+    }
+
+    /// To be called after the last read: fails when the file was written to meanwhile.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.check_unchanged()
+    }
+}
+
+impl Drop for SourceFile {
+    fn drop(&mut self) {
+        if let Some(behind) = self.behind.take() {
+            self.let_go(&behind);
+        }
     }
 }
 

@@ -21,6 +21,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 pub(super) struct Connected {
     pub(super) link: Link,
     pub(super) digest: DigestKind,
+    /// How long the donor took to answer.
+    pub(super) delay: Duration,
 }
 
 /// Connects to the first of the donor's addresses that answers; `number` spreads connections over them.
@@ -70,6 +72,7 @@ fn shake_hands(
     let hello = hello.encode(&options.token, &greeting_bytes);
     link.queue(&hello)?;
     link.flush(false)?;
+    let asked_at = Instant::now();
     let welcome: [u8; WELCOME_LEN] = link.take_array()?;
     match decode_welcome(&welcome, &options.token, &hello)? {
         Verdict::Welcome => {}
@@ -77,6 +80,7 @@ fn shake_hands(
         Verdict::Token => return Err(Error::Token),
         Verdict::Busy => return Err(Error::Protocol("the donor has no free place")),
     }
+    let delay = asked_at.elapsed();
     link.set_stall(options.stall_timeout.min(SILENCE_MAX));
-    Ok(Connected { link, digest })
+    Ok(Connected { link, digest, delay })
 }

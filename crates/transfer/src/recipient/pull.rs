@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
-use super::shared::{Shared, Take};
+use super::shared::{Shared, Take, Window};
 use super::staging::StagedFile;
 use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;
@@ -19,8 +19,12 @@ use crate::{Error, Result};
 
 /// At least this much is asked for ahead, so that the donor never waits for a question.
 const AHEAD_MIN: u64 = 4 << 20;
-/// At most this much: what a fast connection moves in half a second may be more, but then so much is already on its way.
+/// At most this much.
 const AHEAD_MAX: u64 = 64 << 20;
+/// How much to ask for ahead, as the time that it takes to arrive, beside the path's own delay.
+const AHEAD_TIME: Duration = Duration::from_millis(100);
+/// The rate of a connection is taken anew this often.
+const RATE_INTERVAL: Duration = Duration::from_millis(200);
 /// Asked for at once.
 const BATCH_BYTES: u64 = 4 << 20;
 /// Small files asked for at once.
@@ -45,7 +49,7 @@ pub(super) fn pull_all(shared: &Shared<'_>, first: Option<Connected>, number: us
                 return Err(Error::Protocol("another digest than before"));
             }
             let before = shared.options.progress.snapshot().bytes_wire;
-            let mut puller = Puller::new(shared, connected.link);
+            let mut puller = Puller::new(shared, connected, number);
             shared.options.progress.connection_opened();
             let result = puller.run();
             shared.options.progress.connection_closed();
@@ -76,6 +80,7 @@ pub(super) fn pull_all(shared: &Shared<'_>, first: Option<Connected>, number: us
 struct Puller<'a> {
     shared: &'a Shared<'a>,
     link: Link,
+    number: usize,
     /// Asked for and not yet received, in the order of asking.
     asked: VecDeque<u32>,
     asked_bytes: u64,
@@ -88,13 +93,14 @@ struct Puller<'a> {
 }
 
 impl<'a> Puller<'a> {
-    fn new(shared: &'a Shared<'a>, link: Link) -> Self {
+    fn new(shared: &'a Shared<'a>, connected: Connected, number: usize) -> Self {
         Self {
             shared,
-            link,
+            link: connected.link,
+            number,
             asked: VecDeque::new(),
             asked_bytes: 0,
-            ahead: Ahead::new(),
+            ahead: Ahead::new(connected.delay),
             batch: Vec::with_capacity(WANT_MAX),
             hasher: ChunkHasher::new(shared.digest),
             file: None,
@@ -129,11 +135,17 @@ impl<'a> Puller<'a> {
 
     /// Keeps enough questions on the way. `true` when there is nothing more to ask for.
     fn ask(&mut self) -> Result<bool> {
-        while self.asked_bytes < self.ahead.bytes() && self.asked.len() < 4 * BATCH_CHUNKS {
+        while self.asked.len() < 4 * BATCH_CHUNKS {
             self.batch.clear();
-            match self.shared.take(BATCH_BYTES.min(self.ahead.bytes()), BATCH_CHUNKS, &mut self.batch) {
+            let window = Window {
+                asked: self.asked_bytes,
+                ahead: self.ahead.bytes(),
+                least: self.ahead.least(),
+                batch: BATCH_BYTES,
+            };
+            match self.shared.take(self.number, window, BATCH_CHUNKS, &mut self.batch) {
                 Take::Finished => return Ok(true),
-                Take::Nothing => return Ok(false),
+                Take::Nothing | Take::Enough => return Ok(false),
                 Take::Chunks(bytes) => {
                     self.asked.extend(&self.batch);
                     self.asked_bytes += bytes;
@@ -319,29 +331,39 @@ pub(super) fn donor_failure(link: &mut Link, len: usize) -> Error {
     }
 }
 
-/// How much to ask for ahead: what the connection moves in half a second, so that long fast paths stay full and a slow
-/// connection does not sit on work that others could do.
+/// How much to ask for ahead: what the connection moves in a moment and in the path's own delay, so that long fast paths stay
+/// full and a slow connection does not sit on work that others could do.
 struct Ahead {
+    delay: Duration,
     since: Instant,
     received: u64,
-    bytes: u64,
+    bytes_per_s: f64,
 }
 
 impl Ahead {
-    fn new() -> Self {
-        Self { since: Instant::now(), received: 0, bytes: AHEAD_MIN * 2 }
+    /// `delay`: how long an answer takes.
+    fn new(delay: Duration) -> Self {
+        let delay = delay.min(Duration::from_secs(1));
+        // Nothing is known yet: as if it were as fast as the path's first window allows, or 80 MB/s.
+        Self { delay, since: Instant::now(), received: 0, bytes_per_s: 80e6 }
     }
 
+    /// At most so many bytes.
     fn bytes(&self) -> u64 {
-        self.bytes
+        let time = AHEAD_TIME + 3 * self.delay;
+        ((self.bytes_per_s * time.as_secs_f64()) as u64).clamp(AHEAD_MIN, AHEAD_MAX)
+    }
+
+    /// At least so many: less would leave the path idle until the next question arrives.
+    fn least(&self) -> u64 {
+        (self.bytes_per_s * 2.0 * self.delay.as_secs_f64()) as u64 + 1
     }
 
     fn received(&mut self, bytes: u64) {
         self.received += bytes;
         let elapsed = self.since.elapsed();
-        if elapsed >= Duration::from_millis(500) {
-            let half_second = (self.received as f64 / elapsed.as_secs_f64() / 2.0) as u64;
-            self.bytes = half_second.clamp(AHEAD_MIN, AHEAD_MAX);
+        if elapsed >= RATE_INTERVAL {
+            self.bytes_per_s = self.received as f64 / elapsed.as_secs_f64();
             (self.since, self.received) = (Instant::now(), 0);
         }
     }

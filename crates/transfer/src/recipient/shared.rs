@@ -41,10 +41,25 @@ struct Work {
     last_failure: Option<Error>,
 }
 
+/// How much a connection wants to have on its way, in content bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// Asked for and not yet received.
+    pub(super) asked: u64,
+    /// Never more than this.
+    pub(super) ahead: u64,
+    /// At least this, also when little is left: less would leave the path idle.
+    pub(super) least: u64,
+    /// Most to ask for at once.
+    pub(super) batch: u64,
+}
+
 /// What a connection finds when it asks for work.
 pub(super) enum Take {
     /// Chunks were taken, of so many bytes.
     Chunks(u64),
+    /// As much is on its way as should be.
+    Enough,
     /// All chunks are with other connections.
     Nothing,
     /// All chunks are proven.
@@ -88,13 +103,20 @@ impl<'a> Shared<'a> {
     }
 
     /// Takes the next chunks to ask for.
-    pub(super) fn take(&self, bytes: u64, count: usize, out: &mut Vec<u32>) -> Take {
+    pub(super) fn take(&self, who: usize, window: Window, count: usize, out: &mut Vec<u32>) -> Take {
         let mut guard = self.lock();
         let work = &mut *guard;
         if work.missing == 0 {
             return Take::Finished;
         }
-        match work.queue.take(self.manifest, &work.proven, bytes, count, out) {
+        // Near the end nobody sits on work that another connection could do meanwhile.
+        let fair = (work.queue.left() + window.asked) / self.options.connections as u64;
+        let target = window.ahead.min(fair.max(window.least));
+        let Some(bytes) = target.checked_sub(window.asked).filter(|&bytes| bytes > 0) else {
+            return Take::Enough;
+        };
+        let bytes = bytes.min(window.batch);
+        match work.queue.take(self.manifest, &work.proven, who, (bytes, count), out) {
             0 => Take::Nothing,
             sum => Take::Chunks(sum),
         }
@@ -109,7 +131,7 @@ impl<'a> Shared<'a> {
     }
 
     pub(super) fn give_back(&self, chunks: &mut VecDeque<u32>) {
-        self.lock().queue.give_back(chunks.drain(..));
+        self.lock().queue.give_back(self.manifest, chunks.drain(..));
         self.changed.notify_all();
     }
 
@@ -125,7 +147,7 @@ impl<'a> Shared<'a> {
 
     /// A chunk arrived with a wrong digest.
     pub(super) fn damaged(&self, chunk: u32) -> Result<()> {
-        if self.lock().queue.give_back_damaged(chunk) {
+        if self.lock().queue.give_back_damaged(self.manifest, chunk) {
             return Ok(());
         }
         let place = self.manifest.locate(chunk).ok_or(Error::Protocol("a chunk that does not exist"))?;
