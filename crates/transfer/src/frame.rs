@@ -115,6 +115,10 @@ pub(crate) enum PieceKind {
     Failed = 1,
     /// A set of changed blocks (four bytes, one bit each), then those blocks; the others are as the recipient has them.
     Delta = 2,
+    /// LZ4.
+    Lz4 = 3,
+    /// Zstandard.
+    Zstd = 4,
 }
 
 /// The header of one piece of a chunk.
@@ -145,6 +149,8 @@ impl Piece {
             0 => PieceKind::Raw,
             1 => PieceKind::Failed,
             2 => PieceKind::Delta,
+            3 => PieceKind::Lz4,
+            4 => PieceKind::Zstd,
             _ => return Err(Error::Protocol("unknown encoding of a piece")),
         };
         let raw_len = le_u32(&bytes[..4]) as usize;
@@ -157,6 +163,7 @@ impl Piece {
                     && raw_len <= PIECE_MAX
                     && (DELTA_SET_LEN..=raw_len + DELTA_SET_LEN).contains(&wire_len)
             }
+            PieceKind::Lz4 | PieceKind::Zstd => raw_len <= PIECE_MAX && (1..raw_len).contains(&wire_len),
             PieceKind::Failed => raw_len == 0 && wire_len <= TEXT_MAX,
         };
         fits.then_some(piece).ok_or(Error::Protocol("piece of a wrong length"))

@@ -10,6 +10,7 @@
 
 mod beneath;
 mod cancel;
+mod compress;
 mod delta;
 mod digest;
 pub mod donor;
@@ -27,6 +28,7 @@ mod throttle;
 mod tls;
 
 pub use cancel::Cancel;
+pub use compress::Compression;
 pub use digest::DigestKind;
 pub use donor::{Donor, DonorOptions, DonorReport, NoGuard, SourceGuard};
 pub use error::{Error, Result};

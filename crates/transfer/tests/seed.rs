@@ -10,7 +10,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::{Bench, assert_same_tree, content, wait_in_background, write};
-use transfer::{DigestKind, Donor, DonorOptions, Error, Exclude, Phase, RecipientOptions, Token, receive};
+use transfer::{
+    Compression, DigestKind, Donor, DonorOptions, Error, Exclude, Phase, RecipientOptions, Token, receive,
+};
 
 fn seed_and_compare(change: impl FnOnce(&mut DonorOptions, &mut RecipientOptions)) {
     let bench = Bench::with_datadir();
@@ -60,6 +62,36 @@ fn a_tree_arrives_whole_over_ipv6_with_many_connections() {
         donor.listen = "[::1]:0".parse().unwrap();
         recipient.connections = 8;
     });
+}
+
+#[test]
+fn a_tree_arrives_whole_and_smaller_when_it_is_compressed() {
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let bench = Bench::with_datadir();
+        let noise = content(9, 6 << 20);
+        let text: Vec<u8> =
+            (0..400_000).flat_map(|row| format!("row {row:09} of a table;").into_bytes()).collect();
+        write(&bench.source(), "noise.ibd", &noise);
+        write(&bench.source(), "text.ibd", &text);
+        for tls in [false, true] {
+            let donor = Donor::start(DonorOptions { tls, ..bench.donor_options() }).unwrap();
+            let staging = bench.staging().with_extension(format!("{tls}"));
+            let options = RecipientOptions {
+                compression,
+                staging: staging.clone(),
+                journal: staging.with_extension("journal"),
+                ..bench.recipient_options(&donor)
+            };
+            let received = receive(options).unwrap();
+            assert_same_tree(&bench.source(), &staging);
+            let most = received.bytes_moved - text.len() as u64 / 2;
+            assert!(received.bytes_wire < most, "{compression:?}: {received:?}");
+        }
+        // A donor that does not want to is not made to.
+        let donor = Donor::start(DonorOptions { compression: false, ..bench.donor_options() }).unwrap();
+        let received = receive(RecipientOptions { compression, ..bench.recipient_options(&donor) }).unwrap();
+        assert!(received.bytes_wire > received.bytes_moved, "{received:?}");
+    }
 }
 
 #[test]

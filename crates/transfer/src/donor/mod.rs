@@ -71,6 +71,8 @@ pub struct DonorOptions {
     pub digests: Vec<DigestKind>,
     /// What to do about InnoDB pages with wrong checksums.
     pub pages: PagePolicy,
+    /// Whether to compress what travels, for recipients that ask for it.
+    pub compression: bool,
     /// Size of a chunk in bytes, a power of two of at least 256 KiB; `None` chooses by the size of the tree.
     pub chunk_size: Option<u32>,
 }
@@ -93,6 +95,7 @@ impl DonorOptions {
             idle_timeout: Duration::from_secs(600),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             pages: PagePolicy::Warn,
+            compression: true,
             chunk_size: None,
         }
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::source::SourceFile;
 use super::spawn;
 use super::state::Shared;
+use crate::compress::{self, Packer};
 use crate::delta::{changed_blocks, ranges};
 use crate::digest::{ChunkHasher, DigestKind};
 use crate::error::chain_text;
@@ -116,12 +117,14 @@ struct Guest {
     token_id: u64,
     session: [u8; 16],
     digest: DigestKind,
+    packer: Option<Packer>,
 }
 
 /// The handshake; `None` when the other end was refused and told so.
 fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
     let digests = shared.options.digests.iter().fold(0, |set, kind| set | kind.bit());
-    let greeting = Greeting { versions: VERSIONS, features: 0, digests, nonce: rand::random() }.encode();
+    let features = if shared.options.compression { compress::FEATURES } else { 0 };
+    let greeting = Greeting { versions: VERSIONS, features, digests, nonce: rand::random() }.encode();
     link.queue(&greeting)?;
     link.flush(false)?;
     let message: [u8; HELLO_LEN] = link.take_array()?;
@@ -145,7 +148,14 @@ fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
     link.flush(false)?;
     match (verdict, token) {
         (Verdict::Welcome, Some(token)) => {
-            Ok(Some(Guest { token, token_id: hello.token_id, session: hello.session, digest: hello.digest }))
+            let packer = Packer::new(hello.features & features)?;
+            Ok(Some(Guest {
+                token,
+                token_id: hello.token_id,
+                session: hello.session,
+                digest: hello.digest,
+                packer,
+            }))
         }
         _ => {
             tracing::warn!(?verdict, "recipient refused");
@@ -301,6 +311,9 @@ impl Serving<'_> {
             self.shared.options.throttle.acquire(len, &self.shared.cancel);
             let offset = place.offset + sent as u64;
             match &wanted.blocks {
+                None if self.guest.packer.as_mut().is_some_and(|packer| packer.wants(len)) => {
+                    self.send_packed(offset, len)?;
+                }
                 None => self.send_piece(offset, len)?,
                 Some(blocks) => {
                     self.send_difference(offset, len, blocks.get(sent / DELTA_BLOCK * 8..).unwrap_or(&[]))?;
@@ -337,6 +350,20 @@ impl Serving<'_> {
             self.link.unqueue(PIECE_HEADER_LEN);
         }
         read
+    }
+
+    /// As [`Self::send_piece`], but smaller, if it gets smaller.
+    fn send_packed(&mut self, offset: u64, len: usize) -> Result<()> {
+        let Some(file) = &self.file else { return Err(Error::Protocol("no file is open")) };
+        let piece = &mut self.scratch[..len];
+        file.read(piece, offset)?;
+        self.hasher.update(piece);
+        check_pages(self.shared, self.manifest.as_deref(), file, piece, offset)?;
+        let packed = self.guest.packer.as_mut().and_then(|packer| packer.pack(piece));
+        let (kind, bytes) = packed.unwrap_or((PieceKind::Raw, piece));
+        self.link.reserve(PIECE_HEADER_LEN + bytes.len())?;
+        self.link.queue(&Piece { kind, raw_len: len, wire_len: bytes.len() }.encode())?;
+        self.link.queue(bytes)
     }
 
     /// As [`Self::send_piece`], but only the blocks that the recipient does not have.

@@ -63,7 +63,7 @@ fn shake_hands(
         .ok_or(Error::Options("donor and recipient allow no common digest"))?;
     let hello = Hello {
         version,
-        features: 0,
+        features: options.compression.ask(greeting.features),
         digest,
         token_id: token_id(&options.token),
         session,

@@ -26,7 +26,9 @@ use crate::handshake::prove_root;
 use crate::link::Link;
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::progress::Phase;
-use crate::{Cancel, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token};
+use crate::{
+    Cancel, Compression, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token,
+};
 use connect::{Connected, connect};
 use journal::Journal;
 use pull::{donor_failure, pull_all};
@@ -67,6 +69,8 @@ pub struct RecipientOptions {
     pub delta_base: Option<PathBuf>,
     /// Digests to agree to, best first.
     pub digests: Vec<DigestKind>,
+    /// How what travels may be compressed.
+    pub compression: Compression,
 }
 
 impl RecipientOptions {
@@ -93,6 +97,7 @@ impl RecipientOptions {
             owner: None,
             delta_base: None,
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
+            compression: Compression::Auto,
         }
     }
 }

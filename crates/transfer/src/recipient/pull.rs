@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::connect::{Connected, connect};
 use super::shared::{Shared, Take, Window};
 use super::staging::StagedFile;
+use crate::compress::Unpacker;
 use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;
 use crate::frame::{
@@ -88,7 +89,8 @@ struct Puller<'a> {
     batch: Vec<u32>,
     hasher: ChunkHasher,
     file: Option<Arc<StagedFile>>,
-    /// For putting differences together.
+    unpacker: Unpacker,
+    /// For putting differences together and for unpacking; made when first needed.
     scratch: Vec<u8>,
 }
 
@@ -104,6 +106,7 @@ impl<'a> Puller<'a> {
             batch: Vec::with_capacity(WANT_MAX),
             hasher: ChunkHasher::new(shared.digest),
             file: None,
+            unpacker: Unpacker::default(),
             scratch: if shared.options.delta_base.is_some() { vec![0; PIECE_MAX] } else { Vec::new() },
         }
     }
@@ -236,6 +239,18 @@ impl<'a> Puller<'a> {
         if file.is_own_base() { Ok(()) } else { file.write(&self.scratch[..piece.raw_len], offset) }
     }
 
+    fn receive_packed(&mut self, file: &StagedFile, offset: u64, piece: Piece) -> Result<()> {
+        self.shared.options.throttle.acquire(piece.raw_len, &self.shared.stop);
+        self.link.need(piece.wire_len)?;
+        self.scratch.resize(PIECE_MAX, 0);
+        let content = &mut self.scratch[..piece.raw_len];
+        self.unpacker.unpack(piece.kind, &self.link.received()[..piece.wire_len], content)?;
+        self.link.consume(piece.wire_len);
+        self.shared.moved();
+        self.hasher.update(content);
+        file.write(content, offset)
+    }
+
     fn receive_chunk(&mut self, header: Header) -> Result<()> {
         let chunk = header.chunk;
         if self.asked.front() != Some(&chunk) {
@@ -263,6 +278,9 @@ impl<'a> Puller<'a> {
                     return Err(Error::Protocol("a difference to nothing"));
                 }
                 PieceKind::Delta => self.receive_difference(&file, place.offset + done as u64, piece)?,
+                PieceKind::Lz4 | PieceKind::Zstd => {
+                    self.receive_packed(&file, place.offset + done as u64, piece)?;
+                }
                 PieceKind::Raw => self.receive_raw(&file, place.offset + done as u64, piece.raw_len)?,
             }
             done += piece.raw_len;

@@ -14,7 +14,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
 use protocol::params::SeedStartParams;
-use protocol::seed::{Compression, DonorFacts, Secret, SeedOptions, SeedPlan, TransferProgress};
+use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, TransferProgress};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -63,12 +63,6 @@ pub(crate) async fn begin(
                 "{} takes no seeds without TLS; seed.allow_plain in its configuration allows it",
                 host.id
             ),
-        ));
-    }
-    if matches!(params.options.compression, Compression::Lz4 | Compression::Zstd) {
-        return Err(WireError::new(
-            ErrorCode::MissingCapability,
-            "this agent does not compress what travels: leave compression at auto or none",
         ));
     }
     if let Some(job) = host.jobs_of_requests.lock().await.get(&origin.request) {

@@ -227,6 +227,12 @@ async fn recipient_options(
     options.progress = Arc::new(Progress::new());
     options.cancel = Arc::new(Cancel::new());
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
+    options.compression = match params.options.compression {
+        protocol::seed::Compression::Auto => transfer::Compression::Auto,
+        protocol::seed::Compression::None => transfer::Compression::None,
+        protocol::seed::Compression::Lz4 => transfer::Compression::Lz4,
+        protocol::seed::Compression::Zstd => transfer::Compression::Zstd,
+    };
     let reuse = params.options.delta && !params.options.replace && target.datadir.exists();
     options.delta_base = reuse.then(|| target.datadir.clone());
     options.owner = nix::unistd::geteuid().is_root().then_some((target.uid, target.gid));
