@@ -363,23 +363,16 @@ fn is_local(socket: &TcpStream) -> bool {
     }
 }
 
-/// Listens at `addr`; [`accepted`] is for what comes.
+/// Listens at `addr`.
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let raw = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     raw.set_reuse_address(true)?;
-    spare_pacing(&raw);
+    if addr.ip().to_canonical().is_loopback() {
+        spare_pacing(&raw);
+    }
     raw.bind(&addr.into())?;
     raw.listen(128)?;
     Ok(raw.into())
-}
-
-/// Gives an accepted connection back what the listener took, if its path is a real one.
-pub(crate) fn accepted(socket: &TcpStream) {
-    if !is_local(socket)
-        && let Ok(usual) = std::fs::read("/proc/sys/net/ipv4/tcp_congestion_control")
-    {
-        let _ = SockRef::from(socket).set_tcp_congestion(usual.trim_ascii_end());
-    }
 }
 
 /// Within one machine, pacing (bbr) only costs: a timer and a wakeup for every few segments. A connection that began with it is

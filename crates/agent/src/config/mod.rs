@@ -145,7 +145,7 @@ pub(crate) struct SeedConfig {
     pub(crate) advertise: Vec<String>,
     /// Allow seeds without TLS; both sides must.
     pub(crate) allow_plain: bool,
-    /// Connections of a seed unless it says otherwise.
+    /// Connections of a seed unless it says otherwise; 0 chooses by the path between the hosts.
     pub(crate) connections: u16,
     /// Limit as a donor, in bytes per second over all its seeds; 0 is unlimited.
     pub(crate) donor_bytes_per_s: u64,
@@ -170,7 +170,7 @@ impl Default for SeedConfig {
             pages: PageCheck::Warn,
             advertise: Vec::new(),
             allow_plain: false,
-            connections: 4,
+            connections: 0,
             donor_bytes_per_s: 0,
             stall_s: 60,
             offer_s: 600,

@@ -20,7 +20,7 @@ use crate::frame::{
 use crate::handshake::{
     self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
 };
-use crate::link::{Bare, Link, accepted, tune};
+use crate::link::{Bare, Link, tune};
 use crate::progress::Phase;
 use crate::{Error, Manifest, PagePolicy, Result, Token, tls};
 
@@ -80,7 +80,6 @@ fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
     let socket = Arc::new(socket);
     shared.cancel.watch(&socket);
-    accepted(&socket);
     tune(&socket, shared.options.stall_timeout)?;
     let deadline = Instant::now() + HANDSHAKE_LIMIT;
     let keys = match &shared.identity {

@@ -48,7 +48,7 @@ pub struct RecipientOptions {
     pub staging: PathBuf,
     /// What is proven, on disk. Must not lie inside `staging`. Remove it together with `staging`.
     pub journal: PathBuf,
-    /// Connections that pull at once.
+    /// Connections that pull at once, at most 64; 0 chooses by how long the donor takes to answer.
     pub connections: usize,
     /// The limit on bytes received.
     pub throttle: Arc<Throttle>,
@@ -87,7 +87,7 @@ impl RecipientOptions {
             token,
             staging: staging.into(),
             journal: journal.into(),
-            connections: 4,
+            connections: 0,
             throttle: Arc::default(),
             progress: Arc::default(),
             cancel: Arc::default(),
@@ -101,6 +101,8 @@ impl RecipientOptions {
         }
     }
 }
+
+const CONNECTIONS_MAX: usize = 64;
 
 /// How long a failed recipient tries to tell the donor.
 const TELL_LIMIT: Duration = Duration::from_millis(500);
@@ -143,8 +145,8 @@ pub fn receive(options: RecipientOptions) -> Result<Received> {
 }
 
 fn check_options(options: &RecipientOptions) -> Result<()> {
-    if options.connections == 0 || options.connections > 64 {
-        return Err(Error::Options("connections must be from 1 to 64"));
+    if options.connections > CONNECTIONS_MAX {
+        return Err(Error::Options("connections must be at most 64"));
     }
     if options.digests.is_empty() {
         return Err(Error::Options("digests must not be empty"));
@@ -218,7 +220,12 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     progress.enter(Phase::Transfer);
     let session = journal.session;
     let (digest, stop) = (first.digest, Arc::clone(stop));
-    let shared = Shared::new(options, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
+    let connections = match options.connections {
+        0 => connections_for(first.delay),
+        asked => asked,
+    };
+    let shared =
+        Shared::new(options, connections, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
     let unsettled = transfer(&shared, first, journal)?;
 
     progress.enter(Phase::Verify);
@@ -240,6 +247,16 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
         root_digest,
         elapsed: started.elapsed(),
     })
+}
+
+/// On a short path as many as the cores can serve; on a long one each connection is held up by its own lost packets and
+/// windows, so many are better.
+fn connections_for(delay: Duration) -> usize {
+    match delay.as_millis() {
+        0..2 => thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
+        2..10 => 8,
+        _ => 16,
+    }
 }
 
 fn is_empty_dir(path: &std::path::Path) -> Result<bool> {
@@ -347,7 +364,7 @@ fn transfer(shared: &Shared<'_>, first: Connected, journal: &mut Journal) -> Res
         let settling = scope.spawn(|| settle::settle(shared, journal));
         thread::scope(|pullers| {
             let mut first = Some(first);
-            for number in 0..shared.options.connections {
+            for number in 0..shared.connections {
                 let ready = first.take();
                 let body = move || pull_all(shared, ready, number);
                 let thread =

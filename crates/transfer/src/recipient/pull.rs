@@ -362,8 +362,9 @@ impl Ahead {
     /// `delay`: how long an answer takes.
     fn new(delay: Duration) -> Self {
         let delay = delay.min(Duration::from_secs(1));
-        // Nothing is known yet: as if it were as fast as the path's first window allows, or 80 MB/s.
-        Self { delay, since: Instant::now(), received: 0, bytes_per_s: 80e6 }
+        // Nothing is known yet: as if it moved half a megabyte in each round trip, at most 80 MB/s.
+        let bytes_per_s = (512e3 / delay.as_secs_f64().max(1e-6)).min(80e6);
+        Self { delay, since: Instant::now(), received: 0, bytes_per_s }
     }
 
     /// At most so many bytes.

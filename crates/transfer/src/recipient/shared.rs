@@ -13,6 +13,8 @@ use crate::{Cancel, Error, Manifest, Result};
 
 pub(super) struct Shared<'a> {
     pub(super) options: &'a RecipientOptions,
+    /// How many pull at once.
+    pub(super) connections: usize,
     pub(super) manifest: &'a Manifest,
     pub(super) staging: &'a Staging,
     pub(super) digest: DigestKind,
@@ -67,8 +69,10 @@ pub(super) enum Take {
 }
 
 impl<'a> Shared<'a> {
+    #[expect(clippy::too_many_arguments, reason = "it only gathers them")]
     pub(super) fn new(
         options: &'a RecipientOptions,
+        connections: usize,
         manifest: &'a Manifest,
         staging: &'a Staging,
         proven: DigestTable,
@@ -90,6 +94,7 @@ impl<'a> Shared<'a> {
         };
         Self {
             options,
+            connections,
             manifest,
             staging,
             digest,
@@ -110,7 +115,7 @@ impl<'a> Shared<'a> {
             return Take::Finished;
         }
         // Near the end nobody sits on work that another connection could do meanwhile.
-        let fair = (work.queue.left() + window.asked) / self.options.connections as u64;
+        let fair = (work.queue.left() + window.asked) / self.connections as u64;
         let target = window.ahead.min(fair.max(window.least));
         let Some(bytes) = target.checked_sub(window.asked).filter(|&bytes| bytes > 0) else {
             return Take::Enough;

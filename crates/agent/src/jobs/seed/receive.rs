@@ -221,8 +221,7 @@ async fn recipient_options(
         None => None,
     };
     let asked = params.options.connections;
-    options.connections =
-        usize::from(if asked == 0 { host.config.seed.connections } else { asked }).clamp(1, 64);
+    options.connections = usize::from(if asked == 0 { host.config.seed.connections } else { asked }).min(64);
     options.throttle = throttle;
     options.progress = Arc::new(Progress::new());
     options.cancel = Arc::new(Cancel::new());

@@ -1,31 +1,41 @@
 //! Measures seeds against what a DBA would use instead, on this machine, in one run, in turn.
 //!
-//! Every contestant moves the same tree over loopback between separate processes. Wall time runs from the first process to the
-//! last byte (on disk: until it is written out); CPU time is that of all processes of both sides. Only ratios mean anything, and
-//! those of CPU time more than those of wall time where the machine is busy.
+//! Every contestant moves the same tree between separate processes, over loopback unless the lane says otherwise. Wall time runs
+//! from the first process to the last one's end (on disk: until everything is written out); CPU time is that of all
+//! processes of a side. Only ratios mean anything, and those of CPU time more than those of wall time where the machine is busy.
 
+mod claims;
 mod contest;
 mod dataset;
 mod floor;
+mod lane;
+mod lanes;
+mod process;
 mod report;
 mod roles;
+mod way;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use contest::{Contestant, Lane};
+use process::failed;
 
-const USAGE: &str = "usage: seed-bench [--rounds N] [--large-mib N] [--small-files N] [--tmpfs DIR] [--disk DIR] [--only NAME,NAME]
-                  [--docs FILE] [--json FILE]";
+const USAGE: &str =
+    "usage: seed-bench [--quick] [--rounds N] [--lane TEXT] [--only NAME,NAME] [--tmpfs DIR] [--disk DIR]
+                  [--docs FILE] [--json FILE]
+
+  --quick       a tenth of the data, one round, loopback only: to see that it runs
+  --lane TEXT   only lanes whose name contains TEXT
+  --only NAMES  only these contestants";
 
 /// What to measure.
 struct Plan {
-    rounds: usize,
-    large_mib: u64,
-    small_files: u64,
-    tmpfs: Option<PathBuf>,
-    disk: Option<PathBuf>,
+    quick: bool,
+    rounds: Option<usize>,
+    lane: String,
     only: Vec<String>,
+    tmpfs: PathBuf,
+    disk: PathBuf,
     docs: Option<PathBuf>,
     json: Option<PathBuf>,
 }
@@ -47,27 +57,31 @@ fn main() -> ExitCode {
 
 fn parse(args: &[String]) -> Result<Plan, String> {
     let mut plan = Plan {
-        rounds: 5,
-        large_mib: 2048,
-        small_files: 20_000,
-        tmpfs: Some(PathBuf::from("/dev/shm")),
-        disk: Some(std::env::temp_dir()),
+        quick: false,
+        rounds: None,
+        lane: String::new(),
         only: Vec::new(),
+        tmpfs: PathBuf::from("/dev/shm"),
+        disk: std::env::temp_dir(),
         docs: None,
         json: None,
     };
     let mut args = args.iter();
     while let Some(flag) = args.next() {
+        if flag == "--quick" {
+            plan.quick = true;
+            continue;
+        }
         let value = args.next().ok_or(USAGE)?;
-        let number = || value.parse::<u64>().map_err(|_| format!("{flag} needs a number"));
-        let dir = || (value != "none").then(|| PathBuf::from(value));
         match flag.as_str() {
-            "--rounds" => plan.rounds = number()?.max(1) as usize,
-            "--large-mib" => plan.large_mib = number()?,
-            "--small-files" => plan.small_files = number()?,
-            "--tmpfs" => plan.tmpfs = dir(),
-            "--disk" => plan.disk = dir(),
+            "--rounds" => {
+                let rounds = value.parse::<usize>().map_err(|_| "--rounds needs a number")?;
+                plan.rounds = Some(rounds.max(1));
+            }
+            "--lane" => plan.lane.clone_from(value),
             "--only" => plan.only = value.split(',').map(str::to_owned).collect(),
+            "--tmpfs" => plan.tmpfs = PathBuf::from(value),
+            "--disk" => plan.disk = PathBuf::from(value),
             "--docs" => plan.docs = Some(PathBuf::from(value)),
             "--json" => plan.json = Some(PathBuf::from(value)),
             _ => return Err(USAGE.to_owned()),
@@ -78,31 +92,30 @@ fn parse(args: &[String]) -> Result<Plan, String> {
 
 fn measure(plan: &Plan) -> Result<(), String> {
     let mut tables = Vec::new();
-    for (name, dir, on_disk) in [("tmpfs", &plan.tmpfs, false), ("disk", &plan.disk, true)] {
-        let Some(dir) = dir else { continue };
-        for (set, make) in dataset::sets(plan.large_mib, plan.small_files) {
-            let lane = Lane::prepare(dir, on_disk, &make)?;
-            let contestants: Vec<Contestant> = Contestant::all()
-                .into_iter()
-                .filter(|contestant| {
-                    plan.only.is_empty() || plan.only.iter().any(|name| name == contestant.name())
-                })
-                .collect();
-            tables.push(lane.run(&format!("{set}, {name}"), &contestants, plan.rounds)?);
+    let mut skipped = Vec::new();
+    for mut lane in lanes::all(plan.quick) {
+        if !lane.name.contains(&plan.lane) {
+            continue;
+        }
+        lane.rounds = plan.rounds.unwrap_or(lane.rounds);
+        match lane.run(&plan.tmpfs, &plan.disk, &plan.only) {
+            Ok(table) => tables.push(table),
+            Err(why) => {
+                eprintln!("{}: skipped, because {why}", lane.name);
+                skipped.push((lane.name, why));
+            }
         }
     }
-    let text = report::markdown(&tables, plan.rounds);
+    let text = report::markdown(&tables, &skipped);
     println!("{text}");
     if let Some(path) = &plan.docs {
-        std::fs::write(path, &text).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        std::fs::write(path, &text).map_err(failed(&format!("cannot write {}", path.display())))?;
     }
     if let Some(path) = &plan.json {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)
-                .map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
-        }
-        std::fs::write(path, report::json(&tables))
-            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        let dir = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir).map_err(failed(&format!("cannot make {}", dir.display())))?;
+        let text = claims::json(&tables);
+        std::fs::write(path, text).map_err(failed(&format!("cannot write {}", path.display())))?;
     }
     Ok(())
 }

@@ -3,15 +3,27 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use transfer::{Donor, DonorOptions, RecipientOptions, Token, receive};
+use transfer::{Compression, Donor, DonorOptions, RecipientOptions, Token, receive};
 
 /// Runs one role; see [`crate::contest`] for who starts it with what.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["donor", root, port, token, tls] => donor(root, port, token, *tls == "tls"),
-        ["recipient", staging, port, token, fingerprint, connections, durable] => {
-            recipient(staging, port, token, fingerprint, connections, *durable == "durable")
+        ["donor", root, addr, token, tls] => donor(root, addr, token, *tls == "tls"),
+        ["recipient", staging, addr, token, fingerprint, durable, compression, old] => {
+            let mut options = recipient(staging, addr, token)?;
+            options.fingerprint = fingerprint.parse().ok();
+            options.durable = *durable == "durable";
+            options.compression = match *compression {
+                "none" => Compression::None,
+                "lz4" => Compression::Lz4,
+                "zstd" => Compression::Zstd,
+                _ => Compression::Auto,
+            };
+            options.delta_base = (*old != "-").then(|| old.into());
+            let received = receive(options).map_err(|error| format!("{error:?}"))?;
+            report(received.bytes_wire);
+            Ok(())
         }
         ["floor-send", root, addr] => {
             crate::floor::send(Path::new(root), addr).map_err(|error| error.to_string())
@@ -24,10 +36,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn donor(root: &str, port: &str, token: &str, tls: bool) -> Result<(), String> {
+fn donor(root: &str, addr: &str, token: &str, tls: bool) -> Result<(), String> {
     let token: Token = token.parse().map_err(|_| "bad token")?;
     let options = DonorOptions {
-        listen: format!("127.0.0.1:{port}").parse().map_err(|_| "bad port")?,
+        listen: addr.parse().map_err(|_| "bad address")?,
         tls,
         ..DonorOptions::new(root, token)
     };
@@ -36,40 +48,29 @@ fn donor(root: &str, port: &str, token: &str, tls: bool) -> Result<(), String> {
         "{}",
         donor.fingerprint().map_or_else(|| "plain".to_owned(), |fingerprint| fingerprint.to_string())
     );
-    donor.wait().map_err(|error| format!("{error:?}"))?;
+    let done = donor.wait().map_err(|error| format!("{error:?}"))?;
     // The recipient hangs up by itself when it has read the donor's proof.
     while donor.progress().snapshot().connections > 0 {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
-    report_memory("donor");
+    report(done.bytes_sent);
     Ok(())
 }
 
-fn recipient(
-    staging: &str,
-    port: &str,
-    token: &str,
-    fingerprint: &str,
-    connections: &str,
-    durable: bool,
-) -> Result<(), String> {
+fn recipient(staging: &str, addr: &str, token: &str) -> Result<RecipientOptions, String> {
     let token: Token = token.parse().map_err(|_| "bad token")?;
-    let addr = format!("127.0.0.1:{port}").parse().map_err(|_| "bad port")?;
+    let addr = addr.parse().map_err(|_| "bad address")?;
     let journal = format!("{staging}.journal");
-    let options = RecipientOptions {
-        fingerprint: fingerprint.parse().ok(),
-        connections: connections.parse().map_err(|_| "bad number of connections")?,
-        durable,
-        ..RecipientOptions::new(vec![addr], token, staging, journal)
-    };
-    receive(options).map_err(|error| format!("{error:?}"))?;
-    report_memory("recipient");
-    Ok(())
+    let mut options = RecipientOptions::new(vec![addr], token, staging, journal);
+    if let Some(asked) = std::env::var("SEED_BENCH_CONNECTIONS").ok().and_then(|text| text.parse().ok()) {
+        options.connections = asked;
+    }
+    Ok(options)
 }
 
-/// Peak resident memory, read by the parent.
-fn report_memory(role: &str) {
+/// Peak resident memory and bytes on the wire, read by the parent.
+fn report(wire: u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0");
-    println!("peak {role} {}", peak.trim());
+    println!("figures {} {wire}", peak.split_whitespace().next().unwrap_or("0"));
 }
