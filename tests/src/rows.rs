@@ -14,16 +14,27 @@ use tokio::task::JoinHandle;
 /// When the server refuses.
 pub async fn fill(server: &Mysqld, mib: u32) {
     let mut conn = server.connect().await.unwrap();
+    let is_mysql = server.vendor().is_mysql();
+    let engine = if is_mysql { "InnoDB" } else { "Aria" };
+    if is_mysql {
+        conn.query_drop("SET cte_max_recursion_depth = 100000").await.unwrap();
+    }
     for statement in [
         "CREATE DATABASE shop",
         "USE shop",
         "CREATE TABLE shop.items (id INT PRIMARY KEY, name VARCHAR(64) NOT NULL, photo MEDIUMBLOB NOT NULL)",
         "CREATE TABLE shop.customers (id INT PRIMARY KEY, name VARCHAR(64) NOT NULL, KEY (name)) ENGINE=InnoDB",
-        "CREATE TABLE shop.notes (id INT PRIMARY KEY, body TEXT) ENGINE=Aria",
+        &format!("CREATE TABLE shop.notes (id INT PRIMARY KEY, body TEXT) ENGINE={engine}"),
         "CREATE TABLE shop.writes (id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(64) NOT NULL)",
         "SET sql_log_bin=0",
-        "INSERT INTO shop.customers SELECT seq, CONCAT('customer ', MD5(seq)) FROM seq_1_to_2000",
-        "INSERT INTO shop.notes SELECT seq, REPEAT(MD5(seq), 10) FROM seq_1_to_200",
+        &format!(
+            "INSERT INTO shop.customers SELECT seq, CONCAT('customer ', LEFT(SHA2(seq, 256), 32)) FROM {}",
+            sequence(is_mysql, 1, 2000)
+        ),
+        &format!(
+            "INSERT INTO shop.notes SELECT seq, REPEAT(SHA2(seq, 256), 5) FROM {}",
+            sequence(is_mysql, 1, 200)
+        ),
     ] {
         conn.query_drop(statement).await.unwrap();
     }
@@ -31,12 +42,21 @@ pub async fn fill(server: &Mysqld, mib: u32) {
     let photo = vec!["RANDOM_BYTES(1024)"; 16].join(",");
     for megabyte in 0..mib {
         let (first, last) = (megabyte * 64 + 1, (megabyte + 1) * 64);
-        let insert = format!(
-            "INSERT INTO shop.items SELECT seq, CONCAT('item ', seq), CONCAT({photo}) FROM seq_{first}_to_{last}"
-        );
+        let from = sequence(is_mysql, first, last);
+        let insert =
+            format!("INSERT INTO shop.items SELECT seq, CONCAT('item ', seq), CONCAT({photo}) FROM {from}");
         conn.query_drop(insert).await.unwrap();
     }
     conn.disconnect().await.unwrap();
+}
+
+/// A table of numbers: MariaDB has an engine for it, MySQL counts by itself.
+fn sequence(is_mysql: bool, first: u32, last: u32) -> String {
+    if !is_mysql {
+        return format!("seq_{first}_to_{last}");
+    }
+    let count = format!("SELECT {first} AS seq UNION ALL SELECT seq + 1 FROM s WHERE seq < {last}");
+    format!("(WITH RECURSIVE s AS ({count}) SELECT seq FROM s) AS s")
 }
 
 /// Checksums of the tables that nobody writes to.
@@ -80,6 +100,10 @@ impl Writer {
     /// When the server refuses.
     pub async fn start(server: &Mysqld) -> Self {
         let mut conn = server.connect().await.unwrap();
+        let position = match server.vendor().is_mysql() {
+            true => "SELECT LAST_INSERT_ID(), @@GLOBAL.gtid_executed",
+            false => "SELECT LAST_INSERT_ID(), @@last_gtid",
+        };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
@@ -88,8 +112,7 @@ impl Writer {
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
                 conn.query_drop("INSERT INTO shop.writes (note) VALUES (UUID())").await.unwrap();
-                let row: Option<(u64, String)> =
-                    conn.query_first("SELECT LAST_INSERT_ID(), @@last_gtid").await.unwrap();
+                let row: Option<(u64, String)> = conn.query_first(position).await.unwrap();
                 let (id, gtid) = row.unwrap();
                 written.push((id, sequence_of(&gtid)));
             }
@@ -108,11 +131,11 @@ impl Writer {
     }
 }
 
-/// The last part of a MariaDB GTID (`0-1-42`), of the last one of a list.
+/// The last part of a GTID (`0-1-42`, `…:1-42`), of the last one of a list; 0 where there is none.
 ///
 /// # Panics
 /// When it is none.
 #[must_use]
 pub fn sequence_of(gtid: &str) -> u64 {
-    gtid.rsplit('-').next().unwrap().parse().unwrap()
+    if gtid.is_empty() { 0 } else { gtid.rsplit(['-', ':']).next().unwrap().trim().parse().unwrap() }
 }

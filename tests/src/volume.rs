@@ -34,7 +34,16 @@ impl Volume {
     /// When the tools are missing or mounting is not allowed.
     #[must_use]
     pub fn make(kind: Kind, size_mib: u64) -> Self {
-        let dir = tempfile::Builder::new().prefix("oa-v-").tempdir().unwrap();
+        Self::make_below(&std::env::temp_dir(), kind, size_mib)
+    }
+
+    /// As [`make`](Self::make), below a directory that a server in a tree of its own can see.
+    ///
+    /// # Panics
+    /// As [`make`](Self::make).
+    #[must_use]
+    pub fn make_below(parent: &Path, kind: Kind, size_mib: u64) -> Self {
+        let dir = tempfile::Builder::new().prefix("oa-v-").tempdir_in(parent).unwrap();
         // Servers run as another user and must get through.
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         let (image, mount_point) = (dir.path().join("image"), dir.path().join("fs"));

@@ -25,16 +25,20 @@ const POLL: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(90);
 /// Longest path of a Unix socket, bytes.
 const MAX_SOCKET_PATH: usize = 107;
-/// Where the tree with MySQL 9 is, or is made.
-const MYSQL9_ROOT: &str = "/tmp/mysql9";
 
 /// Whose server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Vendor {
     /// The distribution's MariaDB.
+    #[default]
     Mariadb,
     /// Oracle's MySQL 9 in a tree of its own; see [`mysql9_root`].
     Mysql9 {
+        /// The tree.
+        root: PathBuf,
+    },
+    /// MariaDB 11.8 in a tree of its own; see [`mariadb11_root`].
+    Mariadb11 {
         /// The tree.
         root: PathBuf,
     },
@@ -76,14 +80,26 @@ pub struct Mysqld {
 /// # Errors
 /// The reason why there is none, for "skipped, because …".
 pub fn mysql9_root() -> Result<PathBuf> {
-    let root = std::env::var_os("OA_MYSQL9_ROOT").map_or_else(|| PathBuf::from(MYSQL9_ROOT), PathBuf::from);
-    let _lock = lock(&std::env::temp_dir().join("oa-mysql9.lock"))?;
+    server_root("mysql9", "OA_MYSQL9_ROOT")
+}
+
+/// The tree with MariaDB 11.8, made as [`mysql9_root`] is.
+///
+/// # Errors
+/// The reason why there is none, for "skipped, because …".
+pub fn mariadb11_root() -> Result<PathBuf> {
+    server_root("mariadb11", "OA_MARIADB11_ROOT")
+}
+
+fn server_root(name: &str, variable: &str) -> Result<PathBuf> {
+    let root = std::env::var_os(variable).map_or_else(|| Path::new("/tmp").join(name), PathBuf::from);
+    let _lock = lock(&std::env::temp_dir().join(format!("oa-{name}.lock")))?;
     if !root.join(".complete").exists() {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/mysql9-root");
-        let output = Command::new(&script).arg(&root).stdin(Stdio::null()).output();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/server-root");
+        let output = Command::new(&script).arg(name).arg(&root).stdin(Stdio::null()).output();
         let output = output.with_context(|| format!("cannot run {}", script.display()))?;
         let last = String::from_utf8_lossy(&output.stderr).lines().last().unwrap_or_default().to_owned();
-        ensure!(output.status.success(), "{} failed: {last}", script.display());
+        ensure!(output.status.success(), "{} {name} failed: {last}", script.display());
     }
     Ok(root)
 }
@@ -247,6 +263,12 @@ impl Mysqld {
         self.base.path().join("my.cnf")
     }
 
+    /// Whose server it is.
+    #[must_use]
+    pub fn vendor(&self) -> &Vendor {
+        &self.options.vendor
+    }
+
     /// Its data directory.
     #[must_use]
     pub fn datadir(&self) -> &Path {
@@ -320,7 +342,7 @@ impl Mysqld {
             text.push_str("user=mysql\n");
         }
         text.push_str(match self.options.vendor {
-            Vendor::Mariadb => "innodb-log-file-size=10M\n",
+            Vendor::Mariadb | Vendor::Mariadb11 { .. } => "innodb-log-file-size=10M\n",
             Vendor::Mysql9 { .. } => {
                 "gtid-mode=ON\nenforce-gtid-consistency=ON\nmysqlx=OFF\nsecure-file-priv=NULL\n\
                  innodb-redo-log-capacity=32M\n"
@@ -361,18 +383,24 @@ impl Vendor {
     fn program(&self) -> Vec<String> {
         match self {
             Self::Mariadb => vec![mariadbd()],
-            Self::Mysql9 { root } => {
-                vec!["chroot".to_owned(), root.display().to_string(), "/usr/sbin/mysqld".to_owned()]
-            }
+            Self::Mysql9 { root } => within(root, "/usr/sbin/mysqld"),
+            Self::Mariadb11 { root } => within(root, "/usr/sbin/mariadbd"),
         }
     }
 
     /// A directory with a short path that the server can see.
-    fn short_dir(&self) -> PathBuf {
+    #[must_use]
+    pub fn short_dir(&self) -> PathBuf {
         match self {
             Self::Mariadb => PathBuf::from("/tmp"),
-            Self::Mysql9 { root } => root.join("srv"),
+            Self::Mysql9 { root } | Self::Mariadb11 { root } => root.join("srv"),
         }
+    }
+
+    /// True for Oracle's servers, whose SQL differs from MariaDB's.
+    #[must_use]
+    pub fn is_mysql(&self) -> bool {
+        matches!(self, Self::Mysql9 { .. })
     }
 
     /// A fresh datadir, made once per machine and version.
@@ -404,15 +432,24 @@ impl Vendor {
     }
 
     fn initialize(&self, data: &Path) -> Result<()> {
+        let install = |mut argv: Vec<String>| {
+            argv.extend(
+                [
+                    "--no-defaults",
+                    "--auth-root-authentication-method=normal",
+                    "--skip-test-db",
+                    // A tree of its own has no /etc/hosts.
+                    "--force",
+                    "--innodb-log-file-size=10M",
+                    "--innodb-undo-tablespaces=0",
+                ]
+                .map(str::to_owned),
+            );
+            argv
+        };
         let mut argv = match self {
-            Self::Mariadb => vec![
-                "mariadb-install-db".to_owned(),
-                "--no-defaults".to_owned(),
-                "--auth-root-authentication-method=normal".to_owned(),
-                "--skip-test-db".to_owned(),
-                "--innodb-log-file-size=10M".to_owned(),
-                "--innodb-undo-tablespaces=0".to_owned(),
-            ],
+            Self::Mariadb => install(vec!["mariadb-install-db".to_owned()]),
+            Self::Mariadb11 { root } => install(within(root, "/usr/bin/mariadb-install-db")),
             Self::Mysql9 { .. } => {
                 let mut argv = self.program();
                 argv.extend(
@@ -435,6 +472,11 @@ impl Vendor {
             _ => Ok(()),
         }
     }
+}
+
+/// Argv of a program in a tree of its own.
+fn within(root: &Path, program: &str) -> Vec<String> {
+    vec!["chroot".to_owned(), root.display().to_string(), program.to_owned()]
 }
 
 /// A port that was free a moment ago.
