@@ -13,7 +13,7 @@ use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Compression, Offer, SeedOptions};
 use testkit::agent::{Agent, AgentOptions, Program};
-use testkit::mysqld::{Mysqld, MysqldOptions};
+use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
 
@@ -60,6 +60,12 @@ pub type Configure = Box<dyn Fn(&str, &mut AgentOptions)>;
 pub struct WorldOptions {
     /// Snapshots of the donor.
     pub provider: Provider,
+    /// Whose servers.
+    pub vendor: Vendor,
+    /// Lines for the option files of both servers.
+    pub server_lines: Vec<String>,
+    /// Further lines for the donor's.
+    pub donor_lines: Vec<String>,
     /// MiB of BLOBs on the donor.
     pub data_mib: u32,
     /// Where the recipient lies; absent: in the temporary directory.
@@ -96,24 +102,18 @@ impl World {
     pub async fn start(options: WorldOptions) -> Self {
         let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
         let mut volumes = Vec::new();
-        let (parent, provider) = ground(options.provider, &mut volumes);
+        let (parent, provider) = ground(options.provider, &options.vendor, &mut volumes);
         let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
         volumes.extend(options.recipient_volume);
+        let is_btrfs = provider == "btrfs";
+        let donor_lines = [options.server_lines.clone(), options.donor_lines.clone()].concat();
+        let recipient_parent = recipient_parent.or_else(|| parent.clone().filter(|_| is_btrfs));
         let (donor_db, recipient_db) = tokio::join!(
-            server(parent.clone(), provider == "btrfs"),
-            server(
-                recipient_parent.or_else(|| (provider == "btrfs").then(|| parent.clone()).flatten()),
-                provider == "btrfs"
-            ),
+            server(&options.vendor, &donor_lines, parent.clone(), is_btrfs),
+            server(&options.vendor, &options.server_lines, recipient_parent, is_btrfs),
         );
         rows::fill(&donor_db, options.data_mib).await;
-        for statement in [
-            "CREATE DATABASE own",
-            "CREATE TABLE own.marker (id INT PRIMARY KEY)",
-            "INSERT INTO own.marker VALUES (4711)",
-        ] {
-            recipient_db.exec(statement).await.unwrap();
-        }
+        mark(&recipient_db).await;
         let snapshots = parent.unwrap_or_else(|| donor_db.base().to_owned()).join("snapshots");
         let host = |id: &str, mut db: Mysqld, root: &Path| {
             db.hand_over();
@@ -132,6 +132,22 @@ impl World {
         world.serving(&world.donor.id()).await;
         world.serving(&world.recipient.id()).await;
         world
+    }
+
+    /// One more recipient on the same bus, with its own row too.
+    ///
+    /// # Panics
+    /// When anything does not come up.
+    pub async fn another(&self, id: &str, configure: impl FnOnce(&mut AgentOptions)) -> Host {
+        let mut db = server(self.donor.db.vendor(), &[], None, false).await;
+        mark(&db).await;
+        db.hand_over();
+        let mut agent = AgentOptions::new(id, &self.nats.url());
+        agent.mysql(&db);
+        configure(&mut agent);
+        let host = Host { agent: Agent::start(agent).unwrap(), db };
+        self.serving(&host.id()).await;
+        host
     }
 
     /// Waits until an agent answers.
@@ -200,7 +216,7 @@ impl World {
     /// An offer of the newest snapshot to the recipient.
     pub async fn offer(&self, plain: bool) -> Offer {
         let recipient = self.recipient.id();
-        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, plain }).await
+        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, stream: None, plain }).await
     }
 
     /// Begins a seed from the newest snapshot.
@@ -298,6 +314,17 @@ impl World {
     }
 }
 
+/// A row by which old data are known again.
+async fn mark(db: &Mysqld) {
+    for statement in [
+        "CREATE DATABASE own",
+        "CREATE TABLE own.marker (id INT PRIMARY KEY)",
+        "INSERT INTO own.marker VALUES (4711)",
+    ] {
+        db.exec(statement).await.unwrap();
+    }
+}
+
 /// What ctl said.
 #[derive(Debug)]
 pub struct Said {
@@ -348,7 +375,7 @@ pub fn swiftly() -> SeedOptions {
 }
 
 /// The directory that the donor lies in, and the name of its provider.
-fn ground(provider: Provider, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'static str) {
+fn ground(provider: Provider, vendor: &Vendor, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'static str) {
     let (kind, name) = match provider {
         Provider::Reflink => (Kind::Xfs, "reflink"),
         Provider::Btrfs => (Kind::Btrfs, "btrfs"),
@@ -358,14 +385,19 @@ fn ground(provider: Provider, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'
         eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
         return (None, "directory");
     }
-    let volume = Volume::make(kind, 1024);
+    let volume = Volume::make_below(&vendor.short_dir(), kind, 1024);
     let path = volume.path().to_owned();
     volumes.push(volume);
     (Some(path), name)
 }
 
-async fn server(parent: Option<PathBuf>, subvolume: bool) -> Mysqld {
-    let mut options = MysqldOptions { parent: parent.clone(), ..MysqldOptions::default() };
+async fn server(vendor: &Vendor, lines: &[String], parent: Option<PathBuf>, subvolume: bool) -> Mysqld {
+    let mut options = MysqldOptions {
+        vendor: vendor.clone(),
+        parent: parent.clone(),
+        lines: lines.to_vec(),
+        ..MysqldOptions::default()
+    };
     if let (Some(parent), true) = (parent, subvolume) {
         let datadir = parent.join(format!("data-{}", uuid::Uuid::now_v7()));
         let made = tokio::process::Command::new("btrfs")

@@ -95,7 +95,7 @@ async fn parameters(world: &World, spec: &Spec) -> Asked {
         }
         "binlog.binary" => asked(json!({"file": newest_binlog(world).await})),
         "seed.plan" => {
-            let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None }).await;
+            let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
             asked(json!({"donor": donor, "options": SeedOptions::default()}))
         }
         other => panic!("{other} is a query that this test does not know: give it parameters"),

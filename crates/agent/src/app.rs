@@ -167,6 +167,7 @@ fn make_host(config: Config, id: AgentId, runner: Runner, outbox: Outbox, bus: B
         acting: Mutex::new(None),
         doomed: Arc::default(),
         look: tokio::sync::Notify::new(),
+        kept: tokio::sync::Notify::new(),
     })
 }
 

@@ -48,6 +48,7 @@ impl Handler for AgentHandler {
             }
             Command::JobsList(p) => value(&view::list(host, &p).await?),
             Command::JobsShow(p) => value(&view::show(host, p.job).await?),
+            Command::JobsRecord(p) => value(&view::record(host, &p).await?),
             Command::JobsAbort(p) => value(&jobs::abort(host, p.job, &origin.actor).await?),
 
             Command::HostDiskUsage(p) => value(&queries::host::disk_usage(host, &p).await?),
@@ -70,7 +71,9 @@ impl Handler for AgentHandler {
             Command::BinlogText(p) => value(&queries::binlog::text(host, p).await?),
             Command::BinlogBinary(p) => value(&queries::binlog::binary(host, p).await?),
 
-            Command::SeedSurvey(p) => value(&jobs::offer::survey(host, p.snapshot.as_ref()).await?),
+            Command::SeedSurvey(p) => {
+                value(&jobs::offer::survey(host, p.snapshot.as_ref(), p.stream.as_deref()).await?)
+            }
             Command::SeedOffer(p) => value(&jobs::offer::open(host, p, &origin).await?),
             Command::SeedRelease(p) => value(&jobs::offer::release(host, p.offer, &origin.actor).await?),
             Command::SeedPlan(p) => value(&jobs::seed::plan_here(host, &p.donor, &p.options).await),

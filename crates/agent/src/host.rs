@@ -62,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) doomed: Arc<Doomed>,
     /// Wakes the reconciler before its time.
     pub(crate) look: tokio::sync::Notify,
+    /// Tells who removes old datadirs that one more is kept.
+    pub(crate) kept: tokio::sync::Notify,
 }
 
 /// The snapshot provider with its mounts.

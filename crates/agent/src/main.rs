@@ -8,6 +8,7 @@ mod guardian;
 mod handler;
 mod host;
 mod jobs;
+mod load;
 mod observe;
 mod publish;
 mod queries;

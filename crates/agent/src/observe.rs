@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::event::{EventData, MysqlStateChange, SnapshotEvent, SnapshotGone};
 use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary, SnapshotSummary};
+use protocol::host::HostLoad;
 use protocol::ids::SnapshotId;
 use protocol::mysql::{ServerInfo, ServerState};
 use protocol::snapshot::{Snapshot, Validity};
@@ -32,6 +33,8 @@ pub(crate) struct Seen {
     pub(crate) free_bytes: Option<u64>,
     /// Bytes used by the datadir.
     pub(crate) datadir_bytes: Option<u64>,
+    /// How busy the host is.
+    pub(crate) load: HostLoad,
     /// The binary log grew between the last two looks, and the server is no replica.
     pub(crate) takes_writes: bool,
 }
@@ -61,6 +64,7 @@ impl Seen {
             snapshots_known: false,
             free_bytes: None,
             datadir_bytes: None,
+            load: HostLoad::default(),
             takes_writes: false,
         }
     }
@@ -88,6 +92,7 @@ pub(crate) async fn look(host: &Arc<Host>) {
     let takes_writes = takes_writes(&before.server, &server);
     let seen = Seen {
         takes_writes,
+        load: crate::load::measure(host, &server).await,
         snapshots_known: before.snapshots_known || listed.is_some(),
         snapshots: listed.clone().unwrap_or_else(|| before.snapshots.clone()),
         server,
@@ -226,6 +231,7 @@ pub(crate) fn heartbeat(host: &Host, sequence: u64) -> Heartbeat {
         snapshots: seen.snapshots.iter().take(SNAPSHOTS_IN_HEARTBEAT).map(snapshot_summary).collect(),
         snapshots_total: u32::try_from(seen.snapshots.len()).unwrap_or(u32::MAX),
         free_bytes: seen.free_bytes,
+        load: Some(seen.load.clone()),
         jobs: host.runner.running().iter().map(job_summary).collect(),
     }
 }

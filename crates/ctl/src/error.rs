@@ -76,6 +76,14 @@ pub enum CtlError {
         /// What to do.
         hint: Option<String>,
     },
+    /// A record does not hold what was once written.
+    #[error("{host}: the record was altered")]
+    Altered {
+        /// Whose journal.
+        host: AgentId,
+        /// What was found, in sentences.
+        problems: Vec<String>,
+    },
     /// A file on this machine.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -144,6 +152,7 @@ impl CtlError {
             Self::Job { view, .. } if view.state == JobState::Aborted => Exit::Aborted,
             Self::Job { view, .. } => view.error.as_ref().map_or(Exit::Failed, Exit::of),
             Self::Refused { .. } => Exit::Refused,
+            Self::Altered { .. } => Exit::Failed,
             Self::NoDonor(_) | Self::NotFound { .. } => Exit::NotFound,
             Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
             Self::File { .. } => Exit::Failed,
@@ -185,7 +194,10 @@ impl CtlError {
 
     fn host(&self) -> Option<&AgentId> {
         match self {
-            Self::Call { host, .. } | Self::Job { host, .. } | Self::Refused { host, .. } => Some(host),
+            Self::Call { host, .. }
+            | Self::Job { host, .. }
+            | Self::Refused { host, .. }
+            | Self::Altered { host, .. } => Some(host),
             Self::NoDonor(none) => Some(&none.recipient),
             _ => None,
         }
@@ -203,7 +215,7 @@ impl CtlError {
     }
 
     fn causes(&self) -> Vec<String> {
-        if let Self::Refused { reasons, .. } = self {
+        if let Self::Refused { reasons, .. } | Self::Altered { problems: reasons, .. } = self {
             return reasons.clone();
         }
         if let Some(error) = self.wire() {
@@ -228,6 +240,9 @@ impl CtlError {
         let given = match self {
             Self::Usage { hint, .. } | Self::Call { hint, .. } | Self::NotFound { hint, .. } => hint.clone(),
             Self::Refused { .. } => Some("mend the cause or give leave with the option that it names".into()),
+            Self::Altered { .. } => {
+                Some("trust neither side alone: look who can write to the host's state directory and to the stream".into())
+            }
             Self::NoDonor(_) => {
                 Some("make a snapshot (`snapshot create HOST`) or name a donor with --from".into())
             }

@@ -4,6 +4,7 @@
 //! what it shows comes from replies, heartbeats, progress and events.
 
 pub mod args;
+pub mod audit;
 pub mod commands;
 pub mod donor;
 pub mod error;

@@ -36,6 +36,7 @@ pub(crate) fn beat(agent: &str, cluster: &str, dc: &str, snapshots: Vec<Snapshot
             datadir_bytes: Some(3 << 30),
         },
         snapshots_total: u32::try_from(snapshots.len()).unwrap(),
+        load: None,
         snapshots,
         free_bytes: Some(40 << 30),
         jobs: vec![],

@@ -251,6 +251,14 @@ impl Runner {
         self.blocking(move |shared| shared.store.show(id)).await
     }
 
+    /// The whole lines of a job's journal as they lie on disk, unchecked: for who checks the chain elsewhere.
+    ///
+    /// # Errors
+    /// The job is unknown, or its journal cannot be read.
+    pub async fn journal_lines(&self, id: JobId) -> Result<Vec<String>, JobError> {
+        self.blocking(move |shared| shared.store.lines(id)).await
+    }
+
     /// A job's records from sequence number `from_seq` on, for publishing again what a crash may have swallowed.
     ///
     /// # Errors

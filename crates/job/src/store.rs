@@ -143,6 +143,20 @@ impl Store {
         journal::read(&path).map_err(|source| JobError::Journal { id, source })
     }
 
+    /// The whole lines of a journal, unchecked.
+    pub(crate) fn lines(&self, id: JobId) -> Result<Vec<String>, JobError> {
+        let path = self.journal_path(id);
+        if !path.exists() {
+            return Err(JobError::Unknown(id));
+        }
+        let failed = |source| JobError::Root { action: "read a journal of", path: self.root.clone(), source };
+        let bytes = fs::read(&path).map_err(failed)?;
+        let text = String::from_utf8_lossy(&bytes);
+        // What follows the last end of line is torn, or being written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        Ok(whole.lines().map(str::to_owned).collect())
+    }
+
     /// Clears what a crash left half made or half removed, and reads every journal.
     pub(crate) fn recover(&self) -> Result<Recovery, JobError> {
         for entry in self.entries()? {

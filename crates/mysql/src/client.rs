@@ -37,6 +37,8 @@ pub type Record = BTreeMap<String, String>;
 pub(crate) enum Address {
     Socket(PathBuf),
     Tcp(u16),
+    /// Another host's server.
+    Remote(String, u16),
 }
 
 impl std::fmt::Display for Address {
@@ -44,6 +46,7 @@ impl std::fmt::Display for Address {
         match self {
             Self::Socket(path) => write!(f, "{}", path.display()),
             Self::Tcp(port) => write!(f, "127.0.0.1:{port}"),
+            Self::Remote(host, port) => write!(f, "{host}:{port}"),
         }
     }
 }
@@ -116,6 +119,7 @@ impl Session {
         opts = match address {
             Address::Socket(path) => opts.socket(Some(path.to_string_lossy().into_owned())),
             Address::Tcp(port) => opts.ip_or_hostname("127.0.0.1").tcp_port(*port),
+            Address::Remote(host, port) => opts.ip_or_hostname(host.clone()).tcp_port(*port),
         };
         let action = || format!("connect at {address}");
         match tokio::time::timeout(limit, Conn::new(Opts::from(opts))).await {

@@ -124,6 +124,15 @@ impl Instance {
         Ok(coordinates)
     }
 
+    /// Threads of the running server that run a statement now, our own left out; absent when it does not answer.
+    pub async fn threads_running(&self) -> Option<u32> {
+        let mut session = self.connect().await.ok()?;
+        let rows = session.rows("show its load", "SHOW GLOBAL STATUS LIKE 'Threads_running'").await;
+        session.close().await;
+        let threads: u32 = rows.ok()?.into_iter().next()?.into_iter().nth(1)??.parse().ok()?;
+        Some(threads.saturating_sub(1))
+    }
+
     /// Version of the running server, else of the installed binary.
     pub async fn version(&self) -> Option<ServerVersion> {
         let settings = self.settings().await;

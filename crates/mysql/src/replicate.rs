@@ -316,7 +316,7 @@ async fn set_gtid_purged(session: &mut Session, from: &Coordinates) -> Result<()
     session.exec("set gtid_purged", format!("SET GLOBAL gtid_purged = {}", quote(gtid))).await
 }
 
-fn account(credentials: &Credentials) -> Result<(String, String)> {
+pub(crate) fn account(credentials: &Credentials) -> Result<(String, String)> {
     match credentials {
         Credentials::PasswordFile { user, path } => Ok((user.clone(), read_secret(path)?)),
         Credentials::OptionFile(path) => {

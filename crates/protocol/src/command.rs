@@ -154,6 +154,8 @@ commands! {
     JobsList = "jobs.list", Query, Read, JobsListParams => Vec<JobView>, replaces "";
     /// One job.
     JobsShow = "jobs.show", Query, Read, JobsShowParams => JobView, replaces "seed-command-completed/:seedId, seed-command-succeeded/:seedId";
+    /// A job's journal as it lies on the host, every record chained to the one before by its hash.
+    JobsRecord = "jobs.record", Query, Read, JobsRecordParams => JournalPart, replaces "";
     /// Ends a running job and takes back what it did.
     JobsAbort = "jobs.abort", Change, Seed, JobsAbortParams => JobView, replaces "abort-seed/:seedId";
 

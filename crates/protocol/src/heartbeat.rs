@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::host::HostLoad;
 use crate::ids::{AgentId, BootId, JobId, SnapshotId};
 use crate::job::JobState;
 use crate::mysql::{ServerState, ServerVersion};
@@ -44,6 +45,9 @@ pub struct Heartbeat {
     pub snapshots_total: u32,
     /// Bytes free where the datadir lies.
     pub free_bytes: Option<u64>,
+    /// How busy the host is; absent from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<HostLoad>,
     /// Jobs that are not finished.
     pub jobs: Vec<JobSummary>,
 }

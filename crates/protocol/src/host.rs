@@ -45,6 +45,21 @@ pub struct AgentInfo {
     pub capabilities: Vec<Capability>,
 }
 
+/// How busy a host is; what could not be found is absent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct HostLoad {
+    /// Percent of the last ten seconds in which all work waited for a disk (`full` in `/proc/pressure/io`).
+    pub io_pressure_percent: Option<f64>,
+    /// Load average of the last minute.
+    pub load_1m: Option<f64>,
+    /// Processors.
+    pub cpus: u32,
+    /// Statements that the server runs at once.
+    pub threads_running: Option<u32>,
+    /// Seconds behind its source; absent on a server that is no replica.
+    pub lag_seconds: Option<u64>,
+}
+
 /// Space of one file system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DiskFree {

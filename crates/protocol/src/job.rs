@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::WireError;
-use crate::ids::{JobId, RequestId};
+use crate::ids::{AgentId, JobId, RequestId};
 use crate::seed::TransferProgress;
 
 /// Where a job stands.
@@ -52,6 +52,9 @@ pub struct JobView {
     pub request: RequestId,
     /// What it is about, for people, for example `db1 → db7 from vg0/snap`.
     pub summary: String,
+    /// Who gives the data, for a seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub donor: Option<AgentId>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it ended.

@@ -45,6 +45,14 @@ params! {
         /// Its id.
         job: JobId,
     }
+    /// Which job, and from where on.
+    JobsRecordParams {
+        /// Its id.
+        job: JobId,
+        /// The first record wanted: `next` of the part before.
+        #[serde(default)]
+        from: u64,
+    }
     /// Which job.
     JobsAbortParams {
         /// Its id.
@@ -189,6 +197,10 @@ params! {
         /// Its id; absent: the newest usable one, proven ones first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+        /// A stream of the donor's configuration instead of a snapshot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 64))]
+        stream: Option<String>,
     }
     /// What to offer to whom.
     SeedOfferParams {
@@ -197,6 +209,10 @@ params! {
         /// Its id; absent: the newest usable one, proven ones first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+        /// A stream of the donor's configuration instead of a snapshot.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 64))]
+        stream: Option<String>,
         /// Plain TCP; only when this donor's configuration allows it.
         #[serde(default)]
         plain: bool,
@@ -257,6 +273,15 @@ fn minute() -> u64 {
 
 fn twenty() -> u32 {
     20
+}
+
+/// A part of a job's journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JournalPart {
+    /// The lines of the journal as they lie on the host's disk, each a JSON object with `seq`, `prev` and `hash`.
+    pub lines: Vec<String>,
+    /// Number of the record after the last one here; absent at the end.
+    pub next: Option<u64>,
 }
 
 /// One log file.

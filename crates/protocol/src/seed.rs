@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::host::HostLoad;
 use crate::ids::{AgentId, JobId, OfferId, SnapshotId};
 use crate::mysql::{Coordinates, Layout, ServerVersion};
 use crate::snapshot::Snapshot;
@@ -104,8 +105,11 @@ pub struct DonorFacts {
     pub cluster: String,
     /// Data centre from its config.
     pub dc: String,
-    /// The snapshot that will be sent.
-    pub snapshot: Snapshot,
+    /// The snapshot that will be sent; absent when a program's stream is.
+    pub snapshot: Option<Snapshot>,
+    /// The program of the donor's configuration that makes a stream instead of a snapshot. It cannot be resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
     /// Bytes to send; an estimate from the live datadir until the snapshot is mounted.
     pub bytes: u64,
     /// Files to send; same remark.
@@ -114,8 +118,20 @@ pub struct DonorFacts {
     pub version: Option<ServerVersion>,
     /// File layout of the data.
     pub layout: Option<Layout>,
-    /// Where the data stand.
+    /// Where the data stand; for a stream its program tells when it is done.
     pub coordinates: Option<Coordinates>,
+    /// How busy the donor is.
+    #[serde(default)]
+    pub load: HostLoad,
+    /// Why the donor should give nothing now, by its own limits; empty when it may.
+    #[serde(default)]
+    pub overloaded: Vec<String>,
+    /// Encrypted tablespaces among the data; absent when it could not be told.
+    #[serde(default)]
+    pub encrypted_tablespaces: Option<u64>,
+    /// Bytes free on the file system of the donor's datadir.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
 }
 
 /// A donor's promise: the snapshot is mounted and held, and listens for one recipient until `expires_at`.
@@ -147,6 +163,8 @@ pub struct SeedOptions {
     pub stop_mysql: bool,
     /// Leave to seed over a server that has replicas or takes writes.
     pub allow_primary: bool,
+    /// Leave to read from a donor that is overloaded by its own limits.
+    pub allow_busy_donor: bool,
     /// Leave to remove the old datadir before the new one is proven, where space cannot hold both.
     pub replace: bool,
     /// Start MySQL on the new data; a failed start puts the old datadir back.
@@ -172,6 +190,7 @@ impl Default for SeedOptions {
         Self {
             stop_mysql: false,
             allow_primary: false,
+            allow_busy_donor: false,
             replace: false,
             start_mysql: true,
             keep_old_s: 0,
@@ -277,8 +296,11 @@ pub struct SeedPlan {
     pub recipient: AgentId,
     /// From whom.
     pub donor: AgentId,
-    /// From which snapshot.
-    pub snapshot: SnapshotId,
+    /// From which snapshot; absent when a program's stream is sent.
+    pub snapshot: Option<SnapshotId>,
+    /// By which of the donor's streams, where there is no snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
     /// Every guard.
     pub guards: Vec<GuardResult>,
     /// Bytes that will travel at the most.
@@ -289,6 +311,11 @@ pub struct SeedPlan {
     pub free_before_bytes: u64,
     /// Bytes free at the narrowest point of the seed, negative when they do not suffice.
     pub free_lowest_bytes: i64,
+    /// Bytes free there once the seed is over, and the old datadir gone unless it is kept.
+    pub free_after_bytes: i64,
+    /// Bytes free on the donor's filesystem, where a seed takes none.
+    #[serde(default)]
+    pub donor_free_bytes: Option<u64>,
     /// Expected seconds of the copy from a measured rate; absent when no rate is known.
     pub expected_s: Option<u64>,
     /// What will be stopped, moved and deleted, in order, in sentences.

@@ -141,6 +141,8 @@ pub(crate) struct SeedConfig {
     pub(crate) listen: SocketAddr,
     /// As a donor: what to do about InnoDB pages with a wrong checksum: `off`, `warn` or `fail`.
     pub(crate) pages: PageCheck,
+    /// As a donor: beyond these nothing is given without leave.
+    pub(crate) donor_limits: DonorLimits,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
     /// Allow seeds without TLS; both sides must.
@@ -168,6 +170,7 @@ impl Default for SeedConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             pages: PageCheck::Warn,
+            donor_limits: DonorLimits::default(),
             advertise: Vec::new(),
             allow_plain: false,
             connections: 0,
@@ -179,6 +182,24 @@ impl Default for SeedConfig {
             replication_credentials: None,
             replicate_patience_s: 120,
         }
+    }
+}
+
+/// `[seed.donor_limits]`: how busy a donor may be; 0 switches a limit off.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DonorLimits {
+    /// Percent of the time in which all work waits for a disk.
+    pub(crate) io_pressure_percent: f64,
+    /// Statements that run at once.
+    pub(crate) threads_running: u32,
+    /// Seconds behind its own source.
+    pub(crate) lag_s: u64,
+}
+
+impl Default for DonorLimits {
+    fn default() -> Self {
+        Self { io_pressure_percent: 60.0, threads_running: 100, lag_s: 300 }
     }
 }
 

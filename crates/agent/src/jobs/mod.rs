@@ -95,7 +95,10 @@ pub(crate) async fn begin_with(
     if let Some(job) = host.jobs_of_requests.lock().await.get(&origin.request) {
         return Ok(JobAccepted { job: *job });
     }
-    let running: Vec<Running> = host.runner.running().iter().map(running).collect();
+    // One whose end is told already but which is not put away yet holds nothing any more.
+    let handles = host.runner.running();
+    let at_work = handles.iter().filter(|handle| handle.history().outcome().is_none());
+    let running: Vec<Running> = at_work.map(running).collect();
     admission::admit(&running, kind)?;
     prepare()?;
     let spec = JobSpec {

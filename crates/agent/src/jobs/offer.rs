@@ -73,19 +73,31 @@ pub(crate) fn steps() -> Steps<Host> {
 }
 
 /// `seed.survey`: what this donor would send.
-pub(crate) async fn survey(host: &Arc<Host>, wanted: Option<&SnapshotId>) -> Result<DonorFacts, WireError> {
-    let snapshot = choose(host, wanted).await?;
+pub(crate) async fn survey(
+    host: &Arc<Host>,
+    wanted: Option<&SnapshotId>,
+    stream: Option<&str>,
+) -> Result<DonorFacts, WireError> {
+    let snapshot = match stream {
+        Some(name) => return Err(no_stream(host, name)),
+        None => Some(choose(host, wanted).await?),
+    };
     let server = host.instance.info().await;
-    let mounted = snapshot.mounts.first().map(|mount| {
+    let mounted = snapshot.as_ref().and_then(|snapshot| {
         let inside = snapshot.meta.as_ref().map(|meta| meta.datadir.clone()).unwrap_or_default();
-        mount.path.join(inside)
+        Some(snapshot.mounts.first()?.path.join(inside))
     });
     // Counted now: the recipient's guards lean on it, and an old figure may be far too small.
     let usage = match mounted.or_else(|| server.datadir.clone()) {
         Some(path) => usage_of(host, path, true).await.ok(),
         None => None,
     };
-    let meta = snapshot.meta.as_ref();
+    let free = match server.datadir.clone() {
+        Some(datadir) => crate::queries::host::free_of(datadir).await.ok(),
+        None => None,
+    };
+    let load = crate::load::measure(host, &server).await;
+    let meta = snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref());
     Ok(DonorFacts {
         agent: host.id.clone(),
         machine_id: machine_id(),
@@ -97,8 +109,17 @@ pub(crate) async fn survey(host: &Arc<Host>, wanted: Option<&SnapshotId>) -> Res
         version: meta.and_then(|meta| meta.server_version.clone()).or(server.version),
         layout: server.layout,
         coordinates: meta.and_then(|meta| meta.coordinates.clone()),
+        overloaded: crate::load::overloaded(&load, &host.config.seed.donor_limits),
+        load,
+        encrypted_tablespaces: mysql::encryption::encrypted_tablespaces(&host.instance).await.ok(),
+        free_bytes: free.map(|free| free.available_bytes),
+        stream: stream.map(str::to_owned),
         snapshot,
     })
+}
+
+fn no_stream(host: &Host, name: &str) -> WireError {
+    WireError::new(ErrorCode::NotFound, format!("{} has no stream {name:?} in its configuration", host.id))
 }
 
 /// `/etc/machine-id`, which tells two agents of one machine.
@@ -149,6 +170,9 @@ pub(crate) async fn open(
             ),
         ));
     }
+    if let Some(name) = &params.stream {
+        return Err(no_stream(host, name));
+    }
     let snapshot = choose(host, params.snapshot.as_ref()).await?;
     if !snapshot.is_usable() {
         return Err(WireError::new(
@@ -181,7 +205,7 @@ pub(crate) async fn open(
     })
     .await?;
     let served = await_served(host, begun.job, told).await?;
-    let facts = survey(host, Some(&snapshot.id)).await?;
+    let facts = survey(host, Some(&snapshot.id), None).await?;
     Ok(Offer {
         id,
         job,

@@ -5,12 +5,15 @@ use job::{Cause, JobHandle, Outcome, State, Undo};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
 use protocol::job::{JobState, JobView};
-use protocol::params::JobsListParams;
+use protocol::params::{JobsListParams, JobsRecordParams, JournalPart};
 use protocol::seed::{SeedStage, TransferProgress};
 use serde_json::Value;
 
 use crate::errors::{from_job, from_step};
 use crate::host::Host;
+
+/// Bytes of a journal in one reply: quoted as JSON it may take twice as much, and a NATS message holds 1 MiB.
+const PART_BYTES: usize = 256 * 1024;
 
 /// `jobs.list`.
 pub(crate) async fn list(host: &Host, params: &JobsListParams) -> Result<Vec<JobView>, WireError> {
@@ -36,6 +39,24 @@ pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
     Ok(of_history(&shown.history))
 }
 
+/// `jobs.record`: the journal as it lies on disk, whatever became of it; its reader checks the chain.
+pub(crate) async fn record(host: &Host, params: &JobsRecordParams) -> Result<JournalPart, WireError> {
+    let lines = host.runner.journal_lines(params.job).await.map_err(|e| from_job(&e))?;
+    let first = usize::try_from(params.from).unwrap_or(usize::MAX);
+    let mut part = JournalPart { lines: Vec::new(), next: None };
+    let mut bytes = 0;
+    for (number, line) in lines.into_iter().enumerate().skip(first) {
+        bytes += line.len();
+        // A line by itself always goes: its length has a limit of its own.
+        if bytes > PART_BYTES && !part.lines.is_empty() {
+            part.next = Some(number as u64);
+            break;
+        }
+        part.lines.push(line);
+    }
+    Ok(part)
+}
+
 /// A job that runs in this process.
 pub(crate) fn of_running(handle: &JobHandle) -> JobView {
     let mut view = of_history(&handle.history());
@@ -59,6 +80,11 @@ pub(crate) fn of_history(history: &History) -> JobView {
         actor: spec.actor.clone().unwrap_or_default(),
         request: spec.request_id.unwrap_or_else(|| RequestId::from(spec.id.as_uuid())),
         summary: summary(&spec.kind, &spec.params),
+        donor: spec
+            .params
+            .pointer("/offer/facts/agent")
+            .and_then(Value::as_str)
+            .and_then(|id| id.parse().ok()),
         created_at: history.created_at(),
         finished_at: finished.then(|| history.updated_at()),
         progress: counters_of(history),
@@ -151,14 +177,18 @@ fn counters_of(history: &History) -> Option<TransferProgress> {
 /// What a job is about, for people.
 pub(crate) fn summary(kind: &str, params: &Value) -> String {
     let text = |pointer: &str| params.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
+    let source = |snapshot: &str, stream: &str| match params.pointer(stream).and_then(Value::as_str) {
+        Some(name) => format!("stream {name}"),
+        None => text(snapshot),
+    };
     match kind {
         "seed.start" => format!(
             "{} → {} from {}",
             text("/offer/facts/agent"),
             text("/offer/recipient"),
-            text("/offer/facts/snapshot/id")
+            source("/offer/facts/snapshot/id", "/offer/facts/stream")
         ),
-        "seed.offer" => format!("{} to {}", text("/snapshot"), text("/recipient")),
+        "seed.offer" => format!("{} to {}", source("/snapshot", "/stream"), text("/recipient")),
         "seed.undo" => format!("old datadir of seed {}", text("/job")),
         "snapshot.remove" | "snapshot.verify" => text("/snapshot"),
         "custom.run" => text("/name"),

@@ -37,6 +37,7 @@ async fn a_job_is_followed_through_outages_to_its_end(program: Option<PathBuf>) 
                 request,
                 summary: "db1".into(),
                 created_at: jiff::Timestamp::now(),
+                donor: None,
                 finished_at: None,
                 progress: None,
                 result: None,

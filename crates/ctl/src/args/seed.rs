@@ -76,6 +76,9 @@ pub struct DonorArgs {
     /// The snapshot [default: the newest usable one, proven ones first]
     #[arg(long, value_name = "ID")]
     pub snapshot: Option<SnapshotId>,
+    /// A stream of the donor's configuration (mariabackup, xtrabackup, your own) instead of a snapshot
+    #[arg(long, value_name = "NAME", requires = "from", conflicts_with = "snapshot")]
+    pub stream: Option<String>,
 }
 
 /// Whether to stay.
@@ -96,6 +99,9 @@ pub struct SeedOptionArgs {
     /// Seed even over a server that has replicas or takes writes
     #[arg(long)]
     pub allow_primary: bool,
+    /// Read even from a donor that is overloaded by its own limits
+    #[arg(long)]
+    pub allow_busy_donor: bool,
     /// Remove the old datadir before the new one is proven, where space cannot hold both
     #[arg(long, conflicts_with_all = ["keep_old", "delta"])]
     pub replace: bool,
@@ -148,6 +154,7 @@ impl SeedOptionArgs {
         SeedOptions {
             stop_mysql: self.stop_mysql,
             allow_primary: self.allow_primary,
+            allow_busy_donor: self.allow_busy_donor,
             replace: self.replace,
             start_mysql: !self.no_start,
             keep_old_s: self.keep_old,

@@ -19,13 +19,15 @@ pub fn choice(choice: &Choice) -> String {
 /// What a seed would do, with every guard and its verdict.
 #[must_use]
 pub fn plan(plan: &SeedPlan) -> String {
-    let mut text = format!("Seed {} from {} (snapshot {})\n\n", plan.recipient, plan.donor, plan.snapshot);
+    let mut text = format!("Seed {} from {} ({})\n\n", plan.recipient, plan.donor, source(plan));
     text.push_str(&table(&["VERDICT", "GUARD", "FOUND"], plan.guards.iter().map(guard).collect()));
     text.push('\n');
     text.push_str(&pairs(&[
         ("data", Some(format!("{} in {} files", units::size(plan.bytes), plan.files))),
         ("free now", Some(units::size(plan.free_before_bytes))),
         ("free at the least", Some(units::signed_size(plan.free_lowest_bytes))),
+        ("free afterwards", Some(units::signed_size(plan.free_after_bytes))),
+        ("free on the donor", plan.donor_free_bytes.map(|free| format!("{} (unchanged)", units::size(free)))),
         ("expected time", Some(expected(plan))),
     ]));
     text.push_str("\nIt will:\n");
@@ -44,15 +46,26 @@ pub fn plans(plans: &[&SeedPlan]) -> String {
         vec![
             plan.recipient.to_string(),
             plan.donor.to_string(),
-            plan.snapshot.to_string(),
+            plan.snapshot.as_ref().map_or_else(|| source(plan), ToString::to_string),
             units::size(plan.bytes),
             units::size(plan.free_before_bytes),
             units::signed_size(plan.free_lowest_bytes),
+            units::signed_size(plan.free_after_bytes),
             expected(plan),
             if plan.refusals().next().is_some() { "REFUSED" } else { "ok" }.to_owned(),
         ]
     };
-    let headers = ["RECIPIENT", "DONOR", "SNAPSHOT", ">DATA", ">FREE NOW", ">AT THE LEAST", "TIME", "PLAN"];
+    let headers = [
+        "RECIPIENT",
+        "DONOR",
+        "SNAPSHOT",
+        ">DATA",
+        ">FREE NOW",
+        ">AT THE LEAST",
+        ">AFTERWARDS",
+        "TIME",
+        "PLAN",
+    ];
     let mut text = table(&headers, plans.iter().map(row).collect());
     text.push('\n');
     let guards = plans.iter().flat_map(|plan| {
@@ -80,6 +93,14 @@ fn guard(result: &GuardResult) -> Vec<String> {
 #[must_use]
 pub fn name(guard: Guard) -> String {
     word(&guard).replace('_', "-")
+}
+
+fn source(plan: &SeedPlan) -> String {
+    match (&plan.snapshot, &plan.stream) {
+        (Some(snapshot), _) => format!("snapshot {snapshot}"),
+        (None, Some(stream)) => format!("stream {stream}"),
+        (None, None) => "nothing to send".to_owned(),
+    }
 }
 
 fn expected(plan: &SeedPlan) -> String {

@@ -7,6 +7,8 @@ use protocol::event::{Event, EventData};
 use protocol::job::{JobState, JobView};
 use protocol::seed::TransferProgress;
 
+use crate::audit::Audit;
+
 use super::{or_dash, pairs, result, table, word};
 use crate::units;
 use crate::watch::progress_text;
@@ -39,6 +41,7 @@ pub fn job(job: &JobView) -> String {
         ("job", Some(job.id.to_string())),
         ("kind", Some(job.kind.clone())),
         ("about", Some(job.summary.clone())),
+        ("donor", job.donor.as_ref().map(ToString::to_string)),
         ("state", Some(word(&job.state))),
         ("stage", job.stage.clone()),
         ("progress", job.progress.as_ref().filter(|p| p.bytes_total > 0).map(|p| progress(p, job.state))),
@@ -58,6 +61,43 @@ pub fn job(job: &JobView) -> String {
     if let Some(value) = &job.result {
         text.push_str("result\n");
         text.push_str(&result(value));
+    }
+    text
+}
+
+/// What a seed's journal tells beyond its view: the plan that it ran, where the data stand, what proves it, and timings.
+#[must_use]
+pub fn journal(audit: &Audit) -> String {
+    let mut text = String::from("\n");
+    let plan = audit.output("plan").and_then(|output| serde_json::from_value(output["plan"].clone()).ok());
+    if let Some(plan) = plan {
+        text.push_str(&super::plan(&plan));
+        text.push('\n');
+    }
+    let word = |value: Option<&serde_json::Value>| value?.as_str().map(str::to_owned);
+    let spec = audit.records.first().map(|record| &record["event"]["spec"]);
+    let facts = spec.map(|spec| &spec["params"]["offer"]["facts"]);
+    let coordinates = facts.map(|facts| &facts["coordinates"]).filter(|value| !value.is_null());
+    let coordinates = coordinates.or_else(|| Some(&audit.output("verify")?["coordinates"]));
+    text.push_str(&pairs(&[
+        ("actor", word(spec.map(|spec| &spec["actor"]))),
+        ("donor", word(facts.map(|facts| &facts["agent"]))),
+        ("gtid", word(coordinates.map(|at| &at["gtid"]))),
+        (
+            "binary log",
+            coordinates.and_then(|at| {
+                Some(format!("{}:{}", at["binlog"]["file"].as_str()?, at["binlog"]["position"]))
+            }),
+        ),
+        ("manifest root", word(audit.output("transfer").map(|output| &output["root_digest"]))),
+        ("journal", Some(audit.verdict())),
+    ]));
+    let timings = audit.timings();
+    if !timings.is_empty() {
+        text.push_str("\ntimings\n");
+        for (step, took) in timings {
+            let _ = writeln!(text, "  {step:<10} {:>9.3} s", took.as_secs_f64());
+        }
     }
     text
 }

@@ -56,7 +56,7 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
     let refused = SeedPlan {
         recipient: "db7".parse().unwrap(),
         donor: "db1".parse().unwrap(),
-        snapshot: "vg0/s1".parse().unwrap(),
+        snapshot: Some("vg0/s1".parse().unwrap()),
         guards: vec![
             guard(Guard::NotOntoItself, Verdict::Pass, "two hosts"),
             guard(Guard::MysqlMayStop, Verdict::Refuse, "MySQL runs; give leave with --stop-mysql"),
@@ -66,6 +66,9 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
         files: 312,
         free_before_bytes: 8 << 30,
         free_lowest_bytes: -(2 << 30),
+        free_after_bytes: 3 << 30,
+        donor_free_bytes: Some(5 << 30),
+        stream: None,
         expected_s: Some(92),
         actions: vec!["stop MySQL".into(), "move /var/lib/mysql aside".into()],
         digest: "d".into(),
@@ -83,6 +86,8 @@ WARN     snapshot-proven  nobody has verified it
 data               10.0 GiB in 312 files
 free now           8.0 GiB
 free at the least  -2.0 GiB
+free afterwards    3.0 GiB
+free on the donor  5.0 GiB (unchanged)
 expected time      1m 32s
 
 It will:

@@ -1,4 +1,5 @@
-//! Looks after the donors of watched seeds: a recipient's view tells nothing of a donor that fell silent.
+//! Looks after both hosts of watched seeds: how busy they are, and whether the donor still answers, of which a recipient's
+//! view tells nothing.
 
 use std::time::Duration;
 
@@ -14,8 +15,13 @@ use crate::session::Session;
 /// Often enough to name the cause of a stalled seed, rare enough to cost nothing.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Tells when a donor stops answering and when it answers again; never ends.
-pub(super) async fn look_after(session: &Session, donors: &[AgentId], screen: &Screen) {
+/// Tells how the hosts are, when a donor stops answering and when it answers again; never ends.
+pub(super) async fn look_after(
+    session: &Session,
+    donors: &[AgentId],
+    recipients: &[AgentId],
+    screen: &Screen,
+) {
     if donors.is_empty() {
         return future::pending().await;
     }
@@ -25,9 +31,16 @@ pub(super) async fn look_after(session: &Session, donors: &[AgentId], screen: &S
     let options = CallOptions { timeout: INTERVAL, ..CallOptions::default() };
     loop {
         tick.tick().await;
-        let asked = donors.iter().map(|donor| session.client.call(donor, AgentStatusParams {}, &options));
+        let hosts = donors.iter().chain(recipients);
+        let asked = hosts.clone().map(|host| session.client.call(host, AgentStatusParams {}, &options));
         let answers = future::join_all(asked).await;
-        for ((donor, answer), silent) in donors.iter().zip(answers).zip(&mut silent) {
+        for (number, (host, answer)) in hosts.zip(answers).enumerate() {
+            if let Ok(beat) = &answer
+                && let Some(load) = &beat.load
+            {
+                screen.load(host, load);
+            }
+            let Some(silent) = silent.get_mut(number) else { continue };
             // An agent that refuses to answer is there.
             let why = match answer {
                 Ok(_) | Err(bus::BusError::Agent(_)) => None,
@@ -35,7 +48,7 @@ pub(super) async fn look_after(session: &Session, donors: &[AgentId], screen: &S
             };
             if why.is_some() != *silent {
                 *silent = why.is_some();
-                screen.donor(donor, why.as_deref());
+                screen.donor(host, why.as_deref());
             }
         }
     }

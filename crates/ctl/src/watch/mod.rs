@@ -90,6 +90,7 @@ async fn stay(
 ) -> Result<()> {
     let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
     let several = jobs.len() > 1;
+    let recipients: Vec<AgentId> = jobs.iter().map(|(host, _)| host.clone()).collect();
     let running = Mutex::new(jobs.clone());
     let all = future::join_all(jobs.into_iter().map(|(host, job)| {
         let (screen, running) = (&screen, &running);
@@ -109,7 +110,7 @@ async fn stay(
     }));
     let results = tokio::select! {
         results = all => results,
-        () = health::look_after(session, donors, &screen) => Vec::new(),
+        () = health::look_after(session, donors, &recipients, &screen) => Vec::new(),
         () = interrupt.wait() => {
             screen.clear();
             let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();

@@ -1,9 +1,11 @@
 //! Where updates of jobs appear: bars on a terminal, plain lines in a pipe, JSON lines for programs.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use protocol::host::HostLoad;
 use protocol::ids::{AgentId, JobId};
 use serde::Serialize;
 use serde_json::json;
@@ -23,6 +25,7 @@ pub struct Screen {
 struct Bars {
     all: MultiProgress,
     by_host: HashMap<AgentId, ProgressBar>,
+    loads: Mutex<HashMap<AgentId, ProgressBar>>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +91,22 @@ impl Screen {
         });
     }
 
+    /// Shows how busy a host is: below the bars on a terminal, as a line elsewhere.
+    pub fn load(&self, host: &AgentId, load: &HostLoad) {
+        if self.out.json() {
+            return self.out.json_line(&json!({"host": host, "update": "load", "load": load}));
+        }
+        let text = format!("{host}: {}", load_text(load));
+        let Some(bars) = &self.bars else { return self.out.text(&text) };
+        let mut lines = bars.loads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let line = lines.entry(host.clone()).or_insert_with(|| {
+            let style =
+                ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+            bars.all.add(ProgressBar::new(0).with_style(style))
+        });
+        line.set_message(text);
+    }
+
     /// Runs `print` with the bars out of the way.
     pub fn suspend(&self, print: impl FnOnce()) {
         match &self.bars {
@@ -117,8 +136,19 @@ impl Bars {
                 (host.clone(), bar)
             })
             .collect();
-        Self { all, by_host }
+        Self { all, by_host, loads: Mutex::default() }
     }
+}
+
+/// A host's load in words; what is not known is left out.
+fn load_text(load: &HostLoad) -> String {
+    let parts = [
+        load.io_pressure_percent.map(|percent| format!("disks waited for {percent:.0} %")),
+        load.load_1m.map(|load_1m| format!("load {load_1m:.1} on {} processors", load.cpus)),
+        load.threads_running.map(|threads| format!("{threads} statements")),
+        load.lag_seconds.map(|lag| format!("{lag} s behind")),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn text(host: &AgentId, update: &Update) -> String {

@@ -16,6 +16,7 @@ fn view(state: JobState, stage: &str) -> JobView {
         request: RequestId::generate(),
         summary: "db1 → db7 from vg0/s1".into(),
         created_at: noon(),
+        donor: None,
         finished_at: state.is_final().then(|| noon() + SignedDuration::from_secs(100)),
         progress: None,
         result: None,

@@ -11,6 +11,7 @@ use protocol::command::Command;
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::{Event, EventData, JobStage};
 use protocol::heartbeat::{Heartbeat, JobSummary};
+use protocol::host::HostLoad;
 use protocol::ids::{AgentId, EventId, JobId, OfferId, SnapshotId};
 use protocol::job::{JobState, JobView};
 use protocol::seed::{
@@ -157,7 +158,7 @@ impl Fake {
             datadir: Some("/var/lib/mysql".into()),
             cluster: beat.cluster.clone(),
             dc: beat.dc.clone(),
-            snapshot: Snapshot {
+            snapshot: Some(Snapshot {
                 id,
                 provider: ProviderKind::Lvm,
                 origin: "vg0/mysql".into(),
@@ -167,12 +168,17 @@ impl Fake {
                 validity: Validity::Valid,
                 mounts: vec![],
                 meta: None,
-            },
+            }),
             bytes: 10 << 30,
             files: 312,
             version: None,
             layout: None,
             coordinates: None,
+            stream: None,
+            load: HostLoad::default(),
+            overloaded: vec![],
+            encrypted_tablespaces: Some(0),
+            free_bytes: Some(20 << 30),
         }
     }
 
@@ -182,12 +188,15 @@ impl Fake {
         SeedPlan {
             recipient: self.agent.clone(),
             donor: donor.agent.clone(),
-            snapshot: donor.snapshot.id.clone(),
+            snapshot: donor.snapshot.as_ref().map(|snapshot| snapshot.id.clone()),
             guards: vec![pass],
             bytes: donor.bytes,
             files: donor.files,
             free_before_bytes: 40 << 30,
             free_lowest_bytes: 30 << 30,
+            free_after_bytes: 38 << 30,
+            donor_free_bytes: Some(20 << 30),
+            stream: donor.stream.clone(),
             expected_s: Some(90),
             actions: vec!["stop MySQL".into(), "copy 10.0 GiB".into()],
             digest: format!("plan-of-{}", self.agent),
@@ -209,8 +218,8 @@ impl Fake {
                 expires_at: Timestamp::now() + SignedDuration::from_mins(2),
             }),
             Command::SeedStart(p) => {
-                let summary =
-                    format!("{} → {} from {}", p.offer.facts.agent, self.agent, p.offer.facts.snapshot.id);
+                let snapshot = p.offer.facts.snapshot.as_ref().unwrap();
+                let summary = format!("{} → {} from {}", p.offer.facts.agent, self.agent, snapshot.id);
                 Ok(json!({"job": self.begin(call, summary)}))
             }
             Command::SeedRelease(_) | Command::SeedThrottle(_) => Ok(json!({})),
@@ -247,6 +256,7 @@ impl Fake {
             request: call.request.id,
             summary,
             created_at: Timestamp::now(),
+            donor: None,
             finished_at: None,
             progress: None,
             result: None,

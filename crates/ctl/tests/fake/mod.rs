@@ -186,6 +186,7 @@ pub fn beat(name: &str, dc: &str, snapshots: Vec<SnapshotSummary>, accepts_unsig
             datadir_bytes: Some(3 << 30),
         },
         snapshots_total: snapshots.len().try_into().unwrap(),
+        load: None,
         snapshots,
         free_bytes: Some(40 << 30),
         jobs: vec![],

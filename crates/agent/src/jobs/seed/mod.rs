@@ -8,6 +8,7 @@ pub(crate) mod undo;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use job::{Scope, StepError, Steps, crashsafe};
 use protocol::error::{ErrorCode, WireError};
@@ -21,8 +22,11 @@ use serde_json::json;
 use super::Origin;
 use crate::errors::{system, to_step};
 use crate::host::Host;
-use plan::RecipientFacts;
+use plan::{RecipientFacts, SourceSays};
 use swap::Layout;
+
+/// A source that does not answer within this time would not serve a replica either.
+const SOURCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The stages, in order. The last one that can be taken back commits; only clean-up follows.
 pub(crate) fn steps() -> Steps<Host> {
@@ -41,7 +45,7 @@ pub(crate) fn steps() -> Steps<Host> {
 
 /// `seed.plan`.
 pub(crate) async fn plan_here(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SeedPlan {
-    plan::plan(donor, &facts(host, None).await, options)
+    plan::plan(donor, &facts(host, donor, options, None).await, options)
 }
 
 /// `seed.start`: refuses in the reply what the first stage would refuse.
@@ -84,7 +88,8 @@ async fn admit_plan(
     params: &SeedStartParams,
     own: Option<JobId>,
 ) -> Result<SeedPlan, WireError> {
-    let plan = plan::plan(&params.offer.facts, &facts(host, own).await, &params.options);
+    let (donor, options) = (&params.offer.facts, &params.options);
+    let plan = plan::plan(donor, &facts(host, donor, options, own).await, options);
     let refusals: Vec<String> = plan.refusals().map(|g| g.message.clone()).collect();
     if let Some(first) = plan.refusals().next() {
         let mut error = WireError::new(ErrorCode::Refused, refusals.join("; "));
@@ -101,19 +106,23 @@ async fn admit_plan(
 }
 
 /// What the recipient knows of itself now; `own` is the seed that asks.
-async fn facts(host: &Host, own: Option<JobId>) -> RecipientFacts {
+async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Option<JobId>) -> RecipientFacts {
     let server = host.instance.info().await;
     let datadir = server.datadir.clone();
     let place = datadir.clone().and_then(|path| existing(&path));
     let free = place.as_deref().and_then(|path| mysql::usage::disk_free(path).ok());
     let used = match datadir.as_deref().filter(|path| path.exists()) {
+        // What is to be removed first counts as free: an old figure could promise too much.
+        Some(path) if options.replace => counted(path).await,
         Some(path) => host.instance.disk_usage(path).await.map_or(0, |usage| usage.allocated_bytes),
         None => 0,
     };
+    let settings = host.instance.settings().await;
     let other_seed = host.runner.running().iter().find_map(|handle| {
         let spec = handle.spec();
         let is_seed = matches!(spec.kind.as_str(), "seed.start" | "seed.undo");
-        (is_seed && Some(spec.id) != own).then(|| format!("{} {}", spec.kind, spec.id))
+        let at_work = handle.history().outcome().is_none();
+        (is_seed && at_work && Some(spec.id) != own).then(|| format!("{} {}", spec.kind, spec.id))
     });
     RecipientFacts {
         agent: host.id.clone(),
@@ -127,7 +136,42 @@ async fn facts(host: &Host, own: Option<JobId>) -> RecipientFacts {
         other_seed,
         takes_writes: host.seen().takes_writes && server.state.may_be_running(),
         has_post_copy: !host.config.seed.post_copy.is_empty(),
+        key_source: mysql::encryption::key_source(&settings),
+        source: ask_source(host, donor, options).await,
         server,
+    }
+}
+
+/// Bytes below a directory, counted now.
+async fn counted(path: &Path) -> u64 {
+    let path = path.to_owned();
+    let counted = tokio::task::spawn_blocking(move || mysql::usage::walk(&path)).await;
+    counted.ok().and_then(Result::ok).map_or(0, |usage| usage.allocated_bytes)
+}
+
+/// Asks the server to replicate from, as the replication account, whether it still has what a replica needs.
+async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SourceSays {
+    use mysql::history::Availability;
+    let Some(from) = &options.replicate_from else { return SourceSays::NotAsked };
+    let source = match settle::source(host, from) {
+        Ok(source) => source,
+        Err(error) => return SourceSays::Refused(error.message),
+    };
+    let coordinates = match (&donor.coordinates, &donor.stream) {
+        (Some(coordinates), _) => coordinates,
+        (None, Some(_)) => return SourceSays::Later,
+        (None, None) => return SourceSays::Refused(settle::NO_POSITION.to_owned()),
+    };
+    match mysql::history::check_source(&source, coordinates, SOURCE_LIMIT).await {
+        Ok(Availability::Available) => SourceSays::Available,
+        Ok(Availability::Unknown(why)) => SourceSays::Unknown(why),
+        Ok(Availability::Gone(why)) => SourceSays::Refused(why),
+        Err(error) => SourceSays::Refused(format!(
+            "{}:{} cannot be asked as a replica would: {}",
+            from.host,
+            from.port,
+            crate::host::chain(&error)
+        )),
     }
 }
 

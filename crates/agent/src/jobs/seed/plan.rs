@@ -41,6 +41,25 @@ pub(crate) struct RecipientFacts {
     pub(crate) takes_writes: bool,
     /// A post-copy command is configured.
     pub(crate) has_post_copy: bool,
+    /// What gives its server the keys of encrypted tablespaces; absent when nothing is configured.
+    pub(crate) key_source: Option<String>,
+    /// What the server to replicate from says, where the seed is to end in a replica.
+    pub(crate) source: SourceSays,
+}
+
+/// Whether a replica could follow its source from where the data stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SourceSays {
+    /// No replication was asked for.
+    NotAsked,
+    /// It still has the binary logs from there on.
+    Available,
+    /// It can be told only once the data have arrived.
+    Later,
+    /// It could not be told.
+    Unknown(String),
+    /// A replica cannot follow it from there.
+    Refused(String),
 }
 
 /// Decides every guard and writes down what the seed would do.
@@ -60,16 +79,22 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         snapshot_proven(donor, options),
         space.guard(options),
         inodes_suffice(donor, me),
+        donor_healthy(donor, options),
+        keys_present(donor, me),
+        binlogs_available(me),
     ];
     let mut plan = SeedPlan {
         recipient: me.agent.clone(),
         donor: donor.agent.clone(),
-        snapshot: donor.snapshot.id.clone(),
+        snapshot: donor.snapshot.as_ref().map(|snapshot| snapshot.id.clone()),
+        stream: donor.stream.clone(),
         guards,
         bytes: donor.bytes,
         files: donor.files,
         free_before_bytes: me.free_bytes,
         free_lowest_bytes: space.lowest,
+        free_after_bytes: space.after,
+        donor_free_bytes: donor.free_bytes,
         expected_s: me.measured_rate.filter(|rate| *rate > 0).map(|rate| donor.bytes / rate + 1),
         actions: actions(donor, me, options),
         digest: String::new(),
@@ -80,13 +105,18 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
 
 struct Space {
     lowest: i64,
+    after: i64,
 }
 
 impl Space {
     fn of(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Self {
         let available = if options.replace { me.free_bytes + me.datadir_bytes } else { me.free_bytes };
         let lowest = i128::from(available) - i128::from(donor.bytes) - i128::from(RESERVE_BYTES);
-        Self { lowest: i64::try_from(lowest).unwrap_or(if lowest < 0 { i64::MIN } else { i64::MAX }) }
+        let freed = if options.keep_old_s > 0 && !options.replace { 0 } else { me.datadir_bytes };
+        let after = i128::from(me.free_bytes) + i128::from(freed) - i128::from(donor.bytes);
+        let bounded =
+            |bytes: i128| i64::try_from(bytes).unwrap_or(if bytes < 0 { i64::MIN } else { i64::MAX });
+        Self { lowest: bounded(lowest), after: bounded(after) }
     }
 
     fn guard(&self, options: &SeedOptions) -> GuardResult {
@@ -258,7 +288,12 @@ fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
 }
 
 fn snapshot_valid(donor: &DonorFacts) -> GuardResult {
-    let snapshot = &donor.snapshot;
+    let Some(snapshot) = &donor.snapshot else {
+        return match &donor.stream {
+            Some(stream) => pass(Guard::SnapshotValid, format!("no snapshot: {stream} makes the stream")),
+            None => refuse(Guard::SnapshotValid, format!("{} has nothing to send", donor.agent)),
+        };
+    };
     match &snapshot.validity {
         Validity::Invalid(reason) => {
             return refuse(Guard::SnapshotValid, format!("{} is invalid: {reason}", snapshot.id));
@@ -281,8 +316,13 @@ fn snapshot_valid(donor: &DonorFacts) -> GuardResult {
 }
 
 fn snapshot_proven(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
-    let proof = donor.snapshot.meta.as_ref().and_then(|meta| meta.proof.as_ref());
+    let proof = donor.snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref()?.proof.as_ref());
     match proof {
+        None if options.require_proven && donor.stream.is_some() => refuse(
+            Guard::SnapshotProven,
+            "a stream cannot be verified beforehand: seed from a snapshot, or leave --require-proven away"
+                .to_owned(),
+        ),
         Some(proof) if proof.passed => pass(Guard::SnapshotProven, format!("proven at {}", proof.checked_at)),
         Some(proof) => refuse(Guard::SnapshotProven, format!("its verification failed: {}", proof.detail)),
         None if options.require_proven => {
@@ -301,6 +341,54 @@ fn inodes_suffice(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
     }
 }
 
+fn donor_healthy(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
+    if donor.overloaded.is_empty() {
+        return pass(Guard::DonorHealthy, format!("{} can bear a reader", donor.agent));
+    }
+    let problems = format!("{} is overloaded: {}", donor.agent, donor.overloaded.join(", "));
+    if options.allow_busy_donor {
+        return warn(Guard::DonorHealthy, format!("{problems}; allowed by --allow-busy-donor"));
+    }
+    refuse(
+        Guard::DonorHealthy,
+        format!("{problems}: wait, choose another donor, or give leave (--allow-busy-donor)"),
+    )
+}
+
+fn keys_present(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    match (donor.encrypted_tablespaces, &me.key_source) {
+        (Some(0), _) => pass(Guard::KeysPresent, "no tablespace is encrypted".to_owned()),
+        (Some(count), Some(source)) => {
+            pass(Guard::KeysPresent, format!("{count} encrypted tablespaces; keys come from {source}"))
+        }
+        (Some(count), None) => refuse(
+            Guard::KeysPresent,
+            format!(
+                "{count} tablespaces are encrypted and {} has no key management configured: give it the donor's keys first",
+                me.agent
+            ),
+        ),
+        (None, Some(source)) => {
+            pass(Guard::KeysPresent, format!("if any are needed, keys come from {source}"))
+        }
+        (None, None) => warn(
+            Guard::KeysPresent,
+            "whether tablespaces are encrypted could not be told, and the recipient has no keys".to_owned(),
+        ),
+    }
+}
+
+fn binlogs_available(me: &RecipientFacts) -> GuardResult {
+    let guard = Guard::BinlogsAvailable;
+    match &me.source {
+        SourceSays::NotAsked => pass(guard, "no replication was asked for".to_owned()),
+        SourceSays::Available => pass(guard, "the source has all binary logs from there on".to_owned()),
+        SourceSays::Later => pass(guard, "the stream tells its position when it is done".to_owned()),
+        SourceSays::Unknown(why) => warn(guard, format!("it could not be told: {why}")),
+        SourceSays::Refused(why) => refuse(guard, why.clone()),
+    }
+}
+
 fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Vec<String> {
     let datadir = me.server.datadir.clone().unwrap_or_else(|| PathBuf::from("(unknown datadir)"));
     let datadir = datadir.display();
@@ -313,13 +401,25 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
     if options.replace {
         actions.push(format!("REMOVE {datadir} ({}) before the copy", human_u64(me.datadir_bytes)));
     }
-    actions.push(format!(
-        "copy {} in {} files from {} into a staging directory beside {datadir}",
-        human_u64(donor.bytes),
-        donor.files,
-        donor.agent
-    ));
-    actions.push("prove every chunk and the manifest".to_owned());
+    actions.push(match &donor.stream {
+        None => format!(
+            "copy {} in {} files from {} into a staging directory beside {datadir}",
+            human_u64(donor.bytes),
+            donor.files,
+            donor.agent
+        ),
+        Some(stream) => format!(
+            "take about {} as one stream of {stream} from {} into a staging directory beside {datadir}",
+            human_u64(donor.bytes),
+            donor.agent
+        ),
+    });
+    match &donor.stream {
+        None => actions.push("prove every chunk and the manifest".to_owned()),
+        Some(stream) => actions.push(format!(
+            "unpack and prepare what {stream} sends; a broken stream cannot be resumed and begins anew"
+        )),
+    }
     if !early && running {
         actions.push("stop MySQL".to_owned());
     }
@@ -350,8 +450,9 @@ fn digest(plan: &SeedPlan, donor: &DonorFacts, me: &RecipientFacts, options: &Se
     let material = serde_json::json!({
         "donor": donor.agent,
         "recipient": me.agent,
-        "snapshot": donor.snapshot.id,
-        "created": donor.snapshot.created_at,
+        "snapshot": donor.snapshot.as_ref().map(|snapshot| &snapshot.id),
+        "created": donor.snapshot.as_ref().map(|snapshot| snapshot.created_at),
+        "stream": donor.stream,
         "datadir": me.server.datadir,
         "running": me.server.state.may_be_running(),
         "options": options,

@@ -1,4 +1,5 @@
 use jiff::Timestamp;
+use protocol::host::HostLoad;
 use protocol::mysql::{ServerState, ServerVersion};
 use protocol::snapshot::{Consistency, Freeze, Proof, ProviderKind, Snapshot, SnapshotMeta};
 
@@ -48,7 +49,7 @@ fn donor() -> DonorFacts {
         datadir: Some("/var/lib/mysql".into()),
         cluster: "shop".into(),
         dc: "ams".into(),
-        snapshot: Snapshot {
+        snapshot: Some(Snapshot {
             id: "vg0/s1".parse().unwrap(),
             provider: ProviderKind::Lvm,
             origin: "vg0/data".into(),
@@ -58,13 +59,22 @@ fn donor() -> DonorFacts {
             validity: Validity::Valid,
             mounts: vec![],
             meta: Some(meta(None)),
-        },
+        }),
+        stream: None,
         bytes: 10 << 30,
         files: 1000,
         version: Some(version(Flavor::Mariadb, [10, 11, 6])),
         layout: Some(layout()),
         coordinates: None,
+        load: HostLoad::default(),
+        overloaded: vec![],
+        encrypted_tablespaces: Some(0),
+        free_bytes: Some(5 << 30),
     }
+}
+
+fn snapshot(donor: &mut DonorFacts) -> &mut Snapshot {
+    donor.snapshot.as_mut().unwrap()
 }
 
 fn recipient() -> RecipientFacts {
@@ -97,6 +107,8 @@ fn recipient() -> RecipientFacts {
         other_seed: None,
         takes_writes: false,
         has_post_copy: false,
+        key_source: None,
+        source: SourceSays::NotAsked,
     }
 }
 
@@ -138,15 +150,19 @@ fn each_guard_refuses_its_own_case() {
         (Guard::LayoutCompatible, |_, m, _| {
             m.server.layout.as_mut().unwrap().innodb_log_group_home_dir = Some("/redo".into());
         }),
-        (Guard::SnapshotValid, |d, _, _| d.snapshot.validity = Validity::Invalid("overflow".into())),
-        (Guard::SnapshotValid, |d, _, _| d.snapshot.fill_percent = Some(95.0)),
+        (Guard::SnapshotValid, |d, _, _| snapshot(d).validity = Validity::Invalid("overflow".into())),
+        (Guard::SnapshotValid, |d, _, _| snapshot(d).fill_percent = Some(95.0)),
         (Guard::SnapshotProven, |_, _, o| o.require_proven = true),
-        (Guard::SnapshotProven, |d, _, _| d.snapshot.meta = Some(meta(Some(false)))),
+        (Guard::SnapshotProven, |d, _, _| snapshot(d).meta = Some(meta(Some(false)))),
         (Guard::SpaceSuffices, |_, m, _| m.free_bytes = 5 << 30),
         (Guard::SpaceSuffices, |_, m, o| {
             (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true);
         }),
         (Guard::InodesSuffice, |_, m, _| m.free_inodes = Some(10)),
+        (Guard::SnapshotValid, |d, _, _| d.snapshot = None),
+        (Guard::DonorHealthy, |d, _, _| d.overloaded = vec!["its disks are busy".into()]),
+        (Guard::KeysPresent, |d, _, _| d.encrypted_tablespaces = Some(3)),
+        (Guard::BinlogsAvailable, |_, m, _| m.source = SourceSays::Refused("purged".into())),
     ];
     for (row, (guard, break_it)) in rows.iter().enumerate() {
         let (mut d, mut m, mut o) = (donor(), recipient(), SeedOptions::default());
@@ -171,6 +187,42 @@ fn leave_is_given_by_option_and_shows_in_the_plan() {
     assert_eq!(plan.refusals().count(), 0);
     assert!(plan.actions.iter().any(|a| a == "stop MySQL"), "{:?}", plan.actions);
     assert!(plan.guards.iter().any(|g| g.guard == Guard::NotAPrimary && g.verdict == Verdict::Warn));
+}
+
+#[test]
+fn keys_that_are_there_and_a_busy_donor_with_leave_do_not_refuse() {
+    let (mut donor, mut me) = (donor(), recipient());
+    donor.encrypted_tablespaces = Some(3);
+    me.key_source = Some("file-key-management-filename".into());
+    donor.overloaded = vec!["its disks are busy".into()];
+    me.source = SourceSays::Unknown("the account may not look".into());
+    let options = SeedOptions { allow_busy_donor: true, ..SeedOptions::default() };
+    let plan = plan(&donor, &me, &options);
+    let of = |guard| plan.guards.iter().find(|g| g.guard == guard).unwrap().verdict;
+    assert_eq!(of(Guard::KeysPresent), Verdict::Pass);
+    assert_eq!(of(Guard::DonorHealthy), Verdict::Warn);
+    assert_eq!(of(Guard::BinlogsAvailable), Verdict::Warn);
+}
+
+#[test]
+fn space_is_told_for_now_for_the_narrowest_point_and_for_the_end() {
+    let keep = SeedOptions { keep_old_s: 60, ..SeedOptions::default() };
+    let (gone, kept) =
+        (plan(&donor(), &recipient(), &SeedOptions::default()), plan(&donor(), &recipient(), &keep));
+    assert_eq!(gone.free_after_bytes, (100 + 9 - 10) << 30);
+    assert_eq!(kept.free_after_bytes, (100 - 10) << 30);
+    assert_eq!(gone.donor_free_bytes, Some(5 << 30));
+}
+
+#[test]
+fn a_stream_says_that_it_cannot_be_resumed_and_needs_no_snapshot() {
+    let mut donor = donor();
+    (donor.snapshot, donor.stream) = (None, Some("mariabackup".into()));
+    let plan = plan(&donor, &recipient(), &SeedOptions::default());
+    assert_eq!(plan.refusals().count(), 0, "{:?}", plan.guards);
+    assert!(plan.actions.iter().any(|a| a.contains("cannot be resumed")), "{:?}", plan.actions);
+    let proven = SeedOptions { require_proven: true, ..SeedOptions::default() };
+    assert_eq!(refused(&donor, &recipient(), &proven), [Guard::SnapshotProven]);
 }
 
 #[test]

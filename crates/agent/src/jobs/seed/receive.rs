@@ -282,7 +282,7 @@ impl Step<Host> for Verify {
                     "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
                 ));
             }
-            let policy = clone_policy(&params.offer.facts.snapshot);
+            let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
             let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
             let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;

@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use job::{OnFailure, Scope, Step, StepError, crashsafe};
 use mysql::replicate::{CatchUp, Credentials, Source};
+use protocol::error::{ErrorCode, WireError};
+use protocol::mysql::Coordinates;
 use protocol::params::SeedStartParams;
-use protocol::seed::SeedStage;
+use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
 use super::swap::Layout;
@@ -137,21 +139,9 @@ impl Step<Host> for Replicate {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
         let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
-        let coordinates = params.offer.facts.coordinates.clone().ok_or_else(|| {
-            StepError::new(
-                "refused",
-                "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0",
-            )
-        })?;
-        let file = host.config.seed.replication_credentials.clone().ok_or_else(|| {
-            StepError::new("missing_capability", "seed.replication_credentials is not set on the recipient")
-        })?;
-        let source = Source {
-            host: from.host.clone(),
-            port: from.port,
-            credentials: Credentials::OptionFile(file),
-            tls: false,
-        };
+        let coordinates =
+            coordinates(scope, &params)?.ok_or_else(|| StepError::new("refused", NO_POSITION))?;
+        let source = source(host, from).map_err(to_step)?;
         let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
         let report =
             |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
@@ -207,8 +197,9 @@ impl Step<Host> for Cleanup {
         }
         Ok(json!({
             "donor": params.offer.facts.agent,
-            "snapshot": params.offer.facts.snapshot.id,
-            "coordinates": params.offer.facts.coordinates,
+            "snapshot": params.offer.facts.snapshot.as_ref().map(|snapshot| &snapshot.id),
+            "stream": params.offer.facts.stream,
+            "coordinates": coordinates(scope, &params)?,
             "transfer": transfer,
             "old_datadir": (keep > 0).then(|| target.layout(scope.job_id()).ok()).flatten().map(|l| l.old()),
         }))
@@ -221,6 +212,34 @@ impl Step<Host> for Cleanup {
     fn on_failure(&self) -> OnFailure {
         OnFailure::GoOn
     }
+}
+
+pub(super) const NO_POSITION: &str =
+    "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0";
+
+/// Where the data stand: recorded with the snapshot, or told by the stream's program with its last bytes.
+fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Option<Coordinates>, StepError> {
+    if let Some(recorded) = &params.offer.facts.coordinates {
+        return Ok(Some(recorded.clone()));
+    }
+    let told: Value = scope.output(SeedStage::Verify.as_str())?;
+    Ok(serde_json::from_value(told["coordinates"].clone()).ok())
+}
+
+/// The server to replicate from, with the account of this host's file.
+pub(super) fn source(host: &Host, from: &ReplicationSource) -> Result<Source, WireError> {
+    let file = host.config.seed.replication_credentials.clone().ok_or_else(|| {
+        WireError::new(
+            ErrorCode::MissingCapability,
+            format!("seed.replication_credentials is not set in the configuration of {}", host.id),
+        )
+    })?;
+    Ok(Source {
+        host: from.host.clone(),
+        port: from.port,
+        credentials: Credentials::OptionFile(file),
+        tls: false,
+    })
 }
 
 fn expiry(keep_s: u64) -> Timestamp {

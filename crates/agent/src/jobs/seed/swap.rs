@@ -91,9 +91,11 @@ impl Layout {
 
     /// Whether the new tree is in the datadir's place.
     pub(crate) fn is_swapped(&self) -> Result<bool, SwapError> {
-        if self.entrywise {
-            return Ok(self.phase()? == Phase::Swapped);
-        }
+        if self.entrywise { Ok(self.phase()? == Phase::Swapped) } else { self.is_on_top() }
+    }
+
+    /// Whether what lies in the datadir's place now is this seed's tree, and not that of a later one.
+    pub(crate) fn is_on_top(&self) -> Result<bool, SwapError> {
         let marker = self.datadir.join(MARKER);
         match fs::read_to_string(&marker) {
             Ok(text) => Ok(text == self.job.to_string()),
@@ -110,9 +112,13 @@ impl Layout {
         if self.is_swapped()? {
             return Ok(());
         }
-        let marker = self.staging().join(MARKER);
-        crashsafe::write(&marker, self.job.to_string().as_bytes(), 0o600)?;
+        self.mark()?;
         self.exchange()
+    }
+
+    /// The mark travels with the new tree.
+    fn mark(&self) -> Result<(), SwapError> {
+        Ok(crashsafe::write(&self.staging().join(MARKER), self.job.to_string().as_bytes(), 0o600)?)
     }
 
     /// Puts the old tree back; does nothing when it is there.
@@ -168,6 +174,7 @@ impl Layout {
     fn swap_entries(&self) -> Result<(), SwapError> {
         if self.phase()? == Phase::Staged {
             make_dir(&self.old())?;
+            self.mark()?;
             self.enter(Phase::OldOut)?;
         }
         if self.phase()? == Phase::OldOut {
@@ -261,11 +268,12 @@ impl Phase {
     }
 }
 
-/// Moves every entry but our own roots and the file system's `lost+found`.
+/// Moves every entry, the mark included, but our own roots and the file system's `lost+found`.
 fn move_entries(from: &Path, to: &Path) -> Result<(), SwapError> {
     for entry in fs::read_dir(from).map_err(io_error("list", from))? {
         let name = entry.map_err(io_error("list", from))?.file_name();
-        if name == "lost+found" || name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        let is_root = name != MARKER && name.to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if name == "lost+found" || is_root {
             continue;
         }
         fs::rename(from.join(&name), to.join(&name)).map_err(io_error("move", &from.join(&name)))?;

@@ -55,6 +55,28 @@ fn swapping_twice_is_swapping_once_and_so_is_back() {
 }
 
 #[test]
+fn a_later_seed_lies_on_top_of_an_earlier_one_until_it_is_taken_back() {
+    for entrywise in [false, true] {
+        let case = case(entrywise);
+        let first = &case.layout;
+        assert!(!first.is_on_top().unwrap());
+        first.swap().unwrap();
+        assert!(first.is_on_top().unwrap());
+        let job = JobId::generate();
+        let second =
+            Layout { root: first.root.with_file_name(format!("{PREFIX}{job}")), job, ..first.clone() };
+        second.prepare().unwrap();
+        tree(&second.staging(), "newest");
+        second.swap().unwrap();
+        assert!(second.is_on_top().unwrap() && !first.is_on_top().unwrap());
+        second.swap_back().unwrap();
+        assert!(first.is_on_top().unwrap() && !second.is_on_top().unwrap());
+        first.swap_back().unwrap();
+        assert_eq!(content(&first.datadir), "old");
+    }
+}
+
+#[test]
 fn nothing_is_left_after_the_end_of_either_direction() {
     for entrywise in [false, true] {
         for keep_new in [false, true] {

@@ -19,7 +19,7 @@ use crate::errors::{system, to_step};
 use crate::host::{Host, blocking, chain};
 use crate::jobs::service;
 
-/// Time between two looks at what is kept.
+/// Longest time between two looks at what is kept: a clock that jumped must not keep it for ever.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// One old datadir that is kept.
@@ -33,7 +33,9 @@ struct Kept {
 pub(super) fn keep(host: &Host, job: JobId, datadir: &Path, until: Timestamp) -> Result<(), StepError> {
     let kept = json!(Kept { datadir: datadir.to_owned(), until }).to_string();
     crashsafe::write(&path(host, job), kept.as_bytes(), 0o600)
-        .map_err(|e| to_step(system("the old datadir cannot be kept", &e)))
+        .map_err(|e| to_step(system("the old datadir cannot be kept", &e)))?;
+    host.kept.notify_one();
+    Ok(())
 }
 
 fn path(host: &Host, job: JobId) -> PathBuf {
@@ -53,20 +55,33 @@ fn load(path: &Path) -> Option<Kept> {
 pub(crate) async fn sweep(host: Arc<Host>, shutdown: CancellationToken) {
     loop {
         let due = Arc::clone(&host);
-        let _ = tokio::task::spawn_blocking(move || remove_due(&due)).await;
+        let next = tokio::task::spawn_blocking(move || remove_due(&due)).await.ok().flatten();
         tokio::select! {
-            () = tokio::time::sleep(SWEEP) => {}
+            () = tokio::time::sleep(next.unwrap_or(SWEEP).min(SWEEP)) => {}
+            () = host.kept.notified() => {}
             () = shutdown.cancelled() => return,
         }
     }
 }
 
-fn remove_due(host: &Host) {
-    let Ok(entries) = fs::read_dir(host.config.agent.state_dir.join("kept")) else { return };
+/// Removes what is due; how long until the next one is.
+fn remove_due(host: &Host) -> Option<Duration> {
+    let entries = fs::read_dir(host.config.agent.state_dir.join("kept")).ok()?;
+    let mut next: Option<Duration> = None;
     for path in entries.flatten().map(|entry| entry.path()) {
         let job = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         let (Some(job), Some(kept)) = (job, load(&path)) else { continue };
-        if kept.until > Timestamp::now() {
+        let left = kept.until.duration_since(Timestamp::now());
+        if let Ok(left) = Duration::try_from(left)
+            && !left.is_zero()
+        {
+            // A little late rather than once more in vain.
+            let left = left + Duration::from_millis(10);
+            next = Some(next.map_or(left, |next| next.min(left)));
+            continue;
+        }
+        // A seed that is being taken back needs what it kept.
+        if host.runner.running().iter().any(|handle| handle.spec().kind == "seed.undo") {
             continue;
         }
         let removed = Layout::of(&kept.datadir, job).and_then(|layout| {
@@ -74,10 +89,14 @@ fn remove_due(host: &Host) {
             layout.remove_marker()
         });
         match removed {
-            Ok(()) => drop(crashsafe::remove_file(&path)),
+            Ok(()) => {
+                tracing::info!(%job, datadir = %kept.datadir.display(), "an old datadir was kept long enough and is removed");
+                drop(crashsafe::remove_file(&path));
+            }
             Err(error) => tracing::warn!(%job, error = %chain(&error), "an old datadir cannot be removed"),
         }
     }
+    next
 }
 
 /// Puts the old datadir of a seed back.
@@ -107,6 +126,20 @@ impl Step<Host> for PutBack {
         };
         let layout =
             Layout::of(&kept.datadir, params.job).map_err(|e| StepError::from_error("system", &e))?;
+        // A later seed's tree must not be taken for this one's, nor what this one kept be lost with it.
+        let begun = !scope.notes().is_empty();
+        if !begun && !layout.is_on_top().map_err(|e| StepError::from_error("system", &e))? {
+            return Err(StepError::new(
+                "refused",
+                format!(
+                    "{} is not what seed {} put there: was the host seeded again? The old tree is left in {}",
+                    kept.datadir.display(),
+                    params.job,
+                    layout.old().display()
+                ),
+            ));
+        }
+        scope.note(json!({ "puts_back": layout.old() })).await?;
         service::stop(host, scope).await?;
         blocking(move || {
             layout.swap_back().map_err(|e| system("the old datadir cannot be put back", &e))?;

@@ -5,7 +5,7 @@ mod show;
 mod start;
 
 use protocol::ids::{AgentId, JobId};
-use protocol::params::{JobsListParams, SeedThrottleParams, SeedUndoParams};
+use protocol::params::{JobsListParams, JobsShowParams, SeedThrottleParams, SeedUndoParams};
 
 use crate::args::{SeedCmd, WatchArgs};
 use crate::error::{CtlError, Result};
@@ -22,8 +22,10 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
         }
         SeedCmd::Watch(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, false).await?;
+            let view = session.call(&recipient, JobsShowParams { job }).await?;
+            let donors: Vec<AgentId> = view.donor.into_iter().collect();
             let mut interrupt = watch::Interrupt::listen()?;
-            watch::follow(session, vec![(recipient, job)], &[], &mut interrupt).await
+            watch::follow(session, vec![(recipient, job)], &donors, &mut interrupt).await
         }
         SeedCmd::Abort(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, true).await?;

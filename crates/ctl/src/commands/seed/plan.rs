@@ -2,9 +2,9 @@
 
 use futures_util::future;
 use protocol::heartbeat::Heartbeat;
-use protocol::ids::AgentId;
+use protocol::ids::{AgentId, SnapshotId};
 use protocol::params::{SeedPlanParams, SeedSurveyParams};
-use protocol::seed::{SeedOptions, SeedPlan};
+use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
 use serde::Serialize;
 
 use crate::args::{DonorArgs, SeedOptionArgs};
@@ -54,7 +54,14 @@ pub(super) async fn prepare(
     recipients.retain(|recipient| seen.insert(recipient.clone()));
     let fleet = if donor.from.is_some() { Vec::new() } else { session.fleet().await? };
     let fleet = &fleet;
-    let planned = recipients.into_iter().map(|recipient| plan_one(session, recipient, donor, options, fleet));
+    // One donor for all is asked once, and all get the same snapshot, whatever appears meanwhile.
+    let surveyed = match &donor.from {
+        Some(from) => Some(survey(session, from, donor.snapshot.clone(), donor).await?),
+        None => None,
+    };
+    let surveyed = surveyed.as_ref();
+    let planned =
+        recipients.into_iter().map(|recipient| plan_one(session, recipient, donor, options, fleet, surveyed));
     let mut plans = Vec::new();
     let mut failures = Vec::new();
     for result in future::join_all(planned).await {
@@ -80,6 +87,7 @@ async fn plan_one(
     donor: &DonorArgs,
     options: &SeedOptions,
     fleet: &[Heartbeat],
+    surveyed: Option<&DonorFacts>,
 ) -> Result<Planned> {
     let choice = match &donor.from {
         Some(_) => None,
@@ -90,10 +98,22 @@ async fn plan_one(
         (None, Some(choice)) => (choice.donor.clone(), Some(choice.snapshot.clone())),
         (None, None) => return Err(CtlError::Usage { what: "no donor".to_owned(), hint: None }),
     };
-    let facts = session.call(&from, SeedSurveyParams { snapshot }).await?;
+    let facts = match surveyed {
+        Some(facts) => facts.clone(),
+        None => survey(session, &from, snapshot, donor).await?,
+    };
     let params = SeedPlanParams { donor: facts, options: options.clone() };
     let plan = session.call(&recipient, params).await?;
     Ok(Planned { recipient, choice, plan })
+}
+
+async fn survey(
+    session: &Session,
+    from: &AgentId,
+    snapshot: Option<SnapshotId>,
+    donor: &DonorArgs,
+) -> Result<DonorFacts> {
+    session.call(from, SeedSurveyParams { snapshot, stream: donor.stream.clone() }).await
 }
 
 async fn choose(

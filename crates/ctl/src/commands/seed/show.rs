@@ -1,4 +1,4 @@
-//! The record of a seed: its job and every event of it in the stream.
+//! The record of a seed: its journal from the host, every event of it in the stream, and whether the two fit.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use futures_util::StreamExt;
 use protocol::event::Event;
 use protocol::ids::{AgentId, JobId};
 use protocol::job::JobView;
-use protocol::params::JobsShowParams;
+use protocol::params::{JobsRecordParams, JobsShowParams};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::error::Result;
+use crate::audit::Audit;
+use crate::error::{CtlError, Result};
 use crate::session::Session;
 use crate::{render, watch};
 
@@ -20,21 +21,65 @@ const EVENTS_LIMIT: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 struct Record {
-    job: JobView,
+    /// Absent when the host does not tell; the events may still do.
+    job: Option<JobView>,
+    journal: Option<Audit>,
     events: Vec<Event>,
 }
 
 pub(super) async fn run(session: &Session, recipient: &AgentId, job: JobId) -> Result<()> {
-    let view = session.call(recipient, JobsShowParams { job }).await?;
+    let view = session.call(recipient, JobsShowParams { job }).await;
+    let lines = journal(session, recipient, job).await;
     let mut events = Vec::new();
     if timeout(EVENTS_LIMIT, collect(session, recipient, job, &mut events)).await.is_err() {
         session.out.note("reading the events took too long; the record below may lack the last ones");
     }
-    let record = Record { job: view, events };
-    session
-        .out
-        .result(&record, |r| format!("{}\nevents\n{}", render::job(&r.job), render::timeline(&r.events)));
-    Ok(())
+    let journal = match lines {
+        Ok(lines) => Some(Audit::of(&lines, &events)),
+        Err(error) => {
+            session
+                .out
+                .note(&format!("the host's journal cannot be read, so nothing proves the events: {error}"));
+            None
+        }
+    };
+    let record = match view {
+        Ok(view) => Record { job: Some(view), journal, events },
+        Err(error) if events.is_empty() && journal.is_none() => return Err(error),
+        Err(error) => {
+            session.out.note(&error.render());
+            Record { job: None, journal, events }
+        }
+    };
+    session.out.result(&record, text);
+    match record.journal {
+        Some(audit) if !audit.problems.is_empty() => {
+            Err(CtlError::Altered { host: recipient.clone(), problems: audit.problems })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn text(record: &Record) -> String {
+    let mut text = record.job.as_ref().map(render::job).unwrap_or_default();
+    if let Some(audit) = &record.journal {
+        text.push_str(&render::journal(audit));
+    }
+    text.push_str(&format!("\nevents\n{}", render::timeline(&record.events)));
+    text
+}
+
+async fn journal(session: &Session, recipient: &AgentId, job: JobId) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    loop {
+        let from = lines.len() as u64;
+        let part = session.call(recipient, JobsRecordParams { job, from }).await?;
+        let more = part.next.is_some() && !part.lines.is_empty();
+        lines.extend(part.lines);
+        if !more {
+            return Ok(lines);
+        }
+    }
 }
 
 async fn collect(session: &Session, recipient: &AgentId, job: JobId, found: &mut Vec<Event>) {

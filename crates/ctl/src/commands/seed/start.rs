@@ -68,8 +68,8 @@ fn say_begun(session: &Session, planned: &Planned, job: JobId) {
 /// Offer on the donor, start on the recipient; an offer that came to nothing is released.
 async fn begin(session: &Session, planned: &Planned, options: &SeedOptions, plain: bool) -> Result<JobId> {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
-    let snapshot = Some(planned.plan.snapshot.clone());
-    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, plain };
+    let (snapshot, stream) = (planned.plan.snapshot.clone(), planned.plan.stream.clone());
+    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, stream, plain };
     let offer = match session.call_surely(donor, params).await {
         Ok(offer) => offer,
         Err(source) => return Err(session.explain(donor, "seed.offer", source).await),
