@@ -16,6 +16,8 @@ mod digest;
 pub mod donor;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod handshake;
 mod innodb_page;
 mod kernel;

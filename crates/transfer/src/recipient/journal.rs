@@ -21,7 +21,7 @@ const RECORD_LEN: usize = 24;
 
 /// An open journal, positioned at its end.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     file: File,
     path: PathBuf,
     /// Names this recipient to the donor, also after a restart.
@@ -36,7 +36,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal at `path`, or makes a new one with a fresh session.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -74,7 +74,7 @@ impl Journal {
 
     /// Makes the journal one about `manifest`, and calls `proven` for what it says about it. A journal about another tree starts
     /// anew, under the same session; the result says whether it went on.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         &mut self,
         manifest: &Manifest,
         kind: DigestKind,
@@ -107,7 +107,7 @@ impl Journal {
     }
 
     /// Appends what is proven. The chunks' data must be on disk if `durable`.
-    pub(super) fn append(&mut self, chunks: &[(u32, ChunkDigest)], durable: bool) -> Result<()> {
+    pub(crate) fn append(&mut self, chunks: &[(u32, ChunkDigest)], durable: bool) -> Result<()> {
         self.batch.clear();
         for &(chunk, digest) in chunks {
             self.batch.extend_from_slice(&encode_record(chunk, digest, self.seed));

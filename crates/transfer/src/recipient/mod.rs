@@ -30,7 +30,7 @@ use crate::{
     Cancel, Compression, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token,
 };
 use connect::{Connected, connect};
-use journal::Journal;
+pub(crate) use journal::Journal;
 use pull::{donor_failure, pull_all};
 use shared::Shared;
 use staging::Staging;
