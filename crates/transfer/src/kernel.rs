@@ -29,6 +29,16 @@ pub(crate) fn cached_pages(file: &File, len: u64) -> Option<u64> {
     (result == 0).then_some(stat[0])
 }
 
+/// Has this thread's reads wait for those of everybody else, where the disk's scheduler knows priorities. Best effort.
+pub(crate) fn read_when_idle() {
+    const WHO_PROCESS: libc::c_int = 1;
+    const CLASS_IDLE: libc::c_int = 3 << 13;
+    // SAFETY: ioprio_set(2) takes plain numbers; 0 is the calling thread.
+    unsafe {
+        libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
+    }
+}
+
 /// Makes `to` share all of `from`'s blocks on a filesystem that can (XFS, btrfs); `false` where it cannot.
 pub(crate) fn clone_file(from: &File, to: &File) -> bool {
     // SAFETY: FICLONE takes two descriptors, both open for the length of the call because the files are borrowed.

@@ -143,6 +143,11 @@ pub(crate) struct SeedConfig {
     pub(crate) pages: PageCheck,
     /// As a donor: beyond these nothing is given without leave.
     pub(crate) donor_limits: DonorLimits,
+    /// As a donor: give more slowly while all work waits for a disk more than this percent of the time; 0: never. What is
+    /// beyond the other donor limits slows a seed down in any case.
+    pub(crate) ease_io_pressure_percent: f64,
+    /// As a donor: read from the disk only what nobody else wants at that moment.
+    pub(crate) idle_io: bool,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
     /// Allow seeds without TLS; both sides must.
@@ -171,6 +176,8 @@ impl Default for SeedConfig {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             pages: PageCheck::Warn,
             donor_limits: DonorLimits::default(),
+            ease_io_pressure_percent: 0.0,
+            idle_io: false,
             advertise: Vec::new(),
             allow_plain: false,
             connections: 0,

@@ -26,7 +26,7 @@ use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard, 
 
 use super::Origin;
 use super::snapshots::release_if_held;
-use crate::config::PageCheck;
+use crate::config::{DonorLimits, PageCheck};
 use crate::errors::{from_abort, from_snapshot, to_step};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
@@ -35,6 +35,9 @@ use crate::queries::host::usage_of;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a donor looks whether the seed hurts it.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Offers by their id, for `seed.release`, and what waits for them to be open.
 #[derive(Debug, Default)]
@@ -322,7 +325,7 @@ impl Step<Host> for Serve {
         if let Some(waiting) = waiting {
             let _ = waiting.send(served);
         }
-        let report = wait(scope, donor).await?;
+        let report = wait(host, scope, donor).await?;
         Ok(json!({
             "bytes_total": report.bytes_total,
             "bytes_sent": report.bytes_sent,
@@ -379,12 +382,15 @@ fn remember(host: &Host, params: &Params, job: JobId) {
 }
 
 /// Waits for the donor's end and reports its counters; stops it when the job is told to.
-async fn wait(scope: &Scope, donor: Arc<Donor>) -> Result<transfer::DonorReport, StepError> {
+async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer::DonorReport, StepError> {
     let waiter = Arc::clone(&donor);
     let mut done = tokio::task::spawn_blocking(move || waiter.wait());
     let progress = donor.progress();
+    let mut looks = tokio::time::interval(HEALTH_INTERVAL);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = looks.tick() => spare(host).await,
             report = &mut done => {
                 let report = report.map_err(|e| StepError::from_error("internal", &e))?;
                 // Joins its threads: no file of the snapshot is open afterwards.
@@ -401,6 +407,28 @@ async fn wait(scope: &Scope, donor: Arc<Donor>) -> Result<transfer::DonorReport,
                 scope.report(now.bytes_done, Some(now.bytes_total), json!(super::seed::progress_of(&now)));
             }
         }
+    }
+}
+
+/// Has all seeds that this host gives slow down while it is busier than it should be, and recover afterwards.
+async fn spare(host: &Host) {
+    let seen = host.seen();
+    let load = crate::load::measure(host, &seen.server).await;
+    let limits = DonorLimits {
+        io_pressure_percent: host.config.seed.ease_io_pressure_percent,
+        ..host.config.seed.donor_limits.clone()
+    };
+    let problems = crate::load::overloaded(&load, &limits);
+    match host.donor_throttle.heed(!problems.is_empty()) {
+        Some(0) => tracing::info!("the host is well again: seeds are given at full speed"),
+        Some(limit) if !problems.is_empty() => {
+            tracing::warn!(
+                bytes_per_s = limit,
+                why = problems.join("; "),
+                "the host is busy: seeds slow down"
+            );
+        }
+        _ => {}
     }
 }
 
@@ -424,6 +452,7 @@ async fn donor_options(
             Some(Arc::new(Identity::from_exposed(kept.expose()).map_err(|e| transfer_failure(&e))?));
     }
     options.throttle = Arc::clone(&host.donor_throttle);
+    options.idle_io = host.config.seed.idle_io;
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let snapshot = choose(host, Some(&params.snapshot)).await?;

@@ -71,6 +71,8 @@ pub struct DonorOptions {
     pub digests: Vec<DigestKind>,
     /// What to do about InnoDB pages with wrong checksums.
     pub pages: PagePolicy,
+    /// Read from the disk only what nobody else wants to read at that moment, where its scheduler knows priorities.
+    pub idle_io: bool,
     /// Whether to compress what travels, for recipients that ask for it.
     pub compression: bool,
     /// Size of a chunk in bytes, a power of two of at least 256 KiB; `None` chooses by the size of the tree.
@@ -95,6 +97,7 @@ impl DonorOptions {
             idle_timeout: Duration::from_secs(600),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             pages: PagePolicy::Warn,
+            idle_io: false,
             compression: true,
             chunk_size: None,
         }

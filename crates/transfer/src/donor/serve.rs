@@ -22,7 +22,7 @@ use crate::handshake::{
 };
 use crate::link::{Bare, Link, tune};
 use crate::progress::Phase;
-use crate::{Error, Manifest, PagePolicy, Result, Token, tls};
+use crate::{Error, Manifest, PagePolicy, Result, Token, kernel, tls};
 
 /// How long a stranger may take to prove itself.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -89,6 +89,9 @@ fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     let mut link = Link::new(socket, keys, HANDSHAKE_LIMIT, Arc::clone(&shared.progress));
     let Some(guest) = greet(&mut link, shared)? else { return Ok(()) };
     link.set_stall(shared.options.stall_timeout);
+    if shared.options.idle_io {
+        kernel::read_when_idle();
+    }
     shared.in_use();
     shared.progress.connection_opened();
     let mut serving = Serving {
