@@ -36,7 +36,9 @@ pub(crate) struct Link {
     stall: Duration,
     progress: Arc<Progress>,
     inbox: Inbox,
-    outbox: Vec<u8>,
+    /// Collected and not yet sent: the first `outbox_len` bytes. Never cleared in between, which would cost as much as a copy.
+    outbox: Box<[u8]>,
+    outbox_len: usize,
     sealer: Option<Sealer>,
     sealed: Vec<u8>,
 }
@@ -70,7 +72,8 @@ impl Link {
             stall,
             progress,
             inbox: Inbox { buffer: vec![0; INBOX_LEN].into(), start: 0, end: 0, raw: 0, raw_end: 0, opener },
-            outbox: Vec::with_capacity(OUTBOX_LEN),
+            outbox: vec![0; OUTBOX_LEN].into(),
+            outbox_len: 0,
             sealer,
             sealed,
         }
@@ -170,21 +173,22 @@ impl Link {
 
     /// Collects bytes to send.
     pub(crate) fn queue(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.outbox.len() + bytes.len() > OUTBOX_LEN {
+        if self.outbox_len + bytes.len() > OUTBOX_LEN {
             self.flush(true)?;
         }
-        self.outbox.extend_from_slice(bytes);
+        self.outbox[self.outbox_len..][..bytes.len()].copy_from_slice(bytes);
+        self.outbox_len += bytes.len();
         Ok(())
     }
 
     /// Makes sure that `len` bytes can be collected without sending in between.
     pub(crate) fn reserve(&mut self, len: usize) -> Result<()> {
-        if self.outbox.len() + len > OUTBOX_LEN { self.flush(true) } else { Ok(()) }
+        if self.outbox_len + len > OUTBOX_LEN { self.flush(true) } else { Ok(()) }
     }
 
     /// Takes back the last `len` collected bytes.
     pub(crate) fn unqueue(&mut self, len: usize) {
-        self.outbox.truncate(self.outbox.len().saturating_sub(len));
+        self.outbox_len = self.outbox_len.saturating_sub(len);
     }
 
     /// Collects `len` bytes that `fill` writes straight into the send buffer; `len` is at most [`PIECE_MAX`].
@@ -193,28 +197,27 @@ impl Link {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<T>,
     ) -> Result<T> {
-        if self.outbox.len() + len > OUTBOX_LEN {
+        if self.outbox_len + len > OUTBOX_LEN {
             self.flush(true)?;
         }
-        let start = self.outbox.len();
-        self.outbox.resize(start + len, 0);
-        let filled = fill(&mut self.outbox[start..]);
-        if filled.is_err() {
-            self.outbox.truncate(start);
+        let filled = fill(&mut self.outbox[self.outbox_len..][..len]);
+        if filled.is_ok() {
+            self.outbox_len += len;
         }
         filled
     }
 
     /// Sends what is collected. `more`: further bytes follow at once, so that the kernel may wait for them.
     pub(crate) fn flush(&mut self, more: bool) -> Result<()> {
-        if self.outbox.is_empty() {
+        let collected = &self.outbox[..self.outbox_len];
+        if collected.is_empty() {
             return Ok(());
         }
         if let Some(sealer) = &mut self.sealer {
             self.sealed.clear();
-            sealer.seal(&self.outbox, &mut self.sealed)?;
+            sealer.seal(collected, &mut self.sealed)?;
         }
-        let bytes = if self.sealer.is_some() { &self.sealed } else { &self.outbox };
+        let bytes = if self.sealer.is_some() { &self.sealed } else { collected };
         let flags = MsgFlags::MSG_NOSIGNAL | if more { MORE } else { MsgFlags::empty() };
         let mut sent = 0;
         let mut last_moved = Instant::now();
@@ -228,7 +231,7 @@ impl Link {
             }
         }
         self.progress.add_wire(bytes.len() as u64);
-        self.outbox.clear();
+        self.outbox_len = 0;
         Ok(())
     }
 

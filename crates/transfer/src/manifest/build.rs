@@ -1,11 +1,14 @@
 //! Walks a tree into a manifest.
 
-use std::fs::{self, File, Metadata};
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, SFlag, fstatat};
 use nix::unistd::{Whence, lseek64};
 
 use super::parse::check_link;
@@ -123,51 +126,56 @@ impl Walk<'_> {
             names.push(entry.map_err(Error::file("list", &full))?.file_name());
         }
         names.sort_unstable();
+        let dir = File::open(&full).map_err(Error::file("list", &full))?;
         for name in names {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
             relative.push(&name);
-            self.entry(relative)?;
+            self.entry(&dir, &name, relative)?;
             relative.pop();
         }
         Ok(())
     }
 
-    fn entry(&mut self, relative: &mut PathBuf) -> Result<()> {
+    /// Looks at `name` in `dir`: by its name alone, for the whole path costs the kernel several times as much.
+    fn entry(&mut self, dir: &File, name: &OsStr, relative: &mut PathBuf) -> Result<()> {
         if self.exclude.matches(relative.as_os_str().as_bytes()) {
             self.report.excluded += 1;
             return Ok(());
         }
-        let full = self.root.join(&*relative);
-        let meta = fs::symlink_metadata(&full).map_err(Error::file("read", &full))?;
-        let kind = meta.file_type();
-        if kind.is_socket() || kind.is_fifo() || kind.is_char_device() || kind.is_block_device() {
+        let full = || self.root.join(&*relative);
+        let meta = fstatat(dir, name, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .map_err(|error| Error::file("read", full())(error.into()))?;
+        let kind = SFlag::from_bits_truncate(meta.st_mode & SFlag::S_IFMT.bits());
+        if !matches!(kind, SFlag::S_IFDIR | SFlag::S_IFLNK | SFlag::S_IFREG) {
             self.report.special += 1;
             return Ok(());
         }
-        if meta.dev() != self.device {
+        if meta.st_dev != self.device {
             return Err(Error::Unfit {
-                path: full,
+                path: full(),
                 detail: "another filesystem is mounted there; exclude it",
             });
         }
-        if kind.is_dir() {
+        if kind == SFlag::S_IFDIR {
             self.push(EntryKind::Dir, relative, &meta, 0, 0, &[])?;
             self.dir(relative)
-        } else if kind.is_symlink() {
-            let target = fs::read_link(&full).map_err(Error::file("read the link", &full))?;
+        } else if kind == SFlag::S_IFLNK {
+            let target =
+                fs::read_link(full()).map_err(|error| Error::file("read the link", full())(error))?;
             let target = target.as_os_str().as_bytes();
             if check_link(relative.as_os_str().as_bytes(), target).is_err() {
                 return Err(Error::Unfit {
-                    path: full,
+                    path: full(),
                     detail: "the link leaves the tree; what it points to would be missing: exclude it or move that data inside",
                 });
             }
             self.push(EntryKind::Link, relative, &meta, 0, target.len() as u64, target)
         } else {
-            let size = meta.len();
-            let sparse = size > 0 && meta.blocks() * 512 < size && meta.blocks() * 512 + 4096 <= size;
+            let size = meta.st_size.cast_unsigned();
+            let given = meta.st_blocks.cast_unsigned() * 512;
+            let sparse = given + 4096 <= size;
             if sparse {
                 self.sparse.push((relative.clone(), size));
             }
@@ -182,7 +190,7 @@ impl Walk<'_> {
         &mut self,
         kind: EntryKind,
         path: &Path,
-        meta: &Metadata,
+        meta: &FileStat,
         flags: u8,
         size: u64,
         target: &[u8],
@@ -192,10 +200,10 @@ impl Walk<'_> {
             kind,
             flags,
             path_len: path.len(),
-            mode: meta.mode() & 0o7777,
-            uid: meta.uid(),
-            gid: meta.gid(),
-            mtime: (meta.mtime(), meta.mtime_nsec() as u32),
+            mode: meta.st_mode & 0o7777,
+            uid: meta.st_uid,
+            gid: meta.st_gid,
+            mtime: (meta.st_mtime, meta.st_mtime_nsec as u32),
             size,
         };
         if (self.bytes.len() + path.len() + target.len()) as u64 + 64 > MANIFEST_LEN_MAX {

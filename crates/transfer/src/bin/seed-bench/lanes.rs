@@ -41,7 +41,7 @@ fn local(less: u64) -> Vec<Lane> {
         lane("large, disk", large, disk, &[SEED, TarNc, SEED_TLS, Floor, Rsync], 3),
         lane("small, disk", small, disk, &[SEED, TarNc, SEED_TLS, Rsync], 3),
         lane("mix, tmpfs", Set::Mix { mib: 512 / less }, tmpfs, &[SEED, TarNc, SEED_TLS, Rsync], 3),
-        lane("sparse, tmpfs", Set::Sparse { mib: 4096 / less }, tmpfs, &[SEED, TarNc, SEED_TLS], 3),
+        lane("sparse, tmpfs", Set::Sparse { mib: 1024 / less }, tmpfs, &[SEED, TarNc, SEED_TLS], 3),
         lane(
             "incompressible, tmpfs",
             Set::Incompressible { mib: 512 / less },
