@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate};
 use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
@@ -33,6 +34,9 @@ pub(super) struct Staging {
     owner: Option<(u32, u32)>,
     may_chown: bool,
     ours: (u32, u32),
+    /// Large files get their space before they are written. Not on tmpfs, which has no order to gain and hands out page by page
+    /// with the file locked.
+    preallocates: bool,
     /// There may be leftovers of an earlier run.
     resumed: bool,
     /// The recipient's old tree, to take equal blocks from.
@@ -75,12 +79,14 @@ impl Staging {
             .map(|base| File::open(base).map(OwnedFd::from).map_err(Error::file("open the old tree", base)))
             .transpose()?;
         let euid = nix::unistd::geteuid();
+        let preallocates = fstatfs(&dir).is_ok_and(|stat| stat.filesystem_type() != TMPFS_MAGIC);
         let staging = Self {
             root: root.to_owned(),
             dir: dir.into(),
             owner,
             may_chown: euid.is_root(),
             ours: (euid.as_raw(), nix::unistd::getegid().as_raw()),
+            preallocates,
             resumed,
             delta_base,
             open: Mutex::default(),
@@ -150,7 +156,7 @@ impl Staging {
             }
             if sparse || is_clone {
                 file.set_len(entry.size)?;
-            } else if entry.size >= PREALLOCATE_MIN {
+            } else if self.preallocates && entry.size >= PREALLOCATE_MIN {
                 match fallocate(&file, FallocateFlags::empty(), 0, entry.size.cast_signed()) {
                     Ok(()) => {}
                     Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => file.set_len(entry.size)?,
