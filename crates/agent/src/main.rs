@@ -13,6 +13,7 @@ mod observe;
 mod publish;
 mod queries;
 mod schedule;
+mod streams;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;

@@ -35,6 +35,12 @@ pub(crate) mod kind {
     pub(crate) const PROVE: u8 = 3;
     /// To the donor: the seed failed, `len` bytes of text follow.
     pub(crate) const GIVE_UP: u8 = 4;
+    /// To the donor: send the stream of a program, from its first byte.
+    pub(crate) const WANT_STREAM: u8 = 6;
+    /// To the recipient: `value` bytes of a program's stream follow.
+    pub(crate) const STREAM: u8 = 21;
+    /// To the recipient: the stream was `value` bytes long and its program succeeded.
+    pub(crate) const STREAM_END: u8 = 22;
     /// To the recipient: still here.
     pub(crate) const KEEP_ALIVE: u8 = 16;
     /// To the recipient: `value` bytes of manifest follow.
@@ -82,6 +88,7 @@ impl Header {
             kind::WANT => WANT_MAX * 4,
             kind::WANT_DELTA => DELTA_BLOCKS_MAX * 8,
             kind::GIVE_UP | kind::FAILURE => TEXT_MAX,
+            kind::WANT_STREAM | kind::STREAM | kind::STREAM_END => 0,
             kind::WANT_MANIFEST | kind::KEEP_ALIVE | kind::MANIFEST | kind::CHUNK => 0,
             kind::PROVE | kind::PROOF => 32,
             _ => return Err(Error::Protocol("unknown frame")),

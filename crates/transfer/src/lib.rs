@@ -26,6 +26,7 @@ pub mod manifest;
 mod progress;
 pub mod recipient;
 mod secret;
+pub mod stream;
 mod throttle;
 mod tls;
 

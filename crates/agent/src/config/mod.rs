@@ -16,6 +16,8 @@ use serde::Deserialize;
 use snapshot::guardian::GuardianPolicy;
 use snapshot::registry::ProviderConfig;
 
+use crate::streams::StreamConfig;
+
 pub(crate) use load::{Overrides, load};
 
 /// Where the configuration is read from unless a flag says otherwise.
@@ -166,6 +168,8 @@ pub(crate) struct SeedConfig {
     pub(crate) post_copy_limit_s: u64,
     /// File with user and password for replication, in `[client]` form, readable by its owner only.
     pub(crate) replication_credentials: Option<PathBuf>,
+    /// Programs that make and unpack a stream, by name; `mariabackup` and `xtrabackup` are known by themselves.
+    pub(crate) streams: BTreeMap<String, StreamConfig>,
     /// A replica that does not catch up is given up after this long without progress, in seconds.
     pub(crate) replicate_patience_s: u64,
 }
@@ -187,6 +191,7 @@ impl Default for SeedConfig {
             post_copy: Vec::new(),
             post_copy_limit_s: 600,
             replication_credentials: None,
+            streams: BTreeMap::new(),
             replicate_patience_s: 120,
         }
     }

@@ -16,6 +16,7 @@ use job::{Ending, Scope, Step, StepError, Steps, crashsafe};
 use mysql::datadir::{ClonePolicy, LogNames, top_entries, unwanted};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{AgentId, JobId, OfferId, SnapshotId};
+use protocol::mysql::ServerState;
 use protocol::params::{Empty, SeedOfferParams};
 use protocol::seed::{DonorFacts, Offer, Secret};
 use protocol::snapshot::{Consistency, Snapshot};
@@ -23,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard, Token};
+
+mod stream;
 
 use super::Origin;
 use super::snapshots::release_if_held;
@@ -58,7 +61,9 @@ struct Served {
 struct Params {
     offer: OfferId,
     recipient: AgentId,
-    snapshot: SnapshotId,
+    snapshot: Option<SnapshotId>,
+    #[serde(default)]
+    stream: Option<String>,
     plain: bool,
 }
 
@@ -82,10 +87,22 @@ pub(crate) async fn survey(
     stream: Option<&str>,
 ) -> Result<DonorFacts, WireError> {
     let snapshot = match stream {
-        Some(name) => return Err(no_stream(host, name)),
+        Some(name) => {
+            crate::streams::find(host, name)?;
+            None
+        }
         None => Some(choose(host, wanted).await?),
     };
     let server = host.instance.info().await;
+    if stream.is_some() && server.state != ServerState::Ready {
+        return Err(WireError::new(
+            ErrorCode::Refused,
+            format!(
+                "a stream is read from a running server, and MySQL on {} does not answer to its agent",
+                host.id
+            ),
+        ));
+    }
     let mounted = snapshot.as_ref().and_then(|snapshot| {
         let inside = snapshot.meta.as_ref().map(|meta| meta.datadir.clone()).unwrap_or_default();
         Some(snapshot.mounts.first()?.path.join(inside))
@@ -119,10 +136,6 @@ pub(crate) async fn survey(
         stream: stream.map(str::to_owned),
         snapshot,
     })
-}
-
-fn no_stream(host: &Host, name: &str) -> WireError {
-    WireError::new(ErrorCode::NotFound, format!("{} has no stream {name:?} in its configuration", host.id))
 }
 
 /// `/etc/machine-id`, which tells two agents of one machine.
@@ -173,16 +186,21 @@ pub(crate) async fn open(
             ),
         ));
     }
-    if let Some(name) = &params.stream {
-        return Err(no_stream(host, name));
-    }
-    let snapshot = choose(host, params.snapshot.as_ref()).await?;
-    if !snapshot.is_usable() {
+    let snapshot = match &params.stream {
+        Some(_) => None,
+        None => Some(choose(host, params.snapshot.as_ref()).await?),
+    };
+    if let Some(snapshot) = snapshot.as_ref().filter(|snapshot| !snapshot.is_usable()) {
         return Err(WireError::new(
             ErrorCode::Snapshot,
             format!("{} is invalid; choose another", snapshot.id),
         ));
     }
+    let snapshot = snapshot.map(|snapshot| snapshot.id);
+    let facts = match &params.stream {
+        Some(name) => Some(survey(host, None, Some(name)).await?),
+        None => None,
+    };
     let id = OfferId::generate();
     let job = JobId::generate();
     let token = Token::generate();
@@ -197,7 +215,8 @@ pub(crate) async fn open(
     let job_params = Params {
         offer: id,
         recipient: params.recipient.clone(),
-        snapshot: snapshot.id.clone(),
+        snapshot: snapshot.clone(),
+        stream: params.stream.clone(),
         plain: params.plain,
     };
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -208,7 +227,10 @@ pub(crate) async fn open(
     })
     .await?;
     let served = await_served(host, begun.job, told).await?;
-    let facts = survey(host, Some(&snapshot.id), None).await?;
+    let facts = match facts {
+        Some(facts) => facts,
+        None => survey(host, snapshot.as_ref(), None).await?,
+    };
     Ok(Offer {
         id,
         job,
@@ -288,7 +310,7 @@ impl Step<Host> for Hold {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: Params = scope.params()?;
         remember(host, &params, scope.job_id());
-        let lease = acquire(host, &params).await?;
+        let Some(lease) = acquire(host, &params).await? else { return Ok(Value::Null) };
         let mounted = lease.keep();
         host.look_soon();
         Ok(json!({ "mounted": mounted.path, "datadir": mounted.datadir }))
@@ -312,19 +334,15 @@ impl Step<Host> for Serve {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: Params = scope.params()?;
         remember(host, &params, scope.job_id());
-        // After a restart the mount may be gone; the hold is the same.
-        let lease = acquire(host, &params).await?;
         let private = Private::load(host, scope.job_id()).map_err(to_step)?;
+        // After a restart the mount may be gone; the hold is the same.
+        let Some(lease) = acquire(host, &params).await? else {
+            return stream::give(host, scope, &params, &private).await;
+        };
         let options = donor_options(host, &params, &private, lease).await.map_err(to_step)?;
         let donor = Arc::new(Donor::start(options).map_err(|e| transfer_error(&e))?);
         private.listening(host, scope.job_id(), donor.addr()).map_err(to_step)?;
-        let served =
-            Served { address: donor.addr(), fingerprint: donor.fingerprint().map(|f| f.to_string()) };
-        let waiting =
-            host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
-        if let Some(waiting) = waiting {
-            let _ = waiting.send(served);
-        }
+        tell_open(host, scope.job_id(), donor.addr(), donor.fingerprint());
         let report = wait(host, scope, donor).await?;
         Ok(json!({
             "bytes_total": report.bytes_total,
@@ -358,11 +376,14 @@ impl Step<Host> for Release {
     }
 }
 
-async fn acquire(host: &Host, params: &Params) -> Result<MountLease, StepError> {
+/// The hold on the snapshot; none for a stream.
+async fn acquire(host: &Host, params: &Params) -> Result<Option<MountLease>, StepError> {
+    let Some(id) = params.snapshot.clone() else { return Ok(None) };
     let mounts = host.snapshots().map_err(to_step)?.mounts.clone();
-    let (id, holder) = (params.snapshot.clone(), holder(params));
+    let holder = holder(params);
     blocking(move || mounts.acquire(&id, MountMode::ReadOnly, &holder).map_err(|e| from_snapshot(&e)))
         .await
+        .map(Some)
         .map_err(to_step)
 }
 
@@ -370,15 +391,28 @@ async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let params: Params = scope.params()?;
     host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&params.offer);
     Private::forget(host, scope.job_id());
+    let Some(snapshot) = params.snapshot.clone() else {
+        let _ = fs::remove_dir_all(crate::streams::donor_dir(host, scope.job_id()));
+        return Ok(());
+    };
     let Ok(snapshots) = host.snapshots().cloned() else { return Ok(()) };
     let holder = holder(&params);
-    blocking(move || release_if_held(&snapshots, &params.snapshot, &holder)).await.map_err(to_step)?;
+    blocking(move || release_if_held(&snapshots, &snapshot, &holder)).await.map_err(to_step)?;
     host.look_soon();
     Ok(())
 }
 
 fn remember(host: &Host, params: &Params, job: JobId) {
     host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(params.offer, job);
+}
+
+/// Tells who opened the offer where it listens.
+fn tell_open(host: &Host, job: JobId, address: SocketAddr, fingerprint: Option<transfer::Fingerprint>) {
+    let served = Served { address, fingerprint: fingerprint.map(|f| f.to_string()) };
+    let waiting = host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+    if let Some(waiting) = waiting {
+        let _ = waiting.send(served);
+    }
 }
 
 /// Waits for the donor's end and reports its counters; stops it when the job is told to.
@@ -455,7 +489,7 @@ async fn donor_options(
     options.idle_io = host.config.seed.idle_io;
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
-    let snapshot = choose(host, Some(&params.snapshot)).await?;
+    let snapshot = choose(host, params.snapshot.as_ref()).await?;
     options.exclude = blocking(move || exclude(&root, &snapshot)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,

@@ -18,15 +18,15 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// A connection on which both ends have proven themselves.
-pub(super) struct Connected {
-    pub(super) link: Link,
-    pub(super) digest: DigestKind,
+pub(crate) struct Connected {
+    pub(crate) link: Link,
+    pub(crate) digest: DigestKind,
     /// How long the donor took to answer.
     pub(super) delay: Duration,
 }
 
 /// Connects to the first of the donor's addresses that answers; `number` spreads connections over them.
-pub(super) fn connect(
+pub(crate) fn connect(
     options: &RecipientOptions,
     session: [u8; 16],
     stop: &Cancel,

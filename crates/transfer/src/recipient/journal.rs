@@ -25,7 +25,7 @@ pub(crate) struct Journal {
     file: File,
     path: PathBuf,
     /// Names this recipient to the donor, also after a restart.
-    pub(super) session: [u8; 16],
+    pub(crate) session: [u8; 16],
     /// There was no journal before.
     pub(super) fresh: bool,
     /// What the records are about; `None` until a manifest was bound.

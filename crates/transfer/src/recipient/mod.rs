@@ -13,6 +13,14 @@ mod settle;
 mod shared;
 mod staging;
 
+/// What a stream's recipient has in common with a tree's.
+pub(crate) mod pieces {
+    pub(crate) use super::connect::connect;
+    pub(crate) use super::journal::Journal;
+    pub(crate) use super::pull::donor_failure;
+    pub(crate) use super::{donor_should_know, retrying};
+}
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -180,7 +188,7 @@ pub fn abandon(options: &RecipientOptions, why: &str) {
 }
 
 /// Whether the donor cannot know of a failure, and holds its snapshot for nothing.
-fn donor_should_know(error: &Error) -> bool {
+pub(crate) fn donor_should_know(error: &Error) -> bool {
     let donor_said_it = matches!(
         error,
         Error::DonorFailed(_) | Error::Token | Error::Fingerprint | Error::Version { .. } | Error::Cancelled
@@ -264,7 +272,7 @@ fn is_empty_dir(path: &std::path::Path) -> Result<bool> {
 }
 
 /// Tries again after failures that another connection may cure, until nothing has worked for the stall limit.
-fn retrying<T>(
+pub(crate) fn retrying<T>(
     options: &RecipientOptions,
     stop: &Cancel,
     mut attempt: impl FnMut() -> Result<T>,

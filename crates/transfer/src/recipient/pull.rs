@@ -341,7 +341,7 @@ impl<'a> Puller<'a> {
 }
 
 /// Reads the donor's reason.
-pub(super) fn donor_failure(link: &mut Link, len: usize) -> Error {
+pub(crate) fn donor_failure(link: &mut Link, len: usize) -> Error {
     let len = len.min(TEXT_MAX);
     match link.need(len) {
         Ok(()) => Error::DonorFailed(shown_text(&link.received()[..len])),

@@ -3,6 +3,7 @@
 pub(crate) mod plan;
 mod receive;
 mod settle;
+mod stream;
 pub(crate) mod swap;
 pub(crate) mod undo;
 

@@ -135,25 +135,35 @@ impl Step<Host> for Transfer {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(scope.job_id(), Arc::clone(&throttle));
-        let received = receive(host, scope, &params, throttle).await;
+        let options = recipient_options(host, scope, &params, throttle).await;
+        let moved = match (options, &params.offer.facts.stream) {
+            (Ok(options), Some(name)) => super::stream::receive(host, scope, &params, name, options).await,
+            (Ok(options), None) => receive_tree(scope, options).await,
+            (Err(error), _) => Err(error),
+        };
         host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
-        let received = received?;
-        let seconds = received.elapsed.as_secs_f64().max(0.001);
-        Ok(json!({
-            "bytes_total": received.bytes_total,
-            "bytes_moved": received.bytes_moved,
-            "bytes_resumed": received.bytes_resumed,
-            "bytes_wire": received.bytes_wire,
-            "files": received.files,
-            "root_digest": hex(&received.root_digest),
-            "elapsed_ms": u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
-            "bytes_per_s": (received.bytes_moved as f64 / seconds) as u64,
-        }))
+        moved
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
         abandon(host, scope).await
     }
+}
+
+/// Receives the donor's tree; the counters are the stage's output.
+async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Value, StepError> {
+    let received = receive(scope, options).await?;
+    let seconds = received.elapsed.as_secs_f64().max(0.001);
+    Ok(json!({
+        "bytes_total": received.bytes_total,
+        "bytes_moved": received.bytes_moved,
+        "bytes_resumed": received.bytes_resumed,
+        "bytes_wire": received.bytes_wire,
+        "files": received.files,
+        "root_digest": hex(&received.root_digest),
+        "elapsed_ms": u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
+        "bytes_per_s": (received.bytes_moved as f64 / seconds) as u64,
+    }))
 }
 
 /// Tells the donor that nobody comes for its offer any more: without a word it would hold the snapshot until the offer
@@ -166,19 +176,20 @@ async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let mut options = RecipientOptions::new(addresses, token, "", journal);
     options.fingerprint = params.offer.fingerprint.as_ref().and_then(|text| text.parse().ok());
     if options.fingerprint.is_some() || params.offer.fingerprint.is_none() {
-        let told = move || transfer::abandon(&options, "the recipient took the seed back");
+        // A stream's donor is asked one at a time: it must notice first that the last connection is gone.
+        let tries = if params.offer.facts.stream.is_some() { 3 } else { 1 };
+        let told = move || {
+            for again in 0..tries {
+                std::thread::sleep(Duration::from_millis(300 * u64::from(again > 0)));
+                transfer::abandon(&options, "the recipient took the seed back");
+            }
+        };
         let _ = tokio::task::spawn_blocking(told).await;
     }
     Ok(())
 }
 
-async fn receive(
-    host: &Host,
-    scope: &Scope,
-    params: &SeedStartParams,
-    throttle: Arc<Throttle>,
-) -> Result<Received, StepError> {
-    let options = recipient_options(host, scope, params, throttle).await?;
+async fn receive(scope: &Scope, options: RecipientOptions) -> Result<Received, StepError> {
     let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
     let mut done = tokio::task::spawn_blocking(move || transfer::receive(options));
     loop {
@@ -266,10 +277,16 @@ impl Step<Host> for Verify {
         SeedStage::Verify.as_str()
     }
 
-    async fn run(&self, _host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
         let target = Target::of(scope)?;
         let layout = target.layout(scope.job_id())?;
+        let coordinates = match &params.offer.facts.stream {
+            Some(name) if !layout.is_swapped().unwrap_or(false) => {
+                super::stream::prepare(host, scope, &params, name, &layout.staging()).await?
+            }
+            _ => None,
+        };
         blocking(move || {
             // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
             if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
@@ -293,7 +310,7 @@ impl Step<Host> for Verify {
             let mode = std::fs::Permissions::from_mode(target.mode);
             std::fs::set_permissions(&staging, mode)
                 .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
-            Ok(json!({ "removed": removed.len() }))
+            Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
         })
         .await
         .map_err(to_step)

@@ -1,0 +1,140 @@
+//! A seed from a program's stream: unpacked as it arrives, then prepared. It cannot be resumed, so each run begins with an
+//! empty staging directory.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use job::{Scope, StepError};
+use protocol::mysql::{Coordinates, Flavor};
+use protocol::params::SeedStartParams;
+use protocol::seed::TransferProgress;
+use serde_json::{Value, json};
+use transfer::{Progress, RecipientOptions};
+
+use super::Target;
+use crate::errors::{system, to_step};
+use crate::host::{Host, blocking};
+use crate::jobs::offer::{hex, transfer_error};
+use crate::streams::{self, Running};
+
+/// Between two looks at a program that prepares.
+const LOOK: Duration = Duration::from_millis(200);
+/// Where the programs leave the position, in the tree that they make.
+const POSITION_FILES: [&str; 2] = ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"];
+
+/// The transfer stage of a stream.
+pub(super) async fn receive(
+    host: &Host,
+    scope: &Scope,
+    params: &SeedStartParams,
+    name: &str,
+    options: RecipientOptions,
+) -> Result<Value, StepError> {
+    let layout = Target::of(scope)?.layout(scope.job_id())?;
+    let staging = layout.staging();
+    // What an earlier run unpacked is of no use: the stream begins anew.
+    blocking(move || {
+        layout.remove().map_err(|e| system("the staging directory cannot be removed", &e))?;
+        layout.prepare().map_err(|e| system("the staging directory cannot be made", &e))
+    })
+    .await
+    .map_err(to_step)?;
+    let stream = streams::find(host, name).map_err(to_step)?;
+    let argv = streams::fill(&stream.take, &[("staging", &staging)]).map_err(to_step)?;
+    let mut unpacking = Running::start(&argv, Stdio::piped(), Stdio::null())
+        .map_err(|words| StepError::new("missing_capability", words))?;
+    let sink = unpacking.input().ok_or_else(|| StepError::new("internal", "no standard input"))?;
+    let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
+    let mut done = tokio::task::spawn_blocking(move || transfer::stream::take(&options, sink));
+    let taken = loop {
+        tokio::select! {
+            taken = &mut done => break taken.map_err(|e| StepError::from_error("internal", &e))?,
+            () = scope.cancelled() => {
+                cancel.cancel();
+                let _ = done.await;
+                return Err(StepError::stopped());
+            }
+            () = tokio::time::sleep(LOOK) => report(scope, params, &progress),
+        }
+    };
+    let taken = match taken {
+        Ok(taken) => taken,
+        Err(error) => {
+            let failure = transfer_error(&error);
+            // Where it took no more bytes it died first, and then its own words are the cause.
+            return Err(match (&error, unpacking.ended()) {
+                (transfer::Error::RecipientFailed(_), Some(Err(words))) => {
+                    StepError::new("transfer", words).caused_by(&failure)
+                }
+                _ => failure,
+            });
+        }
+    };
+    await_end(scope, unpacking).await?;
+    let files = blocking(move || mysql::usage::walk(&staging).map_err(|e| crate::errors::from_mysql(&e)))
+        .await
+        .map_err(to_step)?
+        .files;
+    let seconds = taken.elapsed.as_secs_f64().max(0.001);
+    Ok(json!({
+        "stream": name,
+        "bytes_total": taken.bytes,
+        "bytes_moved": taken.bytes,
+        "bytes_resumed": 0,
+        "bytes_wire": taken.bytes_wire,
+        "files": files,
+        "root_digest": hex(&taken.digest),
+        "elapsed_ms": u64::try_from(taken.elapsed.as_millis()).unwrap_or(u64::MAX),
+        "bytes_per_s": (taken.bytes as f64 / seconds) as u64,
+    }))
+}
+
+/// The length of a stream is not known before its end: the donor's estimate is shown, or more where it was too small.
+fn report(scope: &Scope, params: &SeedStartParams, progress: &Progress) {
+    let now = progress.snapshot();
+    let total = params.offer.facts.bytes.max(now.bytes_done);
+    let shown = TransferProgress { bytes_total: total, ..super::progress_of(&now) };
+    scope.report(now.bytes_done, Some(total), json!(shown));
+}
+
+/// The first part of the verify stage: what was unpacked becomes a datadir. Gives the position that the program recorded.
+pub(super) async fn prepare(
+    host: &Host,
+    scope: &Scope,
+    params: &SeedStartParams,
+    name: &str,
+    staging: &Path,
+) -> Result<Option<Coordinates>, StepError> {
+    let stream = streams::find(host, name).map_err(to_step)?;
+    if !stream.prepare.is_empty() {
+        // The program of the run before may be at work still, and two of them on one tree would spoil it.
+        if scope.is_rerun() {
+            return Err(StepError::new(
+                "internal",
+                "the agent died while the stream was prepared; nobody can tell how far it came, so seed again",
+            ));
+        }
+        let argv = streams::fill(&stream.prepare, &[("staging", staging)]).map_err(to_step)?;
+        let preparing = Running::start(&argv, Stdio::null(), Stdio::null())
+            .map_err(|words| StepError::new("missing_capability", words))?;
+        await_end(scope, preparing).await?;
+    }
+    let flavor = params.offer.facts.version.as_ref().map_or(Flavor::Mariadb, |version| version.flavor);
+    let text = POSITION_FILES.iter().find_map(|file| std::fs::read_to_string(staging.join(file)).ok());
+    Ok(text.and_then(|text| mysql::backup::position(&text, flavor)))
+}
+
+/// Waits for a program's end, however long it works; killed with its group when the job is told to stop.
+async fn await_end(scope: &Scope, mut running: Running) -> Result<(), StepError> {
+    loop {
+        if let Some(ended) = running.ended() {
+            return ended.map_err(|words| StepError::new("transfer", words));
+        }
+        tokio::select! {
+            () = scope.cancelled() => return Err(StepError::stopped()),
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
