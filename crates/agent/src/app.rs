@@ -73,7 +73,7 @@ async fn serve(
     let sending = CancellationToken::new();
     let sender = host.outbox.spawn_sender(host.bus.clone(), sending.clone());
     let tasks = TaskTracker::new();
-    tasks.spawn(publish::ensure_stream(host.bus.clone(), shutdown.clone()));
+    tasks.spawn(publish::ensure_stream(host.bus.clone(), host.config.events.limits(), shutdown.clone()));
     tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(guardian::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));

@@ -109,15 +109,18 @@ impl Observer for Publisher {
 /// Makes the durable stream of events where there is none and this agent may; until then events wait in the spool.
 ///
 /// With least privilege the operator makes it, and JetStream may come later than the agent: asked again and again.
-pub(crate) async fn ensure_stream(bus: Bus, shutdown: CancellationToken) {
+pub(crate) async fn ensure_stream(bus: Bus, limits: bus::StreamLimits, shutdown: CancellationToken) {
     let mut pause = STREAM_PAUSE_MIN;
     loop {
         if bus.connected(STREAM_PAUSE_MAX).await.is_ok() {
-            match bus::events::ensure_event_stream(&bus, &bus::events::EventStreamConfig::default()).await {
+            match bus::events::ensure_event_stream(&bus, &limits).await {
                 Ok(()) => return,
                 Err(error @ bus::BusError::StreamDiffers { .. }) => {
                     tracing::warn!(error = %chain(&error), "the stream of events is not as it should be");
                     return;
+                }
+                Err(error @ bus::BusError::NoRoom { .. }) => {
+                    tracing::warn!(error = %chain(&error), "no stream of events; they wait in the spool (events.max_mib)");
                 }
                 Err(error) => tracing::debug!(error = %chain(&error), "no stream of events yet"),
             }

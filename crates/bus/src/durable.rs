@@ -10,7 +10,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 use async_nats::jetstream::{AckKind, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::conn::{Bus, ConnState};
 use crate::error::{BusError, Result};
 use crate::serve::Intake;
-use crate::streams;
+use crate::streams::{self, Durable, StreamLimits};
 
 /// Name of the stream.
 pub const COMMAND_STREAM: &str = "orch_commands";
@@ -35,21 +35,10 @@ const PULL: Duration = Duration::from_secs(20);
 /// Without a consumer (nothing was ever queued for this host) it is looked for again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// Bounds of the stream of durable commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandStreamConfig {
-    /// Bytes kept; beyond it new commands are refused.
-    pub max_bytes: i64,
-    /// A command older than this goes, run or not.
-    pub max_age: Duration,
-    /// Copies in a cluster of servers: 1, 3 or 5.
-    pub replicas: usize,
-}
-
-impl Default for CommandStreamConfig {
-    fn default() -> Self {
-        Self { max_bytes: 256 << 20, max_age: Duration::from_secs(7 * 24 * 3600), replicas: 1 }
-    }
+/// Bounds of the stream of durable commands: beyond its bytes new commands are refused, after a week a command goes, run or not.
+#[must_use]
+pub fn command_stream_limits() -> StreamLimits {
+    StreamLimits { max_bytes: 256 << 20, max_age: Duration::from_secs(7 * 24 * 3600), replicas: 1 }
 }
 
 /// A command left for a host that is down.
@@ -62,24 +51,17 @@ pub struct Queued {
 }
 
 /// Makes the stream of durable commands if it is missing and checks it.
-pub async fn ensure_command_stream(bus: &Bus, config: &CommandStreamConfig) -> Result<()> {
-    let wanted = Config {
-        name: COMMAND_STREAM.into(),
-        description: Some("Commands for orchestrator-agents that are away".into()),
-        subjects: vec![subject::ALL_DURABLE_COMMANDS.into()],
+pub async fn ensure_command_stream(bus: &Bus, limits: &StreamLimits) -> Result<()> {
+    let stream = Durable {
+        name: COMMAND_STREAM,
+        description: "Commands for orchestrator-agents that are away",
+        subject: subject::ALL_DURABLE_COMMANDS,
         retention: RetentionPolicy::WorkQueue,
         discard: DiscardPolicy::New,
-        storage: StorageType::File,
-        max_bytes: config.max_bytes,
-        max_age: config.max_age,
-        max_messages: -1,
-        max_messages_per_subject: -1,
-        max_consumers: -1,
-        num_replicas: config.replicas,
-        duplicate_window: Duration::from_secs(120).min(config.max_age),
-        ..Config::default()
+        duplicate_window: Duration::from_secs(120),
+        append_only: false,
     };
-    streams::ensure(bus, wanted).await
+    streams::ensure_durable(bus, &stream, limits).await
 }
 
 /// Name of the consumer of one host.
@@ -97,7 +79,7 @@ pub(crate) async fn queue(
     headers: Option<HeaderMap>,
     body: Bytes,
 ) -> Result<()> {
-    ensure_command_stream(bus, &CommandStreamConfig::default()).await?;
+    ensure_command_stream(bus, &command_stream_limits()).await?;
     let consumer = PullConfig {
         durable_name: Some(consumer_of(agent)),
         filter_subject: subject::durable_commands_of(agent),

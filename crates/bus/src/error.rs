@@ -99,6 +99,19 @@ pub enum BusError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server has no room for the stream.
+    #[error(
+        "JetStream has no room for stream {stream} of {max_bytes} bytes; raise jetstream.max_file_store of the server, or \
+         configure a smaller stream"
+    )]
+    NoRoom {
+        /// Name of the stream.
+        stream: String,
+        /// Bytes that it was to hold.
+        max_bytes: i64,
+        /// What the server said.
+        source: async_nats::jetstream::Error,
+    },
     /// The server made the stream otherwise than asked (old servers drop what they do not know).
     #[error("stream {stream} is not as asked: {difference}; mend it with `nats stream edit` or remove it")]
     StreamDiffers {
@@ -106,6 +119,30 @@ pub enum BusError {
         stream: String,
         /// The settings that differ.
         difference: String,
+    },
+    /// There is no bucket for a seed's data, and this user may not make one.
+    #[error(
+        "there is no object store bucket {bucket} and this user may not make it; a controller must make it first"
+    )]
+    NoBucket {
+        /// Its name.
+        bucket: String,
+    },
+    /// The other end of a connection through the object store does not go on.
+    #[error("{by} refused to carry a connection through the object store: {why}")]
+    Refused {
+        /// Who.
+        by: String,
+        /// Why.
+        why: String,
+    },
+    /// A local socket could not be used.
+    #[error("cannot {action}")]
+    Local {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
     },
     /// The client was closed.
     #[error("the connection to the bus was closed")]

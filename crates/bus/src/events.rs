@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt, StreamExt};
 use jiff::Timestamp;
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::conn::{Bus, backoff};
 use crate::error::{BusError, Result};
-use crate::streams;
+use crate::streams::{self, Durable, StreamLimits};
 
 /// Name of the stream.
 pub const EVENT_STREAM: &str = "orch_events";
@@ -25,46 +25,26 @@ pub const EVENT_STREAM: &str = "orch_events";
 /// Second copies of an event are dropped by its id within this time.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(2 * 3600);
 
-/// Bounds of the event stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventStreamConfig {
-    /// Bytes kept; the oldest events go first.
-    pub max_bytes: i64,
-    /// Age of the oldest event.
-    pub max_age: Duration,
-    /// Copies in a cluster of servers: 1, 3 or 5.
-    pub replicas: usize,
-}
-
-impl Default for EventStreamConfig {
-    fn default() -> Self {
-        Self { max_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 3600), replicas: 1 }
-    }
+/// Bounds of the event stream unless the operator says otherwise: the oldest events go first.
+#[must_use]
+pub fn event_stream_limits() -> StreamLimits {
+    StreamLimits { max_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 3600), replicas: 1 }
 }
 
 /// Makes the event stream if it is missing and checks that it is as the events need it.
 ///
 /// Limits of a stream that exists are left as they are: they are the operator's.
-pub async fn ensure_event_stream(bus: &Bus, config: &EventStreamConfig) -> Result<()> {
-    let wanted = Config {
-        name: EVENT_STREAM.into(),
-        description: Some("Events of orchestrator-agents, CloudEvents 1.0".into()),
-        subjects: vec![subject::ALL_EVENTS.into()],
+pub async fn ensure_event_stream(bus: &Bus, limits: &StreamLimits) -> Result<()> {
+    let stream = Durable {
+        name: EVENT_STREAM,
+        description: "Events of orchestrator-agents, CloudEvents 1.0",
+        subject: subject::ALL_EVENTS,
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::Old,
-        storage: StorageType::File,
-        max_bytes: config.max_bytes,
-        max_age: config.max_age,
-        max_messages: -1,
-        max_messages_per_subject: -1,
-        max_consumers: -1,
-        num_replicas: config.replicas,
-        duplicate_window: DUPLICATE_WINDOW.min(config.max_age),
-        deny_delete: true,
-        deny_purge: true,
-        ..Config::default()
+        duplicate_window: DUPLICATE_WINDOW,
+        append_only: true,
     };
-    streams::ensure(bus, wanted).await
+    streams::ensure_durable(bus, &stream, limits).await
 }
 
 /// Where to begin.

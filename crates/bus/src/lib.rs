@@ -19,6 +19,7 @@ pub mod heartbeat;
 pub mod outbox;
 pub mod permissions;
 pub mod serve;
+pub mod store;
 mod streams;
 mod wait;
 
@@ -31,3 +32,4 @@ pub use error::BusError;
 pub use fleet::{FleetEntry, FleetView, Health, LiveFleet};
 pub use outbox::Outbox;
 pub use serve::{Denied, Handler, Incoming, ServeConfig, serve};
+pub use streams::StreamLimits;

@@ -17,6 +17,7 @@ use protocol::subject::{
 use crate::durable::{COMMAND_STREAM, consumer_of};
 use crate::error::{BusError, Result};
 use crate::events::EVENT_STREAM;
+use crate::store::{bucket_of, consumer_of as consumer_in_buckets_of, stream_of};
 
 /// An agent's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,10 @@ pub enum Profile {
 pub fn agent_inbox(agent: &AgentId) -> String {
     format!("_INBOX_{}", encode_host(agent))
 }
+
+/// The JetStream prefix that an agent must set (`jetstream_prefix`) under [`Profile::Strict`]: under JetStream's own name its account
+/// would be asked, which has none.
+pub const STRICT_JETSTREAM_PREFIX: &str = "ORCH.API";
 
 /// The inbox prefix that a controller or auditor must set.
 #[must_use]
@@ -109,11 +114,11 @@ fn check(users: &BusUsers) -> Result<()> {
 fn simple(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     writeln!(text, "accounts {{\n  ORCH {{\n    jetstream: enabled\n    users: [")?;
     for user in &users.agents {
-        let host = encode_host(&user.agent);
         let consumer = consumer_of(&user.agent);
         let mut publish = own_subjects(&user.agent);
+        publish.extend(store_services(&user.agent).into_iter().map(|(subject, _)| subject));
         publish.extend([
-            format!("{ROOT}.seed.{host}.*.*.>"),
+            questions_of(&user.agent),
             format!("$JS.API.CONSUMER.INFO.{COMMAND_STREAM}.{consumer}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{COMMAND_STREAM}.{consumer}"),
             format!("$JS.ACK.{COMMAND_STREAM}.{consumer}.>"),
@@ -131,6 +136,10 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     for user in &users.agents {
         let (events, account) = (events_of(&user.agent), account_of(&user.agent));
         writeln!(text, "      {{ service: {events:?}, accounts: [{account:?}] }}")?;
+        for (subject, answers) in store_services(&user.agent) {
+            let response = answers.response_type();
+            writeln!(text, "      {{ service: {subject:?}, accounts: [{account:?}]{response} }}")?;
+        }
     }
     writeln!(text, "    ]\n    imports: [")?;
     for user in &users.agents {
@@ -144,13 +153,33 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     writeln!(text, "    ]\n  }}")?;
     for user in &users.agents {
         writeln!(text, "  {:?} {{\n    users: [", account_of(&user.agent))?;
-        write_user(text, &user.key, &own_subjects(&user.agent), &heard_by(&user.agent), true)?;
+        let services = store_services(&user.agent);
+        let mut publish = own_subjects(&user.agent);
+        publish.extend(services.iter().map(|(subject, _)| in_agents_account(subject)));
+        publish.push(questions_of(&user.agent));
+        write_user(text, &user.key, &publish, &heard_by(&user.agent), true)?;
         writeln!(text, "    ]\n    exports: [")?;
         writeln!(text, "      {{ service: {:?}, accounts: [\"ORCH\"] }}", commands_of(&user.agent))?;
         for subject in streams_of(&user.agent) {
             writeln!(text, "      {{ stream: {subject:?}, accounts: [\"ORCH\"] }}")?;
         }
+        let others = || users.agents.iter().filter(|other| other.agent != user.agent);
+        for other in others() {
+            let (subject, account) = (questions(&user.agent, &other.agent), account_of(&other.agent));
+            writeln!(text, "      {{ service: {subject:?}, accounts: [{account:?}] }}")?;
+        }
         writeln!(text, "    ]\n    imports: [")?;
+        for other in others() {
+            let (subject, account) = (questions(&other.agent, &user.agent), account_of(&other.agent));
+            writeln!(text, "      {{ service: {{ account: {account:?}, subject: {subject:?} }} }}")?;
+        }
+        for (subject, _) in &services {
+            let here = in_agents_account(subject);
+            writeln!(
+                text,
+                "      {{ service: {{ account: \"ORCH\", subject: {subject:?} }}, to: {here:?} }}"
+            )?;
+        }
         let events = events_of(&user.agent);
         writeln!(text, "      {{ service: {{ account: \"ORCH\", subject: {events:?} }} }}\n    ]\n  }}")?;
     }
@@ -197,7 +226,57 @@ fn streams_of(agent: &AgentId) -> [String; 2] {
 
 /// What an agent hears.
 fn heard_by(agent: &AgentId) -> Vec<String> {
-    vec![commands_of(agent), ASK_FLEET.to_owned(), format!("{}.>", agent_inbox(agent)), "$SRV.>".to_owned()]
+    let asked_as_donor = format!("{ROOT}.seed.{}.>", encode_host(agent));
+    let inbox = format!("{}.>", agent_inbox(agent));
+    vec![commands_of(agent), ASK_FLEET.to_owned(), inbox, "$SRV.>".to_owned(), asked_as_donor]
+}
+
+/// How a service of JetStream answers.
+#[derive(Debug, Clone, Copy)]
+enum Answers {
+    Once,
+    Often,
+}
+
+impl Answers {
+    fn response_type(self) -> &'static str {
+        match self {
+            Self::Once => "",
+            Self::Often => ", response_type: \"Stream\"",
+        }
+    }
+}
+
+/// What an agent needs of JetStream for seeds through the object store: its own bucket as a donor (to fill, empty and remove it,
+/// never to make or read one), and the consumers in its name as a recipient. Who makes a consumer in its name lets it read.
+fn store_services(agent: &AgentId) -> Vec<(String, Answers)> {
+    let (bucket, stream, consumer) = (bucket_of(agent), stream_of(agent), consumer_in_buckets_of(agent));
+    let mut services = vec![(format!("$O.{bucket}.>"), Answers::Once)];
+    services.extend(
+        ["INFO", "PURGE", "DELETE"].map(|call| (format!("$JS.API.STREAM.{call}.{stream}"), Answers::Once)),
+    );
+    services.push((format!("$JS.API.CONSUMER.INFO.{stream}.*"), Answers::Once));
+    services.push((format!("$JS.API.CONSUMER.INFO.*.{consumer}"), Answers::Once));
+    services.push((format!("$JS.API.CONSUMER.MSG.NEXT.*.{consumer}"), Answers::Often));
+    services
+}
+
+/// A subject of the common account as an agent's own account names it.
+fn in_agents_account(subject: &str) -> String {
+    match subject.strip_prefix("$JS.API.") {
+        Some(call) => format!("{STRICT_JETSTREAM_PREFIX}.{call}"),
+        None => subject.to_owned(),
+    }
+}
+
+/// Questions of one recipient to one donor about data that go through the object store.
+fn questions(donor: &AgentId, recipient: &AgentId) -> String {
+    format!("{ROOT}.seed.{}.{}.>", encode_host(donor), encode_host(recipient))
+}
+
+/// All questions of a recipient, to whatever donor.
+fn questions_of(recipient: &AgentId) -> String {
+    format!("{ROOT}.seed.*.{}.>", encode_host(recipient))
 }
 
 fn account_of(agent: &AgentId) -> String {

@@ -8,6 +8,7 @@ mod load;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bus::{AuthorityConfig, BusConfig};
 use mysql::MysqlConfig;
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) snapshot: SnapshotConfig,
     /// Giving and taking seeds.
     pub(crate) seed: SeedConfig,
+    /// The durable stream of events.
+    pub(crate) events: EventsConfig,
     /// Allow-listed commands by name.
     pub(crate) custom: BTreeMap<String, CustomConfig>,
     /// Logging.
@@ -225,6 +228,35 @@ pub(crate) enum PageCheck {
     Warn,
     /// Fail the seed.
     Fail,
+}
+
+/// `[events]`: how the stream is made where there is none; one that exists is the operator's.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct EventsConfig {
+    /// MiB that it holds; the oldest events go first. The server sets them aside at once.
+    pub(crate) max_mib: u32,
+    /// Days that an event is kept.
+    pub(crate) keep_days: u32,
+    /// Copies in a cluster of servers: 1, 3 or 5.
+    pub(crate) replicas: u8,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self { max_mib: 1024, keep_days: 90, replicas: 1 }
+    }
+}
+
+impl EventsConfig {
+    /// The bounds in the bus's words.
+    pub(crate) fn limits(&self) -> bus::StreamLimits {
+        bus::StreamLimits {
+            max_bytes: i64::from(self.max_mib) << 20,
+            max_age: Duration::from_secs(u64::from(self.keep_days) * 86_400),
+            replicas: usize::from(self.replicas),
+        }
+    }
 }
 
 /// One entry of `[custom.<name>]`.

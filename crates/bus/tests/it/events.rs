@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bus::events::{EventFilter, EventStreamConfig, Since, StoredEvent, ensure_event_stream};
+use bus::events::{EventFilter, Since, StoredEvent, ensure_event_stream, event_stream_limits};
 use bus::outbox::{EventSource, OutboxLimits};
-use bus::{Bus, Client, Outbox};
+use bus::{Bus, Client, Outbox, StreamLimits};
 use futures_util::StreamExt;
 use protocol::event::{AgentStopped, EventData, SnapshotGone};
+use testkit::nats::{NatsOptions, NatsServer};
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::*;
@@ -16,6 +17,7 @@ on_each_server!(
     none_is_lost_or_doubled_when_the_server_is_killed,
     the_spool_waits_for_jetstream_and_survives_a_restart,
     events_are_read_by_time_sequence_and_filter,
+    a_small_store_gets_a_smaller_stream,
 );
 
 pub(crate) fn outbox(dir: &Path, host: &str) -> Outbox {
@@ -46,8 +48,8 @@ async fn none_is_lost_or_doubled_when_the_server_is_killed(program: Option<PathB
     let mut server = start(program);
     let dir = tempfile::tempdir().unwrap();
     let bus = connect(&server).await;
-    ensure_event_stream(&bus, &EventStreamConfig::default()).await.unwrap();
-    ensure_event_stream(&bus, &EventStreamConfig::default()).await.unwrap();
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
     let outbox = outbox(dir.path(), "db1");
     let shutdown = CancellationToken::new();
     let sender = outbox.spawn_sender(bus.clone(), shutdown.clone());
@@ -92,7 +94,7 @@ async fn the_spool_waits_for_jetstream_and_survives_a_restart(program: Option<Pa
     let outbox = outbox(dir.path(), "db1");
     let shutdown = CancellationToken::new();
     let sender = outbox.spawn_sender(bus.clone(), shutdown.clone());
-    ensure_event_stream(&bus, &EventStreamConfig::default()).await.unwrap();
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
     outbox.publish(stopped(21)).await.unwrap();
     assert!(outbox.flush(LIMIT * 2).await);
     assert_complete(&bus, 21).await;
@@ -104,7 +106,7 @@ async fn events_are_read_by_time_sequence_and_filter(program: Option<PathBuf>) {
     let server = start(program);
     let dir = tempfile::tempdir().unwrap();
     let bus = connect(&server).await;
-    ensure_event_stream(&bus, &EventStreamConfig::default()).await.unwrap();
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
     let shutdown = CancellationToken::new();
     let hosts = [outbox(&dir.path().join("1"), "db1"), outbox(&dir.path().join("2"), "db2")];
     for host in &hosts {
@@ -142,4 +144,20 @@ async fn events_are_read_by_time_sequence_and_filter(program: Option<PathBuf>) {
     let next = tokio::time::timeout(LIMIT, following.next()).await.unwrap().unwrap().unwrap();
     assert_eq!(next.stream_sequence, 21);
     shutdown.cancel();
+}
+
+async fn a_small_store_gets_a_smaller_stream(program: Option<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = format!("jetstream {{ store_dir: {:?}, max_mem: 16MB, max_file: 20MB }}\n", dir.path());
+    let server = NatsServer::start(&NatsOptions { program, config, ..NatsOptions::default() }).unwrap();
+    let bus = connect(&server).await;
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
+    let info = bus.jetstream().get_stream("orch_events").await.unwrap();
+    let bytes = info.cached_info().config.max_bytes;
+    assert_eq!(bytes, 16 << 20, "the largest half, quarter, … that fits");
+    // Little is left.
+    let tiny = StreamLimits { max_bytes: 8 << 20, ..bus::durable::command_stream_limits() };
+    bus::durable::ensure_command_stream(&bus, &tiny).await.unwrap();
+    let info = bus.jetstream().get_stream("orch_commands").await.unwrap();
+    assert_eq!(info.cached_info().config.max_bytes, 4 << 20);
 }

@@ -8,5 +8,6 @@ mod kit;
 mod outage;
 mod permissions;
 mod serve;
+mod store;
 mod tls;
 mod wait;

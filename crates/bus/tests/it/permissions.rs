@@ -1,10 +1,14 @@
 //! The generated server configuration holds against each attack that a naive one lets through.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
 
 use bus::config::Credentials;
-use bus::events::{EventStreamConfig, ensure_event_stream};
-use bus::permissions::{AgentUser, BusUsers, NamedUser, Profile, agent_inbox, server_config, user_inbox};
+use bus::events::{ensure_event_stream, event_stream_limits};
+use bus::permissions::{
+    AgentUser, BusUsers, NamedUser, Profile, STRICT_JETSTREAM_PREFIX, agent_inbox, server_config, user_inbox,
+};
+use bus::store::{self, Giver, Taker, Way};
 use bus::{Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey};
 use futures_util::{FutureExt, StreamExt};
 use nkeys::KeyPair;
@@ -26,6 +30,7 @@ struct World {
     server: NatsServer,
     dir: TempDir,
     controller: KeyPair,
+    profile: Profile,
 }
 
 impl World {
@@ -46,7 +51,7 @@ impl World {
             auditors: vec![NamedUser { name: "audit".into(), key: key("audit").public_key() }],
         };
         let server = start_with(program, &server_config(&users, profile).unwrap());
-        Self { server, dir, controller }
+        Self { server, dir, controller, profile }
     }
 
     async fn bus(&self, name: &str) -> Bus {
@@ -54,6 +59,8 @@ impl World {
         let config = BusConfig {
             credentials: Some(Credentials::NkeyFile(self.dir.path().join(name))),
             inbox_prefix: Some(inbox),
+            jetstream_prefix: (self.profile == Profile::Strict && name.starts_with("db"))
+                .then(|| STRICT_JETSTREAM_PREFIX.to_owned()),
             ..config(&self.server)
         };
         let bus = Bus::connect(&config, name).await.unwrap();
@@ -87,7 +94,24 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
         "orch.v1.hb.db2",
         "orch.v1.evt.db2.agent.started",
         "orch.v1.job.db2.x.progress",
-        "orch.v1.seed.db2.db1.x.y",
+        // db1 may ask db2 in its own name, and nothing else about another's seed.
+        "orch.v1.seed.db2.db3.x.up",
+        "orch.v1.seed.db1.db2.x.up",
+        "$O.orch-db2.C.nuid",
+        "$O.orch-db2.M.name",
+        "$JS.API.STREAM.CREATE.OBJ_orch-db1",
+        "$JS.API.STREAM.UPDATE.OBJ_orch-db1",
+        "$JS.API.STREAM.INFO.OBJ_orch-db2",
+        "$JS.API.STREAM.PURGE.OBJ_orch-db2",
+        "$JS.API.STREAM.DELETE.OBJ_orch-db2",
+        "$JS.API.STREAM.MSG.GET.OBJ_orch-db1",
+        "$JS.API.STREAM.MSG.GET.OBJ_orch-db2",
+        "$JS.API.DIRECT.GET.OBJ_orch-db2",
+        "$JS.API.CONSUMER.CREATE.OBJ_orch-db2.orch-db1",
+        "$JS.API.CONSUMER.DURABLE.CREATE.OBJ_orch-db2.orch-db1",
+        "$JS.API.CONSUMER.DELETE.OBJ_orch-db2.orch-db1",
+        "$JS.API.CONSUMER.MSG.NEXT.OBJ_orch-db2.orch-db3",
+        "$JS.API.CONSUMER.INFO.OBJ_orch-db2.orch-db3",
         "$JS.API.STREAM.PURGE.orch_events",
         "$JS.API.STREAM.CREATE.mine",
         "$JS.API.STREAM.MSG.GET.orch_events",
@@ -105,7 +129,15 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
     }
     // Listening to another's commands and answers.
     let mut heard = Vec::new();
-    for subject in ["orch.v1.cmd.db2.>", "orch.v1.cmd.>", ">", "_INBOX_USER_ctl.>", "orch.v1.evt.>"] {
+    for subject in [
+        "orch.v1.cmd.db2.>",
+        "orch.v1.cmd.>",
+        ">",
+        "_INBOX_USER_ctl.>",
+        "orch.v1.evt.>",
+        "orch.v1.seed.db2.>",
+        "$O.>",
+    ] {
         heard.push(db1.subscribe(subject.into()).await.unwrap());
     }
     settle(db1).await;
@@ -128,7 +160,7 @@ async fn assert_works(world: &World, db1: &Bus) -> Client {
     let ctl = world.bus("ctl").await;
     let client =
         Client::new(ctl.clone(), Some(KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap()), "ctl");
-    ensure_event_stream(&ctl, &EventStreamConfig::default()).await.unwrap();
+    ensure_event_stream(&ctl, &event_stream_limits()).await.unwrap();
     let mut heartbeats = client.watch_heartbeats().await.unwrap();
     settle(&ctl).await;
     db1.publish("orch.v1.hb.db1".into(), None, serde_json::to_vec(&heartbeat(&agent("db1"))).unwrap().into())
@@ -160,6 +192,7 @@ async fn the_simple_profile_holds(program: Option<PathBuf>) {
         (victim.handler.calls() == 1).then_some(())
     })
     .await;
+    assert_data_go_through_the_store(&world).await;
     assert_kept_apart(&world, &db1, &client).await;
     assert_eq!(victim.handler.calls(), 2);
 
@@ -183,6 +216,7 @@ async fn the_strict_profile_holds(program: Option<PathBuf>) {
     let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
     let client = assert_works(&world, &db1).await;
     let victim = start_agent(&world, &db2).await;
+    assert_data_go_through_the_store(&world).await;
     assert_kept_apart(&world, &db1, &client).await;
     let spying = world.bus("db2").await;
     let mut spy = spying.subscribe("orch.v1.cmd.db2.>".into()).await.unwrap();
@@ -202,4 +236,27 @@ async fn the_strict_profile_holds(program: Option<PathBuf>) {
 async fn start_agent(world: &World, bus: &Bus) -> TestAgent {
     let asker = world.bus("ctl").await;
     TestAgent::start_asked_by(bus, &asker, &agent("db2"), &world.dir, handler("db2"), world.authority()).await
+}
+
+/// db2 gives to db1 through the object store, in a bucket that the controller has made; db1 cannot read one made for another.
+async fn assert_data_go_through_the_store(world: &World) {
+    let ctl = world.bus("ctl").await;
+    let (donor, recipient) = (agent("db2"), agent("db1"));
+    let way = Way {
+        donor: donor.clone(),
+        recipient: recipient.clone(),
+        job: JobId::generate(),
+        window_bytes: 8 << 20,
+    };
+    let len = 12 << 20;
+    let service = crate::store::service(len).await;
+    let refused = Giver::open(world.bus("db2").await, way.clone(), service).await.unwrap_err();
+    assert!(matches!(refused, BusError::NoBucket { .. }), "{refused:?}");
+    store::make_bucket(&ctl, &donor, &recipient, way.window_bytes).await.unwrap();
+    let giver = Giver::open(world.bus("db2").await, way.clone(), service).await.unwrap();
+    let taker = Taker::open(world.bus("db1").await, way).await.unwrap();
+    assert_eq!(crate::store::ask(&taker, len, &AtomicU64::new(0)).await, len);
+    drop(taker);
+    giver.close().await.unwrap();
+    assert!(store::buckets(&ctl).await.unwrap().is_empty(), "the donor removes its bucket");
 }

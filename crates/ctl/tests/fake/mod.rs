@@ -15,9 +15,8 @@ use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus::StreamLimits;
 use bus::dedupe::CacheLimits;
-use bus::durable::CommandStreamConfig;
-use bus::events::EventStreamConfig;
 use bus::{Authority, Bus, BusConfig, Handler, ReplyCache, ServeConfig};
 use jiff::{SignedDuration, Timestamp};
 use protocol::heartbeat::{Heartbeat, MysqlSummary, SnapshotSummary};
@@ -49,9 +48,9 @@ impl World {
         let config = BusConfig { servers: vec![server.url()], ..BusConfig::default() };
         let bus = Bus::connect(&config, "fake agents").await.unwrap();
         bus.connected(LIMIT).await.unwrap();
-        let events = EventStreamConfig { max_bytes: 16 << 20, ..EventStreamConfig::default() };
+        let events = StreamLimits { max_bytes: 16 << 20, ..bus::events::event_stream_limits() };
         bus::events::ensure_event_stream(&bus, &events).await.unwrap();
-        let commands = CommandStreamConfig { max_bytes: 16 << 20, ..CommandStreamConfig::default() };
+        let commands = StreamLimits { max_bytes: 16 << 20, ..bus::durable::command_stream_limits() };
         bus::durable::ensure_command_stream(&bus, &commands).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let stop = CancellationToken::new();
