@@ -83,6 +83,19 @@ async fn a_plan_that_refuses_ends_with_3_and_nothing_touched() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_named_plan_is_run_and_another_one_refused() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    let db7 = world.agent("db7", "dc1", vec![]).await;
+    let ran = world.run("seed start db7 --from db1 --plan an-older-one").await;
+    assert!(ran.expect(3).err.contains("no longer holds"), "{}", ran.err);
+    assert!(!db1.asked().contains(&"seed.offer") && !db7.asked().contains(&"seed.start"));
+    let ran = world.run("seed plan db7 --from db1").await;
+    assert!(ran.expect(0).out.contains("plan               plan-of-db7"), "{}", ran.out);
+    world.run("seed start db7 --from db1 --plan plan-of-db7").await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_offer_that_came_to_nothing_is_released() {
     let world = World::new().await;
     let db1 = world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;

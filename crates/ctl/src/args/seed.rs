@@ -28,6 +28,9 @@ pub enum SeedCmd {
         donor: DonorArgs,
         #[command(flatten)]
         options: SeedOptionArgs,
+        /// Run exactly this plan, by the digest that `seed plan` shows; refused when it no longer holds. Once for each recipient
+        #[arg(long = "plan", value_name = "DIGEST")]
+        plans: Vec<String>,
         #[command(flatten)]
         run: RunArgs,
     },

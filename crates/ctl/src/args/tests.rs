@@ -35,7 +35,7 @@ fn seed_options_travel_as_they_were_typed() {
         "ctl seed start db7 db8 --from db1 --snapshot vg0/s1 --stop-mysql --allow-primary --no-start --keep-old 2h \
          --connections 4 --throttle 50M --compression zstd --require-proven --delta --plain --detach --yes --json",
     );
-    let Cmd::Seed(SeedCmd::Start { recipients, donor, options, run }) = cli.command else {
+    let Cmd::Seed(SeedCmd::Start { recipients, donor, options, run, .. }) = cli.command else {
         panic!("not a seed start")
     };
     assert_eq!(recipients.iter().map(AgentId::as_str).collect::<Vec<_>>(), ["db7", "db8"]);
@@ -46,6 +46,7 @@ fn seed_options_travel_as_they_were_typed() {
         SeedOptions {
             stop_mysql: true,
             allow_primary: true,
+            allow_busy_donor: false,
             replace: false,
             start_mysql: false,
             keep_old_s: 7200,

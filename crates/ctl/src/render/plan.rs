@@ -29,6 +29,7 @@ pub fn plan(plan: &SeedPlan) -> String {
         ("free afterwards", Some(units::signed_size(plan.free_after_bytes))),
         ("free on the donor", plan.donor_free_bytes.map(|free| format!("{} (unchanged)", units::size(free)))),
         ("expected time", Some(expected(plan))),
+        ("plan", Some(plan.digest.clone())),
     ]));
     text.push_str("\nIt will:\n");
     text.push_str(&actions(&plan.actions));

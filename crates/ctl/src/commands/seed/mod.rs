@@ -17,8 +17,8 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
         SeedCmd::Plan { recipients, donor, options } => {
             plan::run(session, recipients, &donor, &options).await
         }
-        SeedCmd::Start { recipients, donor, options, run } => {
-            start::run(session, recipients, &donor, &options, &run).await
+        SeedCmd::Start { recipients, donor, options, plans, run } => {
+            start::run(session, recipients, &donor, &options, &plans, &run).await
         }
         SeedCmd::Watch(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, false).await?;

@@ -18,10 +18,20 @@ pub(super) async fn run(
     recipients: Vec<AgentId>,
     donor: &DonorArgs,
     args: &SeedOptionArgs,
+    plans: &[String],
     run: &RunArgs,
 ) -> Result<()> {
     let options = args.to_wire();
     let (planned, mut failures) = prepare(session, recipients, donor, &options).await?;
+    let (planned, changed): (Vec<_>, Vec<_>) =
+        planned.into_iter().partition(|planned| plans.is_empty() || plans.contains(&planned.plan.digest));
+    failures.extend(changed.into_iter().map(|planned| CtlError::Refused {
+        host: planned.recipient,
+        reasons: vec![format!(
+            "the plan asked for no longer holds: the one shown is {}; look at it and start that",
+            planned.plan.digest
+        )],
+    }));
     if planned.is_empty() {
         return settle(session, failures);
     }
