@@ -179,6 +179,8 @@ pub struct VmOutcome {
     pub stderr: String,
     /// What was written to the file named by [`RESULTS_ENV`].
     pub results: String,
+    /// Of a guest that was killed at its time limit: what each of its tasks waited for, some seconds before.
+    pub hang_report: String,
     /// The last 8 KiB of the kernel's console: the panic's text is here.
     pub console_tail: String,
     pub elapsed: Duration,

@@ -20,6 +20,10 @@ const STAGE2: &str = include_str!("stage2.sh");
 const SHARE_IN_GUEST: &str = "/run/vm/share";
 const OUTPUT_LIMIT_BYTES: u64 = 4 << 20;
 const CONSOLE_LIMIT_BYTES: u64 = 8 << 10;
+/// A guest that still runs so long before its time limit tells what it waits for.
+const HANG_REPORT_BEFORE_LIMIT: Duration = Duration::from_secs(15);
+/// What is gone of the time limit when the guest begins to count.
+const BOOT: Duration = Duration::from_secs(10);
 /// From the moment that the status is known to the power-off; the rest is not worth waiting for.
 const POWER_OFF_LIMIT: Duration = Duration::from_secs(15);
 
@@ -38,6 +42,8 @@ fn run_in_share(run: &VmRun, prepared: &Prepared) -> anyhow::Result<VmOutcome> {
     fs::write(share.join("stage2.sh"), STAGE2)?;
     fs::write(share.join("modules-path"), prepared.modules.as_os_str().as_bytes())?;
     fs::write(share.join("command.sh"), guest_script(run))?;
+    let report_after = run.time_limit.saturating_sub(BOOT).saturating_sub(HANG_REPORT_BEFORE_LIMIT);
+    fs::write(share.join("report-after-s"), report_after.as_secs().max(3).to_string())?;
     let console = dir.path().join("console");
     let disks = make_disks(run, dir.path())?;
 
@@ -51,6 +57,10 @@ fn run_in_share(run: &VmRun, prepared: &Prepared) -> anyhow::Result<VmOutcome> {
         stdout: tail(&share.join("stdout"), OUTPUT_LIMIT_BYTES)?,
         stderr: tail(&share.join("stderr"), OUTPUT_LIMIT_BYTES)?,
         results: tail(&share.join("results"), OUTPUT_LIMIT_BYTES)?,
+        hang_report: match end {
+            GuestEnd::TimedOut => tail(&share.join("hang"), OUTPUT_LIMIT_BYTES)?,
+            GuestEnd::Exited(_) | GuestEnd::Died => String::new(),
+        },
         console_tail: tail(&console, CONSOLE_LIMIT_BYTES)?,
         elapsed: started.elapsed(),
     })

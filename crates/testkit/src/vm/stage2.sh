@@ -29,6 +29,29 @@ if [ -e /sys/class/net/eth0 ]; then
   $busybox ip route add default via 10.0.2.2
 fi
 
+# Shortly before the host kills a guest that hangs: who waits in the kernel, and for what. Written line by line, since
+# the share or a tool may be what hangs; the console has the kernel's own list.
+report_hang() {
+  $busybox sleep "$($busybox cat $share/report-after-s)"
+  exec >$share/hang 2>&1
+  for task in /proc/[0-9]*/task/[0-9]*; do
+    state=$($busybox sed -n 's/^State:[[:space:]]*//p' $task/status)
+    command=$($busybox tr '\0' ' ' <$task/cmdline)
+    # Of the kernel's own threads only those that wait for something.
+    case "$command$state" in [SIR]\ *) continue ;; esac
+    echo "$task $state, in $($busybox cat $task/wchan): $command[$($busybox cat $task/comm)]"
+    $busybox sed 's/^/    /' $task/stack
+  done
+  echo "--- kernel log"
+  $busybox dmesg | $busybox tail -n 40
+  echo "--- device-mapper"
+  $busybox timeout 3 dmsetup info -c
+  $busybox timeout 3 dmsetup status
+  echo 8 >/proc/sys/kernel/printk
+  echo w >/proc/sysrq-trigger
+}
+report_hang </dev/null &
+
 $busybox sh $share/command.sh </dev/null >$share/stdout 2>$share/stderr
 echo $? >$share/status.new
 $busybox mv $share/status.new $share/status

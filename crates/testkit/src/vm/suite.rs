@@ -26,18 +26,22 @@ const SHOWN_OUTPUT_BYTES: usize = 32 << 10;
 
 type CaseFn = fn(&Guest) -> anyhow::Result<()>;
 
+/// Prepares on the host; gives variables for the guest's environment.
+type HostFn = fn() -> anyhow::Result<Vec<(OsString, OsString)>>;
+
 /// Cases that share one boot, and so the state that earlier cases left: order matters, names are unique.
 #[derive(Debug)]
 pub struct Group {
     name: &'static str,
     run: VmRun,
+    on_host: Option<HostFn>,
     setup: Option<CaseFn>,
     cases: Vec<(&'static str, CaseFn)>,
 }
 
 impl Group {
     pub fn new(name: &'static str) -> Self {
-        Self { name, run: VmRun::new(""), setup: None, cases: Vec::new() }
+        Self { name, run: VmRun::new(""), on_host: None, setup: None, cases: Vec::new() }
     }
 
     #[must_use]
@@ -70,6 +74,14 @@ impl Group {
     #[must_use]
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
         self.run = self.run.env(name, value);
+        self
+    }
+
+    /// Runs on the host before the boot, for example to build programs; what it gives is added to the guest's
+    /// environment.
+    #[must_use]
+    pub fn on_host(mut self, prepare: HostFn) -> Self {
+        self.on_host = Some(prepare);
         self
     }
 
@@ -221,10 +233,11 @@ fn verdict(group: &str, cases: &[&str], outcome: &VmOutcome) -> Result<String, S
         return Ok(report);
     }
     Err(format!(
-        "{report}--- stdout of the guest\n{}\n--- stderr of the guest\n{}\n--- console of the guest\n{}",
+        "{report}--- stdout of the guest\n{}\n--- stderr of the guest\n{}\n--- console of the guest\n{}\n{}",
         shown(&outcome.stdout),
         shown(&outcome.stderr),
-        outcome.console_tail
+        outcome.console_tail,
+        hang(&outcome.hang_report),
     ))
 }
 
@@ -234,12 +247,23 @@ fn boot(group: &Group) -> Result<VmOutcome, VmError> {
         .context("cannot tell the path of this test binary")
         .map_err(VmError::harness("starting a guest"))?;
     run = run.arg(GUEST_FLAG).arg(group.name);
+    let prepared = group.on_host.map_or_else(|| Ok(Vec::new()), |prepare| prepare());
+    for (name, value) in prepared.map_err(VmError::harness("preparing on the host"))? {
+        run = run.env(name, value);
+    }
     for name in [CASES_ENV, "RUST_LOG"] {
         if let Some(value) = std::env::var_os(name) {
             run = run.env(name, value);
         }
     }
     run.run()
+}
+
+fn hang(report: &str) -> String {
+    match report {
+        "" => String::new(),
+        report => format!("--- what the guest's tasks waited for\n{}", shown(report)),
+    }
 }
 
 fn shown(output: &str) -> &str {
@@ -330,6 +354,7 @@ mod tests {
             end,
             stdout,
             stderr,
+            hang_report: String::new(),
             results: results.into(),
             console_tail,
             elapsed: Duration::from_secs(9),
