@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
@@ -188,13 +190,32 @@ impl Detached {
     }
 }
 
+/// A file for reading and appending that no other process finds.
 fn nameless_file() -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .mode(0o600)
-        .custom_flags(nix::fcntl::OFlag::O_TMPFILE.bits())
-        .open(std::env::temp_dir())
+    nameless_file_in(&std::env::temp_dir()).or_else(|_| briefly_named_file_in(&std::env::temp_dir()))
+}
+
+fn nameless_file_in(dir: &Path) -> io::Result<File> {
+    let flags = nix::fcntl::OFlag::O_TMPFILE.bits();
+    OpenOptions::new().read(true).append(true).mode(0o600).custom_flags(flags).open(dir)
+}
+
+/// For file systems that know no nameless files: the overlay of a container below Linux 6.3, NFS.
+fn briefly_named_file_in(dir: &Path) -> io::Result<File> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = dir.join(format!(".oa-output-{}-{number}", std::process::id()));
+        match OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path) {
+            // What a process of the same id has left before it could remove it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => {
+                let file = opened?;
+                std::fs::remove_file(&path)?;
+                return Ok(file);
+            }
+        }
+    }
 }
 
 /// Reads to the end, keeps the first `limit` bytes.
@@ -211,9 +232,24 @@ pub(crate) async fn read_up_to(pipe: Option<impl AsyncRead + Unpin>, limit: usiz
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn output_is_kept_where_no_nameless_file_can_be_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = briefly_named_file_in(dir.path()).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it has no name any more");
+        file.write_all(b"said").unwrap();
+        file.rewind().unwrap();
+        file.write_all(b" more").unwrap();
+        file.rewind().unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "said more");
+    }
 
     fn argv(words: &[&str]) -> Vec<String> {
         words.iter().map(|w| (*w).to_owned()).collect()
