@@ -23,7 +23,7 @@ const MAX_SAMPLES: usize = 120;
 pub struct GuardianPolicy {
     /// Extend when the store is this full; absent: never.
     pub extend_at_percent: Option<f64>,
-    /// By this much of its present size.
+    /// By this much of its present size; 0: never extend.
     pub extend_by_percent: f64,
     /// Ask for a slower seed when it will be full within this time, in seconds; 0: never.
     pub slow_within_seconds: u64,
@@ -142,6 +142,7 @@ pub fn decide(
     };
     let nearly_full = now.fill_percent >= policy.abort_at_percent || within(policy.abort_within_seconds);
     if can_extend
+        && policy.extend_by_percent > 0.0
         && let Some(threshold) = policy.extend_at_percent
         && (now.fill_percent >= threshold || nearly_full)
     {
@@ -306,8 +307,12 @@ mod tests {
             panic!("it is late")
         };
         assert_eq!(reason, "the snapshot's store is 50.0 % full and full in 4 s");
-        let never = GuardianPolicy { extend_at_percent: None, ..policy };
-        assert!(matches!(decide(&never, &at(98.0), None, true), Decision::Abort(_)));
+        for never in [
+            GuardianPolicy { extend_at_percent: None, ..policy },
+            GuardianPolicy { extend_by_percent: 0.0, ..policy },
+        ] {
+            assert!(matches!(decide(&never, &at(98.0), None, true), Decision::Abort(_)));
+        }
     }
 
     proptest! {
