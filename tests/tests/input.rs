@@ -13,7 +13,7 @@ use e2e::world;
 use protocol::envelope::{MAX_REQUEST_BYTES, Outcome, Reply};
 use protocol::error::ErrorCode;
 use protocol::ids::{AgentId, RequestId};
-use protocol::params::{AgentInfoParams, JobsListParams};
+use protocol::params::{AgentInfoParams, JobsListParams, SnapshotCreateParams};
 use protocol::subject::Subject;
 use serde_json::{Value, json};
 use testkit::agent::{Agent, AgentOptions, Program};
@@ -110,6 +110,41 @@ async fn every_kind_of_bad_request_gets_its_typed_error_and_the_agent_lives_on()
     let jobs =
         client.call(&id, JobsListParams { limit: 10, unfinished: false }, &Default::default()).await.unwrap();
     assert!(jobs.is_empty(), "nothing was begun: {jobs:?}");
+    assert!(agent.runs());
+    agent.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_cannot_do_lvm_says_why_and_serves_on() {
+    if std::path::Path::new("/dev/mapper").read_dir().is_ok_and(|entries| entries.count() > 1) {
+        eprintln!("skipped, because this host has device-mapper volumes");
+        return;
+    }
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    let datadir = tempfile::tempdir().unwrap();
+    let mut options = AgentOptions::new("db1", &nats.url());
+    options.set("snapshot.provider.provider", "lvm");
+    options.set("mysql.datadir", datadir.path().display().to_string());
+    let mut agent = Agent::start(options).unwrap();
+    let client = world::client(&nats.url()).await;
+    let id = agent.id().clone();
+    world::serving(&client, &id).await;
+
+    let info = client.call(&id, AgentInfoParams {}, &Default::default()).await.unwrap();
+    let snapshots = info.capabilities.iter().find(|c| c.name == "snapshot").unwrap();
+    let reason = snapshots.reason.as_deref().expect("a missing capability has its reason");
+    assert!(!snapshots.available && !reason.is_empty());
+    let create = SnapshotCreateParams { keep_s: None, size_bytes: None };
+    let job = client.call(&id, create, &Default::default()).await.unwrap().job;
+    let view = client.wait_job(&id, job, |_| {}).await.unwrap();
+    let error = view.error.expect("no snapshot can be made here");
+    assert_eq!(error.code, ErrorCode::MissingCapability, "{error:?}");
+    for name in ["vg0/data;rm", "-y", "../../etc", "vg0/--yes", "vg0/a b", ""] {
+        let params = json!({ "snapshot": name });
+        let error = client.raw(&id, "snapshot.remove", params, &Default::default()).await.unwrap_err();
+        let bus::BusError::Agent(error) = error else { panic!("{name:?}: {error}") };
+        assert_eq!(error.code, ErrorCode::BadRequest, "{name:?}: {error:?}");
+    }
     assert!(agent.runs());
     agent.stop().unwrap();
 }

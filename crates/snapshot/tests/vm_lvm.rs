@@ -27,7 +27,8 @@ fn main() -> ExitCode {
             .case("ext4_and_read_only_snapshots_mount", ext4_and_read_only_snapshots_mount)
             .case("metadata_survive_a_lost_state", metadata_survive_a_lost_state)
             .case("what_others_made_is_filtered_and_never_the_origin", what_others_made_is_filtered)
-            .case("a_half_made_one_is_swept", a_half_made_one_is_swept),
+            .case("a_half_made_one_is_swept", a_half_made_one_is_swept)
+            .case("what_cannot_be_mounted_or_unmounted_says_why", what_cannot_be_mounted),
         group("lvm_overflow")
             .setup(classic_on_xfs)
             .case("seen_with_monitoring_off", overflow_is_seen_with_monitoring_off)
@@ -275,6 +276,33 @@ fn a_half_made_one_is_swept(guest: &Guest) -> anyhow::Result<()> {
         ["data", "theirs"]
     );
     guest.run(&["lvremove", "-y", "vg0/theirs"])?;
+    Ok(())
+}
+
+/// A volume without a file system, and a mount in which someone works.
+fn what_cannot_be_mounted(guest: &Guest) -> anyhow::Result<()> {
+    guest.run(&["lvcreate", "-y", "-L", "16M", "-n", "blank", "vg0"])?;
+    guest.run(&["lvcreate", "-y", "-s", "-L", "8M", "-n", "blank-snap", "vg0/blank"])?;
+    let provider = classic();
+    let root = Path::new("/run/unmountable/mnt");
+    let table = MountTable::open(Arc::clone(&provider), root, Path::new("/run/unmountable/s.json"))?;
+    let error = table.acquire(&"vg0/blank-snap".parse()?, MountMode::ReadOnly, "seed 1").unwrap_err();
+    assert!(error.to_string().contains("holds no file system"), "{error}");
+    assert_eq!((table.held(), fs::read_dir(root)?.count()), (Vec::new(), 0), "nothing half-made is left");
+
+    fs::write(datadir().join("ibdata1"), "x")?;
+    let made = create(provider.as_ref(), &request(&datadir()))?;
+    let lease = table.acquire(&made.id, MountMode::ReadOnly, "seed 1")?;
+    let busy = fs::File::open(lease.mounted().datadir.join("ibdata1"))?;
+    lease.prove()?;
+    let error = lease.release().unwrap_err();
+    assert!(error.to_string().contains("unmount"), "{error}");
+    assert_eq!(table.held().len(), 1, "what could not be unmounted is still held");
+    assert!(matches!(table.remove_snapshot(&made.id).unwrap_err(), Error::Held { .. }));
+    drop(busy);
+    table.release(&made.id, "seed 1")?;
+    clean_up(provider.as_ref())?;
+    guest.run(&["lvremove", "-y", "vg0/blank"])?;
     Ok(())
 }
 
