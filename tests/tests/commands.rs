@@ -43,7 +43,9 @@ async fn every_query_gives_what_its_schema_says() {
         world.donor.db.exec(statement).await.unwrap();
     }
     let snapshot = world.snapshot().await;
-    world.call(&world.donor, SnapshotMountParams { snapshot: snapshot.clone(), writable: false }).await;
+    let named = Some(snapshot);
+    let mount = SnapshotMountParams { snapshot: named.clone(), writable: false, at_mount_point: false };
+    world.call(&world.donor, mount).await;
     let info = world.call(&world.donor, AgentInfoParams {}).await;
 
     let mut lacking = Vec::new();
@@ -62,7 +64,7 @@ async fn every_query_gives_what_its_schema_says() {
         }
     }
     println!("not answered, because this host lacks what they need: {}", lacking.join(", "));
-    world.call(&world.donor, SnapshotUnmountParams { snapshot }).await;
+    world.call(&world.donor, SnapshotUnmountParams { snapshot: named }).await;
 }
 
 /// Parameters with which the query must succeed here. A query that is not listed fails the test.

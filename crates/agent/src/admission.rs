@@ -37,6 +37,7 @@ pub(crate) fn claims(kind: &str) -> &'static [(Resource, Claim)] {
         "seed.start" | "seed.undo" => &[(Service, Alone), (Datadir, Alone), (Seed, Alone)],
         "seed.offer" => &[(Seed, Shared)],
         "mysql.start" | "mysql.stop" | "mysql.restart" => &[(Service, Alone)],
+        "mysql.start-on-snapshot" | "mysql.leave-snapshot" => &[(Service, Alone), (Datadir, Alone)],
         "datadir.clear" | "datadir.post-copy" => &[(Service, Shared), (Datadir, Alone)],
         "snapshot.create" => &[(Service, Shared), (Datadir, Shared), (Snapshots, Alone)],
         "snapshot.remove" => &[(Snapshots, Alone)],

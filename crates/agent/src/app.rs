@@ -21,6 +21,7 @@ use transfer::Throttle;
 use crate::config::Config;
 use crate::handler::AgentHandler;
 use crate::host::{Host, Snapshots, chain};
+use crate::jobs::on_snapshot::Runs;
 use crate::observe::Seen;
 use crate::publish::{self, ProgressQueue, Publisher};
 use crate::{guardian, jobs, observe, queries, schedule};
@@ -51,7 +52,10 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let authority = Arc::new(Authority::new(config.auth.clone())?);
     let bus = Bus::connect(&config.bus, &format!("orchestrator-agent {id}")).await?;
 
-    let host = make_host(config, id, runner, outbox, bus);
+    let runs = Runs::open(state_dir.join("on-snapshot.json"))
+        .context("what runs on snapshots cannot be read (on-snapshot.json)")?;
+
+    let host = make_host(config, id, runner, outbox, bus, runs);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -139,7 +143,14 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn make_host(config: Config, id: AgentId, runner: Runner, outbox: Outbox, bus: Bus) -> Arc<Host> {
+fn make_host(
+    config: Config,
+    id: AgentId,
+    runner: Runner,
+    outbox: Outbox,
+    bus: Bus,
+    on_snapshot: Runs,
+) -> Arc<Host> {
     let snapshots = make_snapshots(&config);
     let capability = snapshots.as_ref().map(|s| s.provider.probe());
     let capabilities = queries::agent::capabilities(capability.as_ref().map_err(|reason| *reason));
@@ -164,6 +175,7 @@ fn make_host(config: Config, id: AgentId, runner: Runner, outbox: Outbox, bus: B
         jobs_of_requests: tokio::sync::Mutex::new(HashMap::new()),
         throttles: Mutex::new(HashMap::new()),
         offers: jobs::offer::OpenOffers::default(),
+        on_snapshot,
         acting: Mutex::new(None),
         doomed: Arc::default(),
         look: tokio::sync::Notify::new(),
@@ -196,8 +208,11 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
         .iter()
         .filter_map(|job| Some(job.spec.params.get("offer")?.as_str()?.to_owned()))
         .collect();
+    let keeping = Arc::clone(host);
     free_mounts(host, move |holder| {
-        holder == "operator" || alive.iter().chain(&offers).any(|id| holder.contains(id.as_str()))
+        holder == "operator"
+            || keeping.on_snapshot.has_holder(holder)
+            || alive.iter().chain(&offers).any(|id| holder.contains(id.as_str()))
     })
     .await;
     tell_leftovers(host, &unfinished);

@@ -96,6 +96,8 @@ impl Handler for AgentHandler {
             | Command::MysqlStart(_)
             | Command::MysqlStop(_)
             | Command::MysqlRestart(_)
+            | Command::MysqlStartOnSnapshot(_)
+            | Command::MysqlLeaveSnapshot(_)
             | Command::DatadirClear(_)
             | Command::DatadirPostCopy(_)
             | Command::BinlogApply(_)

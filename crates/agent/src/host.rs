@@ -18,6 +18,7 @@ use transfer::Throttle;
 use crate::config::Config;
 use crate::guardian::Doomed;
 use crate::jobs::offer::OpenOffers;
+use crate::jobs::on_snapshot::Runs;
 use crate::observe::Seen;
 
 /// The host.
@@ -56,6 +57,8 @@ pub(crate) struct Host {
     pub(crate) donor_throttle: Arc<Throttle>,
     /// Offers that are open.
     pub(crate) offers: OpenOffers,
+    /// Servers that run on snapshots.
+    pub(crate) on_snapshot: Runs,
     /// Who is changing the set of snapshots at this moment, for the events about it.
     pub(crate) acting: Mutex<Option<String>>,
     /// Snapshots that must not be read any further.

@@ -22,6 +22,7 @@ mod position;
 pub mod process;
 pub mod replicate;
 pub mod sandbox;
+pub mod second;
 mod server;
 mod service;
 mod settings;

@@ -20,6 +20,7 @@ use protocol::snapshot::Proof;
 use tokio::process::Command;
 
 use self::check::{TABLES, check_table};
+pub(crate) use self::launch::MAX_SOCKET_PATH;
 use self::launch::{LogEnd, RunDir, arguments, logged_position, run_dir, usable_log_bin};
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
@@ -375,6 +376,11 @@ pub fn reap_leftovers(run_root: &Path) -> usize {
         reaped += usize::from(fs::remove_dir_all(&path).is_ok());
     }
     reaped
+}
+
+/// Whether the binary log of that base name lies wholly in this datadir.
+pub(crate) fn has_usable_log_bin(datadir: &Path, base: &str) -> bool {
+    usable_log_bin(datadir, base).is_some()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -189,6 +189,10 @@ commands! {
     MysqlStop = "mysql.stop", Job, Operate, MysqlStopParams => JobAccepted, replaces "mysql-stop";
     /// Stops and starts the server.
     MysqlRestart = "mysql.restart", Job, Operate, MysqlRestartParams => JobAccepted, replaces "";
+    /// Runs the host's service, or a second server on another port, on a mounted snapshot.
+    MysqlStartOnSnapshot = "mysql.start-on-snapshot", Job, Operate, MysqlStartOnSnapshotParams => JobAccepted, replaces "";
+    /// Ends the server on a snapshot and gives the service its own datadir back; what was written meanwhile goes.
+    MysqlLeaveSnapshot = "mysql.leave-snapshot", Job, Destroy, MysqlLeaveSnapshotParams => JobAccepted, replaces "";
     /// Bytes used by the datadir.
     MysqlDiskUsage = "mysql.disk-usage", Query, Read, MysqlDiskUsageParams => DiskUsage, replaces "mysql-du";
     /// Space where the datadir lies.

@@ -98,18 +98,23 @@ params! {
         /// Its id.
         snapshot: SnapshotId,
     }
-    /// Which snapshot, and how.
+    /// Which snapshot, where and how.
     SnapshotMountParams {
-        /// Its id.
-        snapshot: SnapshotId,
+        /// Its id; absent: the newest usable one, proven ones first, at the host's configured mount point.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotId>,
         /// Writable: crash recovery can run on it.
         #[serde(default)]
         writable: bool,
+        /// At the host's configured mount point instead of one of its own.
+        #[serde(default)]
+        at_mount_point: bool,
     }
     /// Which snapshot.
     SnapshotUnmountParams {
-        /// Its id.
-        snapshot: SnapshotId,
+        /// Its id; absent: what is mounted at the host's configured mount point.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotId>,
     }
     /// Takes nothing.
     SnapshotMountStatusParams {}
@@ -129,6 +134,20 @@ params! {
     MysqlStopParams {}
     /// Takes nothing.
     MysqlRestartParams {}
+    /// Which snapshot, and which server.
+    MysqlStartOnSnapshotParams {
+        /// Its id.
+        snapshot: SnapshotId,
+        /// TCP port of a second server beside the host's own; absent: the host's own service.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(range(min = 1))]
+        port: Option<u16>,
+    }
+    /// Which snapshot.
+    MysqlLeaveSnapshotParams {
+        /// Its id.
+        snapshot: SnapshotId,
+    }
     /// How fresh.
     MysqlDiskUsageParams {
         /// Count anew even when a cached figure is there.

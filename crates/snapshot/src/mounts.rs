@@ -258,6 +258,23 @@ impl MountTable {
         targets.iter().try_for_each(|target| self.release_target(target, holder))
     }
 
+    /// Ends the hold of `holder` on what is mounted at `target`, and only on that; unmounts where it was the last.
+    ///
+    /// # Errors
+    /// [`Error::Held`] when only others hold it; [`Error::MountPoint`] when nothing of ours is there; the provider's failure to unmount.
+    pub fn release_at(&self, target: &Path, holder: &str) -> Result<SnapshotId, Error> {
+        let at = self.lock().mounts.iter().find(|m| m.target == target).cloned();
+        let Some(held) = at else {
+            let reason = "no snapshot is mounted there".to_owned();
+            return Err(Error::MountPoint { path: target.to_owned(), reason });
+        };
+        if !held.holders.iter().any(|h| h == holder) {
+            return Err(Error::Held { id: held.mounted.id.to_string(), holders: held.holders });
+        }
+        self.release_target(target, holder)?;
+        Ok(held.mounted.id)
+    }
+
     fn release_target(&self, target: &Path, holder: &str) -> Result<(), Error> {
         let mut state = self.lock();
         let Some(at) = state.mounts.iter().position(|m| m.target == target) else { return Ok(()) };

@@ -3,6 +3,7 @@
 //! It knows the program's configuration file, signals and log; what the agent says on the bus is for the tests.
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -198,6 +199,8 @@ impl Agent {
     pub fn start(options: AgentOptions) -> Result<Self> {
         let program = Program::Agent.path()?;
         let dir = tempfile::Builder::new().prefix("oa-agent-").tempdir()?;
+        // Servers of another user get through to their snapshots.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
         let mut agent = Self { dir, program, options, child: None, expected: Vec::new() };
         agent.boot()?;
         Ok(agent)
@@ -361,6 +364,7 @@ impl Drop for Agent {
             let _ = child.kill();
             let _ = child.wait();
         }
+        kill_servers_of(&self.dir.path().join("servers"));
         // A dead agent leaves its mounts; their volumes could not be unmounted below them.
         let root = text(&self.mount_root());
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
@@ -380,6 +384,18 @@ impl Drop for Agent {
             self.options.id,
             errors.join("\n")
         );
+    }
+}
+
+/// Second servers outlive their agent.
+fn kill_servers_of(run_dirs: &Path) {
+    let marker = format!("--defaults-file={}/", run_dirs.display());
+    let Ok(proc) = fs::read_dir("/proc") else { return };
+    for pid in proc.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()) {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&command).contains(&marker) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

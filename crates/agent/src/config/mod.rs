@@ -93,6 +93,8 @@ pub(crate) struct SnapshotConfig {
     pub(crate) provider: Option<ProviderConfig>,
     /// Snapshots are mounted below this directory.
     pub(crate) mount_root: PathBuf,
+    /// The one mount point of `snapshot.mount` and `snapshot.unmount` without a name, as older tools know it.
+    pub(crate) mount_point: Option<PathBuf>,
     /// Seconds that commits may be held up for the instant of a snapshot; 0 takes no lock and records no position.
     pub(crate) lock_wait_s: f64,
     /// When to make one: a cron expression of 5 fields, UTC; absent: only by command.
@@ -112,6 +114,7 @@ impl Default for SnapshotConfig {
         Self {
             provider: None,
             mount_root: "/run/orchestrator-agent/mounts".into(),
+            mount_point: None,
             lock_wait_s: 5.0,
             schedule: None,
             jitter_s: 300,

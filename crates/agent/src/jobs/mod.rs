@@ -3,6 +3,7 @@
 pub(crate) mod custom;
 pub(crate) mod datadir;
 pub(crate) mod offer;
+pub(crate) mod on_snapshot;
 pub(crate) mod seed;
 pub(crate) mod service;
 pub(crate) mod snapshots;
@@ -44,6 +45,8 @@ pub(crate) fn steps(kind: &str) -> Option<Steps<Host>> {
         "mysql.start" => vec![Arc::new(service::Start)],
         "mysql.stop" => vec![Arc::new(service::Stop)],
         "mysql.restart" => vec![Arc::new(service::Restart)],
+        "mysql.start-on-snapshot" => on_snapshot::steps(),
+        "mysql.leave-snapshot" => vec![Arc::new(on_snapshot::Leave)],
         "datadir.clear" => vec![Arc::new(datadir::Clear)],
         "datadir.post-copy" => vec![Arc::new(datadir::PostCopy)],
         "binlog.apply" => vec![Arc::new(custom::Apply)],
@@ -58,15 +61,23 @@ pub(crate) fn check(host: &Host, command: &Command) -> Result<(), WireError> {
         Command::SnapshotCreate(_) | Command::SnapshotRemove(_) | Command::SnapshotVerify(_) => {
             host.snapshots().map(|_| ())
         }
+        Command::MysqlStartOnSnapshot(p) => on_snapshot::check(host, p),
+        Command::DatadirClear(_) | Command::DatadirPostCopy(_) | Command::SeedUndo(_) => {
+            on_snapshot::refuse_while_covered(host, command.spec().name)?;
+            match command {
+                Command::DatadirPostCopy(_) if host.config.seed.post_copy.is_empty() => Err(WireError::new(
+                    ErrorCode::MissingCapability,
+                    "no seed.post_copy is configured on this host",
+                )),
+                _ => Ok(()),
+            }
+        }
         Command::CustomRun(p) if !host.config.custom.contains_key(&p.name) => {
             let known: Vec<&str> = host.config.custom.keys().map(String::as_str).collect();
             Err(WireError::new(
                 ErrorCode::NotFound,
                 format!("{:?} is no command of this host; it has: {}", p.name, known.join(", ")),
             ))
-        }
-        Command::DatadirPostCopy(_) if host.config.seed.post_copy.is_empty() => {
-            Err(WireError::new(ErrorCode::MissingCapability, "no seed.post_copy is configured on this host"))
         }
         _ => Ok(()),
     }

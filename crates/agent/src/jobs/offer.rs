@@ -145,7 +145,7 @@ pub(crate) fn machine_id() -> Option<String> {
 }
 
 /// The wanted snapshot, else the newest usable one, proven ones first.
-async fn choose(host: &Host, wanted: Option<&SnapshotId>) -> Result<Snapshot, WireError> {
+pub(crate) async fn choose(host: &Host, wanted: Option<&SnapshotId>) -> Result<Snapshot, WireError> {
     let snapshots = host.snapshots()?.clone();
     let mut list = blocking(move || {
         let mut list = snapshots.provider.list().map_err(|e| from_snapshot(&e))?;

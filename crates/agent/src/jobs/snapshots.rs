@@ -1,6 +1,6 @@
 //! Making, removing and proving snapshots.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ use protocol::params::{SnapshotCreateParams, SnapshotRemoveParams, SnapshotVerif
 use protocol::snapshot::{Consistency, Freeze, Proof, Snapshot};
 use serde_json::{Value, json};
 use snapshot::provider::Take as TakeNow;
-use snapshot::{CreateRequest, MountMode, Observed, SizePolicy};
+use snapshot::{CreateRequest, MountMode, Mounted, Observed, SizePolicy};
 use tokio::runtime::Handle;
 
+use super::on_snapshot::layout_in;
 use crate::errors::{from_mysql, from_snapshot, to_step};
 use crate::host::{Host, Snapshots, blocking};
 
@@ -94,9 +95,9 @@ impl Step<Host> for Verify {
             blocking(move || mounts.acquire(&id, MountMode::Writable, &name).map_err(|e| from_snapshot(&e)))
                 .await
                 .map_err(to_step)?;
-        let datadir = lease.mounted().datadir.clone();
+        let mounted = lease.mounted().clone();
         let proof = tokio::select! {
-            proof = prove(host, datadir, params.budget_s, scope) => proof,
+            proof = prove(host, &mounted, params.budget_s, scope) => proof,
             () = scope.cancelled() => Err(StepError::stopped()),
         };
         let released = blocking(move || lease.release().map_err(|e| from_snapshot(&e))).await;
@@ -106,6 +107,10 @@ impl Step<Host> for Verify {
         let by = scope.spec().actor.unwrap_or_default();
         host.emit(EventData::SnapshotVerified(SnapshotEvent { snapshot, by }));
         host.look_soon();
+        if !proof.passed {
+            let what = format!("{} is not proven: {}", params.snapshot, proof.detail);
+            return Err(StepError::new("snapshot", what));
+        }
         serde_json::to_value(proof).map_err(|e| StepError::from_error("internal", &e))
     }
 
@@ -147,6 +152,7 @@ impl Acting {
 
 async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, WireError> {
     let snapshots = host.snapshots()?.clone();
+    super::on_snapshot::refuse_while_covered(host, "a snapshot of the live data")?;
     let server = host.instance.info().await;
     let datadir = server.datadir.clone().ok_or_else(|| {
         WireError::new(
@@ -288,14 +294,17 @@ impl Instant {
     }
 }
 
-async fn prove(host: &Host, datadir: PathBuf, budget_s: u64, scope: &Scope) -> Result<Proof, StepError> {
+async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> Result<Proof, StepError> {
     let server = host.instance.info().await;
     let settings = host.instance.settings().await;
-    let mut options = SandboxOptions::new(datadir);
+    let mut options = SandboxOptions::new(&mounted.datadir);
     // Crash recovery asks the binary log, where it lies in the datadir, which prepared transactions were committed.
     let log_bin = server.layout.as_ref().and_then(|layout| layout.log_bin.as_deref()?.file_name());
     options.log_bin = log_bin.and_then(|base| base.to_str()).map(str::to_owned);
-    options.layout = server.layout;
+    // A directory outside the datadir is looked for in the snapshot, never opened where the live server has it.
+    let live = server.datadir.clone().unwrap_or_default();
+    options.layout = layout_in(server.layout.as_ref(), &live, mounted).map_err(to_step)?;
+    options.extra_args = settings.key_arguments();
     options.binary = settings.binary;
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
     sandbox::verify(options, CheckBudget { time: Duration::from_secs(budget_s) }, &report)

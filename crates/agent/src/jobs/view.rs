@@ -190,7 +190,9 @@ pub(crate) fn summary(kind: &str, params: &Value) -> String {
         ),
         "seed.offer" => format!("{} to {}", source("/snapshot", "/stream"), text("/recipient")),
         "seed.undo" => format!("old datadir of seed {}", text("/job")),
-        "snapshot.remove" | "snapshot.verify" => text("/snapshot"),
+        "snapshot.remove" | "snapshot.verify" | "mysql.start-on-snapshot" | "mysql.leave-snapshot" => {
+            text("/snapshot")
+        }
         "custom.run" => text("/name"),
         "datadir.clear" => text("/datadir"),
         _ => String::new(),

@@ -1,8 +1,9 @@
 //! Snapshots: list, mounts, and a person's own mount.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use protocol::error::WireError;
+use protocol::error::{ErrorCode, WireError};
 use protocol::ids::SnapshotId;
 use protocol::params::{Empty, MountStatus, SnapshotListParams, SnapshotMountParams, SnapshotUnmountParams};
 use protocol::snapshot::{Snapshot, SnapshotMount};
@@ -10,6 +11,7 @@ use snapshot::MountMode;
 
 use crate::errors::from_snapshot;
 use crate::host::{Host, blocking};
+use crate::jobs::offer::choose;
 
 /// Who holds what a person mounted by command.
 const OPERATOR: &str = "operator";
@@ -49,11 +51,21 @@ fn mount_of(held: snapshot::mounts::HeldMount) -> SnapshotMount {
 pub(crate) async fn mount(host: &Arc<Host>, params: SnapshotMountParams) -> Result<SnapshotMount, WireError> {
     let snapshots = host.snapshots()?.clone();
     let mode = if params.writable { MountMode::Writable } else { MountMode::ReadOnly };
+    let at = match (params.at_mount_point, &params.snapshot) {
+        (false, Some(_)) => None,
+        _ => Some(mount_point(host)?),
+    };
+    let id = match params.snapshot {
+        Some(id) => id,
+        None => choose(host, None).await?.id,
+    };
     let mounted = blocking(move || {
-        let lease =
-            snapshots.mounts.acquire(&params.snapshot, mode, OPERATOR).map_err(|e| from_snapshot(&e))?;
+        let lease = match at {
+            Some(target) => snapshots.mounts.acquire_at(&id, mode, OPERATOR, &target),
+            None => snapshots.mounts.acquire(&id, mode, OPERATOR),
+        };
         // The hold outlives this request, and the agent: it ends by `snapshot.unmount`.
-        let mounted = lease.keep();
+        let mounted = lease.map_err(|e| from_snapshot(&e))?.keep();
         Ok(SnapshotMount {
             path: mounted.path,
             writable: params.writable,
@@ -68,9 +80,31 @@ pub(crate) async fn mount(host: &Arc<Host>, params: SnapshotMountParams) -> Resu
 /// `snapshot.unmount`.
 pub(crate) async fn unmount(host: &Arc<Host>, params: SnapshotUnmountParams) -> Result<Empty, WireError> {
     let snapshots = host.snapshots()?.clone();
-    blocking(move || release(&snapshots.mounts, &params.snapshot)).await?;
+    match params.snapshot {
+        Some(id) => blocking(move || release(&snapshots.mounts, &id)).await?,
+        None => {
+            let target = mount_point(host)?;
+            let released = blocking(move || {
+                snapshots.mounts.release_at(&target, OPERATOR).map_err(|e| from_snapshot(&e))
+            });
+            released.await?;
+        }
+    }
     host.look_soon();
     Ok(Empty {})
+}
+
+/// The one mount point of the commands that name no other.
+fn mount_point(host: &Host) -> Result<PathBuf, WireError> {
+    host.config.snapshot.mount_point.clone().ok_or_else(|| {
+        WireError::new(
+            ErrorCode::MissingCapability,
+            format!(
+                "{} has no mount point of its own for snapshots: name the snapshot, or set snapshot.mount_point",
+                host.id
+            ),
+        )
+    })
 }
 
 fn release(mounts: &snapshot::MountTable, id: &SnapshotId) -> Result<(), WireError> {

@@ -40,10 +40,25 @@ pub enum HostCmd {
 pub enum MysqlCmd {
     /// State, pid, port, datadir, version, coordinates
     Info,
-    /// Starts the server; done when it answers
-    Start(RunArgs),
-    /// Stops the server cleanly
-    Stop(RunArgs),
+    /// Starts the server, on its own data or on a snapshot; done when it answers
+    Start {
+        /// On this snapshot, mounted writable; `stop --on-snapshot` is the way back
+        #[arg(long, value_name = "SNAPSHOT")]
+        on_snapshot: Option<SnapshotId>,
+        /// A second server on this port of the loopback, beside the host's own [default: the host's service itself]
+        #[arg(long, requires = "on_snapshot", value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Stops the server cleanly, or ends the one on a snapshot
+    Stop {
+        /// Ends the server on this snapshot; the service gets its own datadir back and runs again if it ran before
+        #[arg(long, value_name = "SNAPSHOT")]
+        on_snapshot: Option<SnapshotId>,
+        #[command(flatten)]
+        run: RunArgs,
+    },
     /// Stops and starts the server
     Restart(RunArgs),
     /// The last lines of the error log
@@ -99,18 +114,21 @@ pub enum SnapshotCmd {
     Mount {
         /// The host as the fleet knows it
         host: AgentId,
-        /// The snapshot's id
-        snapshot: SnapshotId,
+        /// The snapshot's id [default: the newest usable one, at the host's configured mount point]
+        snapshot: Option<SnapshotId>,
         /// Writable: crash recovery can run on it
         #[arg(long)]
         writable: bool,
+        /// At the host's configured mount point instead of one of its own
+        #[arg(long)]
+        at_mount_point: bool,
     },
     /// Gives up your hold; unmounts when nobody else holds it
     Unmount {
         /// The host as the fleet knows it
         host: AgentId,
-        /// The snapshot's id
-        snapshot: SnapshotId,
+        /// The snapshot's id [default: what is mounted at the host's configured mount point]
+        snapshot: Option<SnapshotId>,
     },
     /// What is mounted where, and who holds it
     Mounts {

@@ -112,6 +112,7 @@ fn bad_values_are_refused_with_what_was_expected() {
         assert!(error.contains(part), "{line}: {error}");
     }
     assert_eq!(refused("ctl seed start").kind(), ErrorKind::MissingRequiredArgument);
+    assert_eq!(refused("ctl mysql db1 start --port 3307").kind(), ErrorKind::MissingRequiredArgument);
 }
 
 #[test]
@@ -127,6 +128,8 @@ fn every_command_of_the_brief_is_understood() {
         "mysql db1 info",
         "mysql db1 start --detach",
         "mysql db1 stop",
+        "mysql db1 start --on-snapshot vg0/s --port 3307 --detach",
+        "mysql db1 stop --on-snapshot vg0/s",
         "mysql db1 restart",
         "mysql db1 error-log -n 5",
         "mysql db1 disk-usage",
@@ -134,8 +137,10 @@ fn every_command_of_the_brief_is_understood() {
         "snapshot list db1 --usable",
         "snapshot create db1 --keep 7d --size 20G",
         "snapshot remove db1 vg0/s",
-        "snapshot mount db1 vg0/s --writable",
+        "snapshot mount db1 vg0/s --writable --at-mount-point",
         "snapshot unmount db1 vg0/s",
+        "snapshot mount db1",
+        "snapshot unmount db1",
         "snapshot mounts db1",
         "snapshot verify db1 vg0/s --budget 2m",
         "snapshot find shop --local-dc dc1",

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use protocol::ids::AgentId;
 use protocol::params::*;
 
+use super::confirm;
 use crate::args::{CustomCmd, DatadirCmd, HostCmd, MysqlCmd, RunArgs};
 use crate::error::{CtlError, Result};
 use crate::render;
@@ -33,8 +34,23 @@ pub(super) async fn mysql(session: &Session, host: &AgentId, command: MysqlCmd) 
     let out = &session.out;
     match command {
         MysqlCmd::Info => out.result(&session.call(host, MysqlInfoParams {}).await?, render::server_info),
-        MysqlCmd::Start(run) => return session.job(host, MysqlStartParams {}, &run).await,
-        MysqlCmd::Stop(run) => return session.job(host, MysqlStopParams {}, &run).await,
+        MysqlCmd::Start { on_snapshot: None, run, .. } => {
+            return session.job(host, MysqlStartParams {}, &run).await;
+        }
+        MysqlCmd::Start { on_snapshot: Some(snapshot), port, run } => {
+            if port.is_none() {
+                confirm(session, &format!("Run the service of {host} on snapshot {snapshot}?"))?;
+            }
+            return session.job(host, MysqlStartOnSnapshotParams { snapshot, port }, &run).await;
+        }
+        MysqlCmd::Stop { on_snapshot: None, run } => {
+            return session.job(host, MysqlStopParams {}, &run).await;
+        }
+        MysqlCmd::Stop { on_snapshot: Some(snapshot), run } => {
+            let lost = "what was written on it is lost";
+            confirm(session, &format!("End the server of {host} on snapshot {snapshot} ({lost})?"))?;
+            return session.job(host, MysqlLeaveSnapshotParams { snapshot }, &run).await;
+        }
         MysqlCmd::Restart(run) => return session.job(host, MysqlRestartParams {}, &run).await,
         MysqlCmd::ErrorLog { lines } => {
             let log = session.call(host, MysqlErrorLogParams { lines }).await?;

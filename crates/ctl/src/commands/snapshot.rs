@@ -24,8 +24,8 @@ pub(super) async fn run(session: &Session, command: SnapshotCmd) -> Result<()> {
             confirm(session, &format!("Remove snapshot {snapshot} of {host}?"))?;
             return session.job(&host, SnapshotRemoveParams { snapshot }, &run).await;
         }
-        SnapshotCmd::Mount { host, snapshot, writable } => {
-            let params = SnapshotMountParams { snapshot, writable };
+        SnapshotCmd::Mount { host, snapshot, writable, at_mount_point } => {
+            let params = SnapshotMountParams { snapshot, writable, at_mount_point };
             return session.change(&host, params, render::mount).await;
         }
         SnapshotCmd::Unmount { host, snapshot } => {

@@ -10,7 +10,7 @@ use super::{RUN_PREFIX, SandboxOptions};
 use crate::error::{Error, Result};
 
 /// Longest path of a Unix socket, bytes.
-const MAX_SOCKET_PATH: usize = 107;
+pub(crate) const MAX_SOCKET_PATH: usize = 107;
 
 /// The binary log's last file before the sandbox opened a new one.
 #[derive(Debug, Clone)]

@@ -129,7 +129,8 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         agent: host.id.clone(),
         cluster: host.config.agent.cluster.clone(),
         machine_id: super::offer::machine_id(),
-        datadir_problem: datadir.as_deref().and_then(datadir_problem),
+        datadir_problem: super::on_snapshot::covered(host)
+            .or_else(|| datadir.as_deref().and_then(datadir_problem)),
         datadir_bytes: used,
         free_bytes: free.as_ref().map_or(0, |f| f.available_bytes),
         free_inodes: free.and_then(|f| f.available_inodes),
