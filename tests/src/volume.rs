@@ -23,7 +23,8 @@ pub enum Kind {
 /// A new file system (a sparse image) mounted in a temporary directory; both go when this is dropped.
 #[derive(Debug)]
 pub struct Volume {
-    _dir: TempDir,
+    /// Absent where someone else has mounted it.
+    own: Option<TempDir>,
     mount_point: PathBuf,
 }
 
@@ -60,7 +61,13 @@ impl Volume {
             run("mount", &["-o", "loop"], &[&image, &mount_point]).is_ok()
         });
         fs::set_permissions(&mount_point, Permissions::from_mode(0o755)).unwrap();
-        Self { _dir: dir, mount_point }
+        Self { own: Some(dir), mount_point }
+    }
+
+    /// One that is mounted already, and stays.
+    #[must_use]
+    pub fn mounted(mount_point: impl Into<PathBuf>) -> Self {
+        Self { own: None, mount_point: mount_point.into() }
     }
 
     /// Where it is mounted.
@@ -72,7 +79,9 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ = run("umount", &["-R", "-l"], &[&self.mount_point]);
+        if self.own.is_some() {
+            let _ = run("umount", &["-R", "-l"], &[&self.mount_point]);
+        }
     }
 }
 

@@ -50,6 +50,8 @@ pub enum Provider {
     Btrfs,
     /// Plain copies.
     Directory,
+    /// LVM snapshots of the volume that the test has mounted here.
+    Lvm(&'static str),
 }
 
 /// What changes an agent's configuration before its first start.
@@ -118,7 +120,13 @@ impl World {
         let host = |id: &str, mut db: Mysqld, root: &Path| {
             db.hand_over();
             let mut agent = AgentOptions::new(id, &nats.url());
-            agent.mysql(&db).snapshots(provider, root);
+            agent.mysql(&db);
+            match provider {
+                // The recipient's volume is not one.
+                "lvm" if id == "db1" => _ = agent.set("snapshot.provider.provider", provider),
+                "lvm" => {}
+                _ => _ = agent.snapshots(provider, root),
+            }
             if let Some(configure) = &options.configure {
                 configure(id, &mut agent);
             }
@@ -380,6 +388,7 @@ fn ground(provider: Provider, vendor: &Vendor, volumes: &mut Vec<Volume>) -> (Op
         Provider::Reflink => (Kind::Xfs, "reflink"),
         Provider::Btrfs => (Kind::Btrfs, "btrfs"),
         Provider::Directory => return (None, "directory"),
+        Provider::Lvm(mount_point) => return (Some(mount_point.into()), "lvm"),
     };
     if !nix::unistd::geteuid().is_root() {
         eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
