@@ -242,20 +242,25 @@ impl Link {
 
     /// Says that nothing more will be sent, and waits a moment for the other end to have read everything: closing
     /// with unread bytes would reset the connection and could destroy the last message.
-    pub(crate) fn close_gently(&mut self, patience: Duration) {
+    pub(crate) fn close_gently(&mut self, patience: Duration) -> bool {
+        let mut heard = false;
         let _ = self.flush(false);
         let _ = self.socket.shutdown(Shutdown::Write);
         let deadline = Instant::now() + patience;
         let mut sink = [0; 4096];
         while Instant::now() < deadline {
             match (&*self.socket).read(&mut sink) {
-                Ok(0) => break,
+                Ok(0) => {
+                    heard = true;
+                    break;
+                }
                 Ok(_) => {}
                 Err(error) if is_tick(&error) => {}
                 Err(_) => break,
             }
         }
         self.close();
+        heard
     }
 }
 

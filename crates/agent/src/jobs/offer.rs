@@ -41,6 +41,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often a donor looks whether the seed hurts it.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// A recipient gets this long to hear why its donor failed.
+const TELL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Offers by their id, for `seed.release`, and what waits for them to be open.
 #[derive(Debug, Default)]
@@ -415,6 +417,20 @@ fn tell_open(host: &Host, job: JobId, address: SocketAddr, fingerprint: Option<t
     }
 }
 
+/// Lets the recipient hear why its donor failed; else it would only see that nobody answers, and wait in vain.
+async fn tell(scope: &Scope, donor: &Arc<Donor>, error: &transfer::Error) {
+    use transfer::Error::{Cancelled, RecipientFailed, RecipientGone};
+    if matches!(error, Cancelled | RecipientFailed(_) | RecipientGone { .. }) {
+        return;
+    }
+    let teller = Arc::clone(donor);
+    let telling = tokio::task::spawn_blocking(move || teller.tell(TELL_LIMIT));
+    tokio::select! {
+        _ = telling => {}
+        () = scope.cancelled() => {}
+    }
+}
+
 /// Waits for the donor's end and reports its counters; stops it when the job is told to.
 async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer::DonorReport, StepError> {
     let waiter = Arc::clone(&donor);
@@ -427,6 +443,9 @@ async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer:
             _ = looks.tick() => spare(host).await,
             report = &mut done => {
                 let report = report.map_err(|e| StepError::from_error("internal", &e))?;
+                if let Err(error) = &report {
+                    tell(scope, &donor, error).await;
+                }
                 // Joins its threads: no file of the snapshot is open afterwards.
                 let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
                 return report.map_err(|e| transfer_error(&e));

@@ -185,6 +185,14 @@ impl Donor {
         self.shared.wait_ready()
     }
 
+    /// After a failure: goes on listening until a recipient has heard of it, for `limit` at the most. One that is
+    /// in the middle of many bytes comes to it late, one whose connection broke asks again.
+    pub fn tell(&self, limit: Duration) {
+        if self.shared.failure().is_some() {
+            self.shared.wait_told(limit);
+        }
+    }
+
     /// Ends the offer: closes all sockets and frees the tree in less than a second. [`Donor::wait`] gives `Cancelled`
     /// unless the seed was over before.
     pub fn stop(&self) {

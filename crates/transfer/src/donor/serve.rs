@@ -468,10 +468,12 @@ impl Serving<'_> {
         } else {
             self.link.queue(&Header { len: bytes.len() as u32, ..Header::new(kind::FAILURE) }.encode())
         };
-        if told.is_ok() && self.link.queue(bytes).is_ok() {
-            self.link.close_gently(Duration::from_secs(2));
-        }
+        let told =
+            told.is_ok() && self.link.queue(bytes).is_ok() && self.link.close_gently(Duration::from_secs(2));
         self.shared.fail(error);
+        if told {
+            self.shared.note_told();
+        }
         Ok(())
     }
 }

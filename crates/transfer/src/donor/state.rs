@@ -36,6 +36,8 @@ struct State {
     connections: usize,
     idle_since: Option<Instant>,
     failure: Option<Failure>,
+    /// A recipient has heard of the failure.
+    told: bool,
     bad_pages: u64,
     bad_pages_shown: Vec<BadPage>,
 }
@@ -276,6 +278,24 @@ impl Shared {
     }
 
     /// Waits until no connection is left, or `limit` is over.
+    pub(super) fn note_told(&self) {
+        self.lock().told = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until a recipient has heard of the failure, on a connection that it had or on a new one.
+    pub(super) fn wait_told(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut state = self.lock();
+        while !state.told && !self.cancel.is_cancelled() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     pub(super) fn wait_connections_closed(&self, limit: Option<Duration>) {
         let deadline = limit.map(|limit| Instant::now() + limit);
         let mut state = self.lock();
