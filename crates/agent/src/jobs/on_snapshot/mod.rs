@@ -164,7 +164,11 @@ impl Step<Host> for Place {
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
         let params: MysqlStartOnSnapshotParams = scope.params()?;
-        end(host, scope, &noted(host, &params.snapshot)?).await
+        match host.on_snapshot.find(&params.snapshot) {
+            Some(run) => end(host, scope, &run).await,
+            // A reboot has taken everything away.
+            None => Ok(()),
+        }
     }
 }
 
@@ -325,7 +329,7 @@ fn uncover(datadir: &Path) -> Result<(), WireError> {
         match umount2(datadir, MntFlags::empty()) {
             Ok(()) => return Ok(()),
             Err(nix::Error::EBUSY) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(100))
+                std::thread::sleep(Duration::from_millis(100));
             }
             Err(e) => {
                 return Err(system(
