@@ -59,7 +59,7 @@ async fn the_service_runs_on_a_snapshot_and_comes_back() {
     assert!(error.code == ErrorCode::Refused && error.message.contains("--on-snapshot"), "{error:?}");
     let job = world.call(&world.donor, SnapshotCreateParams { keep_s: None, size_bytes: None }).await.job;
     assert_eq!(world.ended(&world.donor, job).await.state, JobState::Failed);
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None }).await;
+    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
     let plan = world.call(&world.donor, SeedPlanParams { donor, options: swiftly() }).await;
     let refusals: Vec<&str> = plan.refusals().map(|guard| guard.message.as_str()).collect();
     assert!(refusals.iter().any(|m| m.contains("runs on snapshot")), "{refusals:?}");

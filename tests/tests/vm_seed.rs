@@ -275,7 +275,7 @@ fn verify(_: &Guest) -> anyhow::Result<()> {
         assert!(!proof.passed, "{proof:?}");
         println!("{}", proof.detail);
         // A donor prefers the proven one, though the other is newer.
-        let survey = world.call(&world.donor, SeedSurveyParams { snapshot: None }).await;
+        let survey = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
         assert_eq!(survey.snapshot.id, sound);
         for snapshot in [&sound, &damaged] {
             remove(world, snapshot).await;
