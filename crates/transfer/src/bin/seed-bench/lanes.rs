@@ -88,7 +88,7 @@ fn long() -> Vec<Lane> {
     vec![
         lane("5 % changed, 200 Mbit/s", changed, near, &[SEED_TLS, Contestant::Delta]),
         lane("24 ms, 0.1 % loss", Set::Incompressible { mib: 48 }, far(24), &[SEED, TarNc, SEED_TLS]),
-        lane("150 ms, 0.1 % loss", Set::Incompressible { mib: 64 }, far(150), &[SEED, TarNc, SEED_TLS]),
+        lane("150 ms, 0.1 % loss", Set::Incompressible { mib: 24 }, far(150), &[SEED, TarNc, SEED_TLS]),
         lane(
             "compressible, 200 Mbit/s",
             Set::Compressible { mib: 128 },
