@@ -96,6 +96,12 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     !matches!(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()), Some('Z' | 'X'))
 }
 
+/// The file that a process's standard error goes to, if it goes to one and not to the journal or a terminal.
+pub(crate) fn stderr_file(pid: i32) -> Option<PathBuf> {
+    let path = PathBuf::from(format!("/proc/{pid}/fd/2"));
+    fs::metadata(&path).is_ok_and(|meta| meta.is_file()).then_some(path)
+}
+
 /// Bytes that the process has read and written so far: a sign of progress where it writes no line.
 pub(crate) fn io_bytes(pid: i32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;

@@ -266,6 +266,9 @@ impl Instance {
         if let Some(path) = settings.error_log {
             return errorlog::tail(&path, lines);
         }
+        if let Some(path) = settings.pid.and_then(find::stderr_file) {
+            return errorlog::tail(&path, lines);
+        }
         let not_found = Error::NotFound { what: "the error log" };
         let Ok(service) = Service::find(self.config(), settings.pid).await else { return Err(not_found) };
         let Some(unit) = service.unit() else { return Err(not_found) };

@@ -140,7 +140,8 @@ impl Settings {
         let name = self.options.get("log-error")?;
         let mut path = match name {
             "" => PathBuf::from(format!("{}.err", self.hostname_base())),
-            "stderr" => return None,
+            // `skip-log-error` switches the file off.
+            "stderr" | "0" => return None,
             name => PathBuf::from(name),
         };
         // The servers add a suffix where there is none.

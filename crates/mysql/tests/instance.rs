@@ -189,6 +189,25 @@ async fn the_error_log_tail_and_disk_figures_are_of_this_instance() {
 }
 
 #[tokio::test]
+async fn an_error_log_on_stderr_is_read_where_that_goes() {
+    let options = MysqldOptions { lines: vec!["skip-log-error".into()], ..MysqldOptions::default() };
+    let server = Mysqld::prepare(options).unwrap();
+    let stderr = std::fs::File::create(server.base().join("stderr")).unwrap();
+    let argv = server.argv();
+    let mut child = std::process::Command::new(&argv[0]).args(&argv[1..]).stderr(stderr).spawn().unwrap();
+    let instance = instance(&server);
+    testkit::poll::until_async(Duration::from_secs(60), "the server to answer", || async {
+        (instance.state().await == ServerState::Ready).then_some(())
+    })
+    .await;
+    assert_eq!(instance.info().await.error_log, None);
+    let tail = instance.error_log_tail(20).await.unwrap();
+    assert!(tail.iter().any(|line| line.contains("ready for connections")), "{tail:?}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
 async fn mysql_9_is_found_started_stopped_and_asked() {
     let Some(options) = mysql9() else { return };
     let mut server = Mysqld::prepare(options).unwrap();
