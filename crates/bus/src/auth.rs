@@ -5,7 +5,7 @@ use std::sync::{Arc, RwLock};
 
 use protocol::command::Role;
 use protocol::error::{ErrorCode, WireError};
-use protocol::signature;
+use protocol::signature::{self, Verifier};
 use protocol::subject::Subject;
 use serde::Deserialize;
 
@@ -60,7 +60,14 @@ pub struct Authority {
 #[derive(Debug)]
 struct Rules {
     accept_unsigned: bool,
-    trusted: HashMap<String, TrustedKey>,
+    trusted: HashMap<String, Trusted>,
+}
+
+/// A trusted key, read once for all the commands that it will sign.
+#[derive(Debug)]
+struct Trusted {
+    entry: TrustedKey,
+    verifier: Verifier,
 }
 
 impl Authority {
@@ -115,8 +122,8 @@ impl Authority {
             }
             return unauthenticated(format!("the key {} is not trusted here", printable(key)));
         };
-        match signature::verify(key, signature, subject, body) {
-            Ok(()) => Ok(Actor { name: trusted.name.clone(), key: Some(trusted.key.clone()) }),
+        match trusted.verifier.verify(signature, subject, body) {
+            Ok(()) => Ok(Actor { name: trusted.entry.name.clone(), key: Some(trusted.entry.key.clone()) }),
             Err(error) => {
                 Err(WireError::caused(ErrorCode::Unauthenticated, "the command is not authentic", &error))
             }
@@ -128,7 +135,7 @@ impl Authority {
         let rules = self.rules();
         let allowed = match &actor.key {
             None => rules.accept_unsigned,
-            Some(key) => rules.trusted.get(key).is_some_and(|trusted| trusted.roles.contains(&role)),
+            Some(key) => rules.trusted.get(key).is_some_and(|trusted| trusted.entry.roles.contains(&role)),
         };
         if allowed {
             return Ok(());
@@ -147,15 +154,15 @@ impl Rules {
         let mut trusted = HashMap::new();
         for entry in config.trusted {
             let bad = |why| Err(BusError::Config { key: "trusted", why });
-            if nkeys::KeyPair::from_public_key(&entry.key).is_err() {
+            let Ok(verifier) = Verifier::new(&entry.key) else {
                 return bad(format!("{:?} of {:?} is no public nkey", printable(&entry.key), entry.name));
-            }
+            };
             if entry.roles.is_empty() {
                 return bad(format!("{:?} has no role", entry.name));
             }
             let key = entry.key.clone();
-            if let Some(double) = trusted.insert(key, entry) {
-                return bad(format!("the key of {:?} stands there twice", double.name));
+            if let Some(double) = trusted.insert(key, Trusted { entry, verifier }) {
+                return bad(format!("the key of {:?} stands there twice", double.entry.name));
             }
         }
         Ok(Self { accept_unsigned: config.accept_unsigned, trusted })

@@ -132,9 +132,14 @@ impl Bus {
 
     /// Why connecting fails, found by one attempt of its own: the client keeps its reasons to itself.
     async fn diagnose(&self) -> String {
-        let attempt = options(&self.config, "diagnosis", None).connect(self.config.servers.clone());
+        self.attempt().await.err().unwrap_or_else(|| "a new attempt succeeded just now".into())
+    }
+
+    /// One more connection with the files as they are now, closed at once; why it fails.
+    async fn attempt(&self) -> std::result::Result<(), String> {
+        let attempt = options(&self.config, "attempt", None).connect(self.config.servers.clone());
         match timeout(Duration::from_millis(self.config.connect_timeout_ms), attempt).await {
-            Ok(Ok(_)) => "a new attempt succeeded just now".into(),
+            Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => {
                 let mut text = error.to_string();
                 let mut cause = std::error::Error::source(&error);
@@ -142,9 +147,9 @@ impl Bus {
                     text.push_str(&format!(": {inner}"));
                     cause = inner.source();
                 }
-                text
+                Err(text)
             }
-            Err(_) => "the server does not answer".into(),
+            Err(_) => Err("the server does not answer".into()),
         }
     }
 
@@ -153,11 +158,15 @@ impl Bus {
     }
 
     /// Reconnects, and so reads credentials and certificates anew. What is subscribed stays so.
+    ///
+    /// # Errors
+    /// When the files cannot be read, or no server takes a connection with them: the present one is kept then.
     pub async fn reconnect(&self) -> Result<()> {
         if let Some(credentials) = &self.config.credentials {
             make_auth(credentials, b"")?;
         }
         check_tls_files(&self.config)?;
+        self.attempt().await.map_err(|why| self.not_connected(&why))?;
         match timeout(self.config.request_timeout(), self.client.force_reconnect()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(BusError::Closed),

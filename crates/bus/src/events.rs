@@ -193,6 +193,10 @@ impl Reader {
 
     /// Reads until the consumer or the connection is lost, or all is read.
     async fn drain(&mut self, consumer: &PullConsumer) -> Next {
+        // An end without anything before it needs no pull that waits for its limit.
+        if self.end.is_some() && consumer.cached_info().num_pending == 0 {
+            return Next::Done;
+        }
         loop {
             match self.batch(consumer).await {
                 Next::More => {}

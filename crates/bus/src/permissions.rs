@@ -3,7 +3,8 @@
 //! Two profiles. *Simple*: one account; subject permissions keep agents apart, save that an agent can name another's
 //! command subject as the reply subject of a publish and so make the server deliver an acknowledgement there. That is no
 //! command, and signed commands make sure of it. *Strict*: one account per agent, so that no subject of another agent
-//! exists for it at all; the fleet is then seen by heartbeats alone, and commands cannot be queued for absent agents.
+//! exists for it at all. The questions to the fleet and to micro services are handed to each agent, and its answer goes back to
+//! the inbox that the question named and nowhere else; commands cannot be queued for absent agents.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -141,6 +142,13 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
             writeln!(text, "      {{ service: {subject:?}, accounts: [{account:?}]{response} }}")?;
         }
     }
+    let accounts: Vec<String> = users.agents.iter().map(|user| account_of(&user.agent)).collect();
+    for question in QUESTIONS {
+        writeln!(text, "      {{ stream: {question:?}, accounts: {accounts:?} }}")?;
+    }
+    for inbox in inboxes(users) {
+        writeln!(text, "      {{ service: {inbox:?}, accounts: {accounts:?} }}")?;
+    }
     writeln!(text, "    ]\n    imports: [")?;
     for user in &users.agents {
         let account = account_of(&user.agent);
@@ -181,7 +189,14 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
             )?;
         }
         let events = events_of(&user.agent);
-        writeln!(text, "      {{ service: {{ account: \"ORCH\", subject: {events:?} }} }}\n    ]\n  }}")?;
+        writeln!(text, "      {{ service: {{ account: \"ORCH\", subject: {events:?} }} }}")?;
+        for question in QUESTIONS {
+            writeln!(text, "      {{ stream: {{ account: \"ORCH\", subject: {question:?} }} }}")?;
+        }
+        for inbox in inboxes(users) {
+            writeln!(text, "      {{ service: {{ account: \"ORCH\", subject: {inbox:?} }} }}")?;
+        }
+        writeln!(text, "    ]\n  }}")?;
     }
     writeln!(text, "}}")
 }
@@ -211,6 +226,15 @@ fn people(text: &mut String, users: &BusUsers) -> std::fmt::Result {
         write_user(text, &user.key, &publish, &seen(&user.name), false)?;
     }
     Ok(())
+}
+
+/// What everybody is asked: the fleet, and micro services.
+const QUESTIONS: [&str; 2] = [ASK_FLEET, "$SRV.>"];
+
+/// Where people wait for answers. An agent may publish there only what it was asked for (`allow_responses`).
+fn inboxes(users: &BusUsers) -> Vec<String> {
+    let people = users.controllers.iter().chain(&users.auditors);
+    people.map(|user| format!("{}.>", user_inbox(&user.name))).collect()
 }
 
 /// What an agent says of itself.

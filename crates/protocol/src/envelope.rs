@@ -53,22 +53,11 @@ impl Request {
                 format!("the request has {} bytes, the limit is {MAX_REQUEST_BYTES}", body.len()),
             ));
         }
-        // The version is looked at first: a newer client deserves that answer, not "unknown field".
-        #[derive(Deserialize)]
-        struct Version {
-            version: u16,
-        }
-        let mut reader = serde_json::Deserializer::from_slice(body);
-        let version: Version = serde_path_to_error::deserialize(&mut reader).map_err(bad_request)?;
-        if version.version != VERSION {
-            return Err(WireError::new(
-                ErrorCode::UnsupportedVersion,
-                format!("this agent speaks version {VERSION}, the request is of version {}", version.version),
-            ));
-        }
-        let mut reader = serde_json::Deserializer::from_slice(body);
-        let request: Self = serde_path_to_error::deserialize(&mut reader).map_err(bad_request)?;
-        reader.end().map_err(|e| WireError::new(ErrorCode::BadRequest, format!("after the request: {e}")))?;
+        let request: Self = match serde_json::from_slice(body) {
+            Ok(request) => request,
+            Err(_) => return Err(why_not(body)),
+        };
+        check_version(request.version)?;
         if request.actor.len() > 256 || request.command.len() > 64 {
             return Err(WireError::new(
                 ErrorCode::BadRequest,
@@ -77,6 +66,34 @@ impl Request {
         }
         Ok(request)
     }
+}
+
+/// What is wrong with a body that is no request, found by reading it again with more care: few are.
+fn why_not(body: &[u8]) -> WireError {
+    // The version is looked at first: a newer client deserves that answer, not "unknown field".
+    #[derive(Deserialize)]
+    struct Version {
+        version: u16,
+    }
+    let explain = || {
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let version: Version = serde_path_to_error::deserialize(&mut reader).map_err(bad_request)?;
+        check_version(version.version)?;
+        let mut reader = serde_json::Deserializer::from_slice(body);
+        let _: Request = serde_path_to_error::deserialize(&mut reader).map_err(bad_request)?;
+        reader.end().map_err(|e| WireError::new(ErrorCode::BadRequest, format!("after the request: {e}")))
+    };
+    explain().err().unwrap_or_else(|| WireError::new(ErrorCode::BadRequest, "it is no request"))
+}
+
+fn check_version(version: u16) -> Result<(), WireError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(WireError::new(
+        ErrorCode::UnsupportedVersion,
+        format!("this agent speaks version {VERSION}, the request is of version {version}"),
+    ))
 }
 
 pub(crate) fn bad_request(error: serde_path_to_error::Error<serde_json::Error>) -> WireError {

@@ -39,9 +39,36 @@ pub fn verify(
     subject: &Subject,
     body: &[u8],
 ) -> Result<(), SignatureError> {
-    let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| SignatureError::Encoding)?;
-    let key = KeyPair::from_public_key(public_key).map_err(|_| SignatureError::Key)?;
-    key.verify(&signed_bytes(subject, body), &signature).map_err(|_| SignatureError::Mismatch)
+    Verifier::new(public_key)?.verify(signature, subject, body)
+}
+
+/// A public key that was read once: reading it is a good part of the cost of a check.
+#[derive(Clone)]
+pub struct Verifier(KeyPair);
+
+impl Verifier {
+    /// Reads a public nkey (`U…`).
+    ///
+    /// # Errors
+    /// [`SignatureError::Key`] when it is none.
+    pub fn new(public_key: &str) -> Result<Self, SignatureError> {
+        KeyPair::from_public_key(public_key).map(Self).map_err(|_| SignatureError::Key)
+    }
+
+    /// Checks that this key signed this body for this subject.
+    ///
+    /// # Errors
+    /// [`SignatureError::Encoding`] or [`SignatureError::Mismatch`].
+    pub fn verify(&self, signature: &str, subject: &Subject, body: &[u8]) -> Result<(), SignatureError> {
+        let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| SignatureError::Encoding)?;
+        self.0.verify(&signed_bytes(subject, body), &signature).map_err(|_| SignatureError::Mismatch)
+    }
+}
+
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Verifier").field(&self.0.public_key()).finish()
+    }
 }
 
 fn signed_bytes(subject: &Subject, body: &[u8]) -> Vec<u8> {

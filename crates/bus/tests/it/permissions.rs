@@ -217,6 +217,15 @@ async fn the_strict_profile_holds(program: Option<PathBuf>) {
     let client = assert_works(&world, &db1).await;
     let victim = start_agent(&world, &db2).await;
     assert_data_go_through_the_store(&world).await;
+    let fleet = client.fleet(bus::Window::default()).await.unwrap();
+    assert_eq!(fleet.iter().map(|beat| beat.agent.as_str()).collect::<Vec<_>>(), ["db2"]);
+    let ping = world.bus("ctl").await.request("$SRV.PING".into(), None, "".into(), LIMIT).await.unwrap();
+    let ping: serde_json::Value = serde_json::from_slice(&ping.payload).unwrap();
+    assert_eq!(ping["name"], "orch-agent");
+    for question in [protocol::subject::ASK_FLEET, "$SRV.PING"] {
+        let error = db1.request(question.into(), None, "".into(), LIMIT).await.unwrap_err();
+        assert!(matches!(error, BusError::NotPermitted { .. }), "an agent asks nobody: {error}");
+    }
     assert_kept_apart(&world, &db1, &client).await;
     let spying = world.bus("db2").await;
     let mut spy = spying.subscribe("orch.v1.cmd.db2.>".into()).await.unwrap();
