@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-vm test-compose lint check fmt schemas demo bench clean-cache
+.PHONY: help build test test-vm test-compose lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -44,6 +44,12 @@ demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves
 bench: ## Seed speed beside other tools on this machine; writes docs/benchmarks.md
 	@scripts/install-deps build bench
 	$(CARGO) run --quiet --release -p transfer --bin seed-bench -- --docs docs/benchmarks.md --json target/bench/results.json
+
+bench-bus: ## An idle agent, command round trips, a fleet of 10,000: see docs/bus-benchmarks.md
+	@scripts/install-deps build test
+	$(CARGO) build --quiet --release --workspace --bins
+	$(CARGO) run --quiet --release -p e2e --example figures
+	$(CARGO) run --quiet --release -p bus --example measure
 
 clean-cache: ## Remove what the tests keep between runs (the VM's kernel, base images)
 	rm -rf .cache

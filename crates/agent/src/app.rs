@@ -18,12 +18,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transfer::Throttle;
 
-use crate::config::Config;
+use crate::config::{Config, Live};
 use crate::handler::AgentHandler;
 use crate::host::{Host, Snapshots, chain};
 use crate::jobs::on_snapshot::Runs;
 use crate::observe::Seen;
 use crate::publish::{self, ProgressQueue, Publisher};
+use crate::reload::{self, Reload};
 use crate::{guardian, jobs, observe, queries, schedule};
 
 /// Faults on purpose for tests with real processes; see `job::inject`.
@@ -32,7 +33,7 @@ const FAULT_VARIABLE: &str = "OA_FAULT";
 const LAST_EVENTS: Duration = Duration::from_secs(3);
 
 /// Runs the agent until `shutdown`.
-pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationToken) -> anyhow::Result<()> {
     let id = agent_id(&config)?;
     let state_dir = config.agent.state_dir.clone();
     make_state_dir(&state_dir)?;
@@ -62,6 +63,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     }
     observe::look(&host).await;
     resume(&host, &publisher).await?;
+    tokio::spawn(reload::run(Arc::clone(&host), Arc::clone(&authority), reload, shutdown.clone()));
     serve(host, authority, Arc::new(replies), progress, shutdown).await
 }
 
@@ -161,7 +163,7 @@ fn make_host(
         me: me.clone(),
         instance: Instance::new(config.mysql.clone()),
         donor_throttle: Arc::new(Throttle::limited(config.seed.donor_bytes_per_s)),
-        config,
+        config: Live::new(config),
         id,
         boot: BootId::generate(),
         started_at: Timestamp::now(),

@@ -71,6 +71,8 @@ impl Handler for AgentHandler {
             Command::BinlogText(p) => value(&queries::binlog::text(host, p).await?),
             Command::BinlogBinary(p) => value(&queries::binlog::binary(host, p).await?),
 
+            Command::BinlogUpload(p) => value(&queries::binlog::upload(host, p).await?),
+
             Command::SeedSurvey(p) => {
                 value(&jobs::offer::survey(host, p.snapshot.as_ref(), p.stream.as_deref()).await?)
             }

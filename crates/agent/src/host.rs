@@ -15,7 +15,7 @@ use protocol::ids::{AgentId, BootId, JobId, RequestId};
 use snapshot::{MountTable, Provider};
 use transfer::Throttle;
 
-use crate::config::Config;
+use crate::config::Live;
 use crate::guardian::Doomed;
 use crate::jobs::offer::OpenOffers;
 use crate::jobs::on_snapshot::Runs;
@@ -25,8 +25,8 @@ use crate::observe::Seen;
 pub(crate) struct Host {
     /// Itself, for what must outlive a borrowed step.
     pub(crate) me: Weak<Host>,
-    /// Configuration in force.
-    pub(crate) config: Config,
+    /// Configuration in force; SIGHUP replaces it.
+    pub(crate) config: Live,
     /// Id on the bus.
     pub(crate) id: AgentId,
     /// This start of the process.

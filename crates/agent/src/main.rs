@@ -12,8 +12,10 @@ mod load;
 mod observe;
 mod publish;
 mod queries;
+mod reload;
 mod schedule;
 mod streams;
+mod uploads;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -21,9 +23,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use config::{Config, LogFormat, Overrides};
+use reload::{Reload, SetLevel};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// `EX_CONFIG` of sysexits.h: the configuration cannot be used.
 const EXIT_CONFIG: u8 = 78;
@@ -62,11 +67,15 @@ fn main() -> ExitCode {
         println!("the configuration can be used");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = init_log(&config) {
-        eprintln!("orchestrator-agent: log.level: {error}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
-    match run(config) {
+    let set_level = match init_log(&config) {
+        Ok(set_level) => set_level,
+        Err(error) => {
+            eprintln!("orchestrator-agent: log.level: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let load = Box::new(move || config::load(args.config.as_deref(), &overrides));
+    match run(config, Reload { load, set_level, hangup: None }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -75,13 +84,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> anyhow::Result<()> {
+fn run(config: Config, reload: Reload) -> anyhow::Result<()> {
     // Two workers serve an idle agent well; the byte path has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        // From here on it no longer ends the process; what comes early is looked at once the agent serves.
+        let hangup = signal(SignalKind::hangup())?;
         let stop = shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -90,18 +101,22 @@ fn run(config: Config) -> anyhow::Result<()> {
             }
             stop.cancel();
         });
-        app::run(config, shutdown).await
+        app::run(config, Reload { hangup: Some(hangup), ..reload }, shutdown).await
     })
 }
 
-fn init_log(config: &Config) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::try_new(&config.log.level)?;
+/// Begins to log; gives what changes the level later.
+fn init_log(config: &Config) -> Result<SetLevel, tracing_subscriber::filter::ParseError> {
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(EnvFilter::try_new(&config.log.level)?);
     let colours = std::io::stderr().is_terminal();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    match config.log.format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
+    let lines = match config.log.format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(Box::new(move |level| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
 }

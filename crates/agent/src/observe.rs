@@ -72,8 +72,8 @@ impl Seen {
 
 /// Looks until `shutdown`, at the configured interval and whenever asked.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
-    let interval = Duration::from_secs_f64(host.config.agent.reconcile_s);
     loop {
+        let interval = Duration::from_secs_f64(host.config.agent.reconcile_s);
         look(&host).await;
         tokio::select! {
             () = tokio::time::sleep(interval) => {}

@@ -18,8 +18,9 @@ const RETENTION_PAUSE: Duration = Duration::from_secs(300);
 
 /// Runs schedule and retention until `shutdown`.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
-    let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
     loop {
+        // Read anew each time: a reload may have changed it.
+        let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
         let next = cron.as_ref().and_then(|cron| next_run(&host, cron, Timestamp::now()));
         let until = next.map_or(RETENTION_PAUSE, |at| until(at).min(RETENTION_PAUSE));
         tokio::select! {

@@ -177,6 +177,10 @@ uuid_id!(
     OfferId
 );
 uuid_id!(
+    /// Contents that a client sends to one agent in pieces; chosen by the client.
+    UploadId
+);
+uuid_id!(
     /// One start of an agent's process; tells a restart from a duplicate.
     BootId
 );

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{JobId, OfferId, SnapshotId};
+use crate::ids::{JobId, OfferId, SnapshotId, UploadId};
 use crate::seed::{DonorFacts, Offer, SeedOptions};
 use crate::snapshot::SnapshotMount;
 
@@ -206,10 +206,23 @@ params! {
         #[serde(default)]
         offset: u64,
     }
-    /// What to apply.
-    BinlogApplyParams {
-        /// Binary log bytes with their header, base64.
+    /// A piece of what is to be applied.
+    BinlogUploadParams {
+        /// The upload; a new one begins with the piece at offset 0.
+        upload: UploadId,
+        /// Where the piece begins: at or before the end of what is there.
+        offset: u64,
+        /// The piece, base64.
         content: String,
+    }
+    /// What to apply: either of the two.
+    BinlogApplyParams {
+        /// Binary log bytes with their header, base64, as far as one request holds them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<String>,
+        /// What `binlog.upload` has brought; it is removed afterwards.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        upload: Option<UploadId>,
     }
     /// Which snapshot.
     SeedSurveyParams {
@@ -328,6 +341,13 @@ pub struct LogChunk {
     pub content: String,
     /// `offset` for the next piece; absent at the end.
     pub next_offset: Option<u64>,
+}
+
+/// How far an upload has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Uploaded {
+    /// Its bytes so far.
+    pub size_bytes: u64,
 }
 
 /// A mounted snapshot.

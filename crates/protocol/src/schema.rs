@@ -52,7 +52,7 @@ pub fn documents() -> Vec<Document> {
 #[must_use]
 pub fn commands_table() -> String {
     let mut table = String::from(
-        "| command | class | role | what it does | replaces |\n| --- | --- | --- | --- | --- |\n",
+        "| command | class | role | what it does | own errors | replaces |\n| --- | --- | --- | --- | --- | --- |\n",
     );
     for spec in Command::SPECS {
         let class = match spec.class {
@@ -64,13 +64,38 @@ pub fn commands_table() -> String {
         let replaces: Vec<String> =
             spec.replaces.split(", ").filter(|r| !r.is_empty()).map(|r| format!("`{r}`")).collect();
         table.push_str(&format!(
-            "| `{}` | {class} | {role} | {} | {} |\n",
+            "| `{}` | {class} | {role} | {} | {} | {} |\n",
             spec.name,
             spec.about.trim(),
+            own_errors(spec.name),
             replaces.join(", ")
         ));
     }
     table
+}
+
+/// Codes beyond those that every command can answer with.
+fn own_errors(command: &str) -> &'static str {
+    match command {
+        "jobs.abort" => "`not_found`, `refused`",
+        "jobs.show" | "seed.throttle" | "seed.release" | "custom.run" => "`not_found`",
+        "host.disk-usage" | "host.disk-free" => "`system`",
+        "host.volumes" => "`missing_capability`, `snapshot`",
+        "snapshot.mount-status" | "snapshot.create" | "snapshot.remove" | "snapshot.verify" => {
+            "`missing_capability`"
+        }
+        "snapshot.list" => "`missing_capability`, `snapshot`",
+        "snapshot.mount" | "snapshot.unmount" => "`missing_capability`, `not_found`, `snapshot`",
+        "seed.survey" | "seed.offer" => "`missing_capability`, `not_found`, `snapshot`, `refused`",
+        "seed.start" => "`refused`, `plan_changed`",
+        "mysql.disk-usage" | "mysql.disk-free" | "mysql.error-log" => "`not_found`, `system`",
+        "binlog.upload" => "`system`",
+        "binlog.apply" => "`not_found`",
+        "datadir.post-copy" => "`missing_capability`",
+        "binlog.files" | "binlog.relay-files" => "`mysql`, `system`",
+        "binlog.relay-end" | "binlog.binary" | "binlog.text" => "`not_found`, `mysql`, `system`",
+        _ => "",
+    }
 }
 
 fn about(command: &CommandSchema) -> &'static str {

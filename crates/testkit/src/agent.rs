@@ -166,6 +166,18 @@ impl AgentOptions {
         self
     }
 
+    /// Trusts one more public key with these roles.
+    pub fn trust(&mut self, key: &str, name: &str, roles: &[&str]) -> &mut Self {
+        let mut entry = Table::new();
+        entry.insert("key".to_owned(), key.into());
+        entry.insert("name".to_owned(), name.into());
+        entry.insert("roles".to_owned(), roles.to_vec().into());
+        let before = self.config.get("auth").and_then(|auth| auth.get("trusted")?.as_array().cloned());
+        let mut trusted = before.unwrap_or_default();
+        trusted.push(Value::Table(entry));
+        self.set("auth.trusted", trusted)
+    }
+
     /// Sets a variable of its environment, for example `OA_FAULT`.
     pub fn env(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         self.env.retain(|(other, _)| other != name);
@@ -212,13 +224,10 @@ impl Agent {
     /// When it cannot be started or runs.
     pub fn boot(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs", self.options.id);
-        let mut options = self.options.clone();
-        options.set("agent.state_dir", text(&self.state_dir()));
-        options.set("snapshot.mount_root", text(&self.mount_root()));
-        fs::write(self.config_path(), toml::to_string(&options.config)?)?;
+        self.write_config()?;
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(&self.program);
-        command.arg("--config").arg(self.config_path()).envs(options.env);
+        command.arg("--config").arg(self.config_path()).envs(self.options.env.clone());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
@@ -292,6 +301,40 @@ impl Agent {
     /// Whether the process is alive.
     pub fn runs(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Its process id while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Memory that it holds, KiB.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn rss_kib(&self) -> Result<u64> {
+        let pid = self.pid().with_context(|| format!("{} does not run", self.options.id))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    /// Writes the configuration as the options are now, then asks the process to read it (SIGHUP).
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn reload(&self) -> Result<()> {
+        self.write_config()?;
+        let child = self.child.as_ref().with_context(|| format!("{} does not run", self.options.id))?;
+        Ok(kill(pid_of(child), Signal::SIGHUP)?)
+    }
+
+    fn write_config(&self) -> Result<()> {
+        let mut options = self.options.clone();
+        options.set("agent.state_dir", text(&self.state_dir()));
+        options.set("snapshot.mount_root", text(&self.mount_root()));
+        Ok(fs::write(self.config_path(), toml::to_string(&options.config)?)?)
     }
 
     /// Its id on the bus.

@@ -3,6 +3,7 @@
 //! A library beside the binary so that the same checks run as tests.
 
 pub mod layering;
+pub mod original;
 pub mod schemas;
 pub mod tidy;
 

@@ -8,6 +8,8 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use walkdir::WalkDir;
 
+use crate::original;
+
 const COMMANDS: &str = "docs/commands.md";
 
 /// Writes the generated files anew and removes those that no type stands behind any more. Returns how many there are.
@@ -28,7 +30,9 @@ pub fn write(root: &Path) -> anyhow::Result<usize> {
 
 /// Says, one line each, where the generated files and the code differ.
 pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
-    Ok(differences(&wanted()?, &present(root)?))
+    let mut found = differences(&wanted()?, &present(root)?);
+    found.extend(original::check(root));
+    Ok(found)
 }
 
 /// Paths from the root of the repository to texts.
@@ -65,17 +69,28 @@ fn wanted() -> anyhow::Result<Files> {
 
 fn commands() -> String {
     format!(
-        "<!-- Written by `make schemas` from crates/protocol; do not edit. -->\n\
+        "<!-- Written by `make schemas` from crates/protocol and crates/xtask/src/original.rs; do not edit. -->\n\
          # Commands\n\n\
          All that an agent can be told, on `orch.v1.cmd.<host>.<command>`. [`schemas/v1/commands/`](../schemas/v1/commands) has\n\
-         the parameters and the result of each, [`orchestrator-ctl`](ctl.md) a subcommand for each, and\n\
-         `orchestrator-ctl raw HOST COMMAND JSON` sends any of them.\n\n\
+         the parameters and the result of each, [`schemas/v1/examples/`](../schemas/v1/examples) a request with its reply,\n\
+         [`orchestrator-ctl`](ctl.md) a subcommand for each, and `orchestrator-ctl raw HOST COMMAND JSON` sends any of them.\n\
+         [`schemas/README.md`](../schemas/README.md) says how to speak to an agent from another language.\n\n\
          - A **query** only looks and never waits behind a job.\n\
          - A **change** is short; an agent does one after the other.\n\
          - A **job** is long: the reply is its id at once; events, progress and `jobs.abort` follow.\n\n\
          The sender's key must have the command's role. *replaces* names the endpoints of the HTTP agent that this one succeeds.\n\n\
+         {}\n\
+         ## Errors\n\n\
+         An error has a stable code, a message, whether the same request may succeed later, and the causes. Every command can\n\
+         answer with `bad_request`, `unknown_command`, `unsupported_version`, `too_large`, `expired`, `unauthenticated`,\n\
+         `forbidden`, `busy`, `shutting_down`, `timed_out` and `internal`; a change or a job also with `replayed`. *own errors*\n\
+         names the others. What fails later stands in the job's `error`.\n\n\
+         ## The endpoints of the HTTP agent\n\n\
+         None is missing. Each row names the test that runs the command on a real agent beside a real MariaDB; logical volumes\n\
+         need a kernel with device-mapper, so their test runs in a VM.\n\n\
          {}",
-        protocol::schema::commands_table()
+        protocol::schema::commands_table(),
+        original::table()
     )
 }
 
@@ -101,7 +116,9 @@ fn present(root: &Path) -> anyhow::Result<Files> {
     if !directory.exists() {
         return Ok(files);
     }
-    for entry in WalkDir::new(directory) {
+    // Examples are recorded by their own test, which also compares them with the schemas.
+    let examples = directory.join("v1/examples");
+    for entry in WalkDir::new(directory).into_iter().filter_entry(|entry| entry.path() != examples) {
         let entry = entry?;
         if entry.path().extension().is_some_and(|extension| extension == "json") {
             let path = entry.path().strip_prefix(root)?.to_owned();

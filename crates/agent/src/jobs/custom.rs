@@ -62,7 +62,7 @@ impl Step<Host> for Apply {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         once(scope)?;
         let params: BinlogApplyParams = scope.params()?;
-        crate::queries::binlog::apply(host, &params.content).await.map_err(to_step)
+        crate::queries::binlog::apply(host, &params).await.map_err(to_step)
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {

@@ -72,6 +72,7 @@ pub(crate) fn check(host: &Host, command: &Command) -> Result<(), WireError> {
                 _ => Ok(()),
             }
         }
+        Command::BinlogApply(p) => crate::queries::binlog::check_apply(host, p),
         Command::CustomRun(p) if !host.config.custom.contains_key(&p.name) => {
             let known: Vec<&str> = host.config.custom.keys().map(String::as_str).collect();
             Err(WireError::new(

@@ -5,18 +5,20 @@ use base64::engine::general_purpose::STANDARD;
 use mysql::binlog::{LogKind, LogSet, Range};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::BinlogPosition;
-use protocol::params::{BinlogBinaryParams, BinlogTextParams, LogChunk, LogFile, RelayFiles};
+use protocol::params::{
+    BinlogApplyParams, BinlogBinaryParams, BinlogTextParams, BinlogUploadParams, LogChunk, LogFile,
+    RelayFiles, Uploaded,
+};
 use serde_json::{Value, json};
 
 use crate::errors::{from_mysql, system};
 use crate::host::{Host, blocking};
+use crate::uploads;
 
 /// Bytes of a log in one reply; base64 makes a third more of it, and a NATS message holds 1 MiB.
 const CHUNK_BYTES: usize = 384 * 1024;
 /// A request may ask for this much of a log, over all of its chunks.
 const MAX_BYTES: u64 = 1 << 30;
-/// What one `binlog.apply` may carry; larger logs are applied in parts.
-const MAX_APPLY_BYTES: u64 = 192 * 1024;
 
 /// `binlog.files`.
 pub(crate) async fn files(host: &Host) -> Result<Vec<LogFile>, WireError> {
@@ -78,14 +80,51 @@ pub(crate) async fn text(host: &Host, params: BinlogTextParams) -> Result<LogChu
     Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
 }
 
-/// The work of `binlog.apply`.
-pub(crate) async fn apply(host: &Host, content: &str) -> Result<Value, WireError> {
-    let bytes = STANDARD
+/// `binlog.upload`.
+pub(crate) async fn upload(host: &Host, params: BinlogUploadParams) -> Result<Uploaded, WireError> {
+    let piece = decoded(&params.content)?;
+    let state_dir = host.config.agent.state_dir.clone();
+    let written = blocking(move || uploads::write(&state_dir, params.upload, params.offset, &piece));
+    Ok(Uploaded { size_bytes: written.await? })
+}
+
+fn decoded(content: &str) -> Result<Vec<u8>, WireError> {
+    STANDARD
         .decode(content)
-        .map_err(|e| WireError::caused(ErrorCode::BadRequest, "content is not base64", &e))?;
-    let applied = mysql::binlog::apply(&host.instance, bytes.as_slice(), MAX_APPLY_BYTES)
-        .await
-        .map_err(|e| from_mysql(&e))?;
+        .map_err(|e| WireError::caused(ErrorCode::BadRequest, "content is not base64", &e))
+}
+
+/// Refuses at once what names nothing to apply, or two things.
+pub(crate) fn check_apply(host: &Host, params: &BinlogApplyParams) -> Result<(), WireError> {
+    match (&params.content, params.upload) {
+        (Some(_), None) => Ok(()),
+        (None, Some(upload)) if uploads::path(&host.config.agent.state_dir, upload).is_file() => Ok(()),
+        (None, Some(upload)) => {
+            Err(WireError::new(ErrorCode::NotFound, format!("there is no upload {upload} on {}", host.id)))
+        }
+        _ => Err(WireError::new(ErrorCode::BadRequest, "give either content or upload")),
+    }
+}
+
+/// The work of `binlog.apply`.
+pub(crate) async fn apply(host: &Host, params: &BinlogApplyParams) -> Result<Value, WireError> {
+    let applied = match (&params.content, params.upload) {
+        (Some(content), _) => {
+            mysql::binlog::apply(&host.instance, decoded(content)?.as_slice(), uploads::MAX_BYTES).await
+        }
+        (None, Some(upload)) => {
+            let path = uploads::path(&host.config.agent.state_dir, upload);
+            let file = tokio::fs::File::open(&path)
+                .await
+                .map_err(|e| system(format!("cannot read {}", path.display()), &e))?;
+            let applied = mysql::binlog::apply(&host.instance, file, uploads::MAX_BYTES).await;
+            // Whether it was applied or not: half of it may have been, and must not be applied once more by mistake.
+            tokio::fs::remove_file(&path).await.ok();
+            applied
+        }
+        (None, None) => return Err(WireError::new(ErrorCode::BadRequest, "give either content or upload")),
+    };
+    let applied = applied.map_err(|e| from_mysql(&e))?;
     Ok(
         json!({ "bytes": applied.bytes, "took_ms": u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX) }),
     )

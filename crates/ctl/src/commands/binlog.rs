@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use data_encoding::BASE64;
-use protocol::ids::AgentId;
+use protocol::ids::{AgentId, UploadId};
 use protocol::params::*;
 
 use crate::args::{BinlogCmd, LogRange, RunArgs};
@@ -13,7 +13,7 @@ use crate::render;
 use crate::session::Session;
 
 /// What one request can carry: the protocol's limit less the envelope, as base64.
-const MAX_APPLY_BYTES: u64 = (protocol::envelope::MAX_REQUEST_BYTES as u64 - 4096) / 4 * 3;
+const PIECE_BYTES: u64 = (protocol::envelope::MAX_REQUEST_BYTES as u64 - 4096) / 4 * 3;
 
 pub(super) async fn run(session: &Session, host: &AgentId, command: BinlogCmd) -> Result<()> {
     let out = &session.out;
@@ -69,18 +69,27 @@ fn bad_chunk(host: &AgentId, why: &str) -> CtlError {
 
 async fn apply(session: &Session, host: &AgentId, file: &Path, run: &RunArgs) -> Result<()> {
     let failed = |source| CtlError::File { action: "read", path: file.to_owned(), source };
-    let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        std::io::stdin().lock().take(MAX_APPLY_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let mut source: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
     } else {
-        let file = std::fs::File::open(file).map_err(failed)?;
-        file.take(MAX_APPLY_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        Box::new(std::fs::File::open(file).map_err(failed)?)
+    };
+    let mut piece = |bytes: &mut Vec<u8>| {
+        bytes.clear();
+        source.as_mut().take(PIECE_BYTES).read_to_end(bytes).map_err(failed)
+    };
+    let mut bytes = Vec::new();
+    if (piece(&mut bytes)? as u64) < PIECE_BYTES {
+        let content = Some(BASE64.encode(&bytes));
+        return session.job(host, BinlogApplyParams { content, upload: None }, run).await;
     }
-    if bytes.len() as u64 > MAX_APPLY_BYTES {
-        return Err(CtlError::usage(
-            format!("{} has more than the {MAX_APPLY_BYTES} bytes that one request carries", file.display()),
-            "cut it into parts with `binlog binary --start --stop` and apply them in order",
-        ));
+    let upload = UploadId::generate();
+    let mut offset = 0;
+    while !bytes.is_empty() {
+        let params = BinlogUploadParams { upload, offset, content: BASE64.encode(&bytes) };
+        session.call(host, params).await?;
+        offset += bytes.len() as u64;
+        piece(&mut bytes)?;
     }
-    session.job(host, BinlogApplyParams { content: BASE64.encode(&bytes) }, run).await
+    session.job(host, BinlogApplyParams { content: None, upload: Some(upload) }, run).await
 }
