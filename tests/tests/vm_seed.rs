@@ -23,7 +23,7 @@ use e2e::volume::Volume;
 use e2e::world::{PATIENCE, Provider, Said, World, WorldOptions, slowly};
 use jiff::Timestamp;
 use protocol::error::ErrorCode;
-use protocol::event::EventData;
+use protocol::event::{Event, EventData};
 use protocol::ids::{JobId, SnapshotId};
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
@@ -416,7 +416,7 @@ fn overflow(guest: &Guest) -> anyhow::Result<()> {
         assert!(matches!(newest(world).await.validity, Validity::Invalid(_)));
         let invalid = |data: &EventData| matches!(data, EventData::SnapshotInvalid(e) if e.id == snapshot);
         let events = stored(&world.client).await;
-        assert!(events.iter().filter_map(|e| e.known()).any(|data| invalid(&data)), "the loss is told");
+        assert!(events.iter().filter_map(Event::known).any(|data| invalid(&data)), "the loss is told");
         remove(world, &snapshot).await;
     })
 }

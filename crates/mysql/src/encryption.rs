@@ -62,8 +62,7 @@ pub fn count_files(datadir: &Path) -> Result<u64> {
         path.extension().is_some_and(|e| e == "ibd" || e == "ibu")
             || path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("ibdata"))
     };
-    let files =
-        walkdir::WalkDir::new(datadir).same_file_system(true).into_iter().filter_map(|entry| entry.ok());
+    let files = walkdir::WalkDir::new(datadir).same_file_system(true).into_iter().filter_map(Result::ok);
     Ok(files.filter(|entry| is_tablespace(entry.path()) && is_encrypted(entry.path())).count() as u64)
 }
 

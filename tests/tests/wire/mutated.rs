@@ -122,14 +122,14 @@ fn mutation(canary: &str, names: Vec<String>) -> impl Strategy<Value = Vec<Mutat
 }
 
 /// All places of a JSON value, as pointers; its own first.
-fn places(value: &Value, at: String, found: &mut Vec<String>) {
-    found.push(at.clone());
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    found.push(at.to_owned());
     match value {
         Value::Object(map) => map.iter().for_each(|(key, inner)| {
-            places(inner, format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), found);
+            places(inner, &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")), found);
         }),
         Value::Array(items) => {
-            items.iter().enumerate().for_each(|(n, inner)| places(inner, format!("{at}/{n}"), found));
+            items.iter().enumerate().for_each(|(n, inner)| places(inner, &format!("{at}/{n}"), found));
         }
         _ => {}
     }
@@ -140,7 +140,7 @@ fn apply(request: &Value, mutations: &[Mutation]) -> Vec<u8> {
     let mut nested = None;
     for mutation in mutations {
         let mut found = Vec::new();
-        places(&request, String::new(), &mut found);
+        places(&request, "", &mut found);
         let at = |index: &prop::sample::Index| found[index.index(found.len())].clone();
         match mutation {
             Mutation::Replace(index, value) => *request.pointer_mut(&at(index)).unwrap() = value.clone(),

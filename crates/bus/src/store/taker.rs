@@ -292,7 +292,9 @@ async fn take_in(shared: Arc<Shared>, stop: CancellationToken) {
 
 /// Gives a message to its connection. A gap breaks the connection, what came before is left out.
 async fn dispatch(shared: &Shared, message: Message) {
-    let header = |name| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|v| v.as_str());
+    let header = |name| {
+        message.headers.as_ref().and_then(|headers| headers.get(name)).map(async_nats::HeaderValue::as_str)
+    };
     if let Some(ended) = header(HEADER_END).and_then(|text| u64::from_str_radix(text, 16).ok()) {
         shared.lock().remove(&ended);
         return;

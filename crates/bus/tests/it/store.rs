@@ -179,7 +179,7 @@ async fn what_is_lost_breaks_the_connection_and_the_next_one_works(program: Opti
         }
         let got = tokio::time::timeout(LIMIT, asked).await.expect("the connection goes on for ever").unwrap();
         // Emptied between two chunks that were both taken it may go on; it is never wrong.
-        assert!(got == len || got < len);
+        assert!(got <= len);
     }
     let small = service(MIB).await;
     drop(taker);
