@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-vm test-compose lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test test-vm test-compose reliability lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -24,6 +24,11 @@ test-vm: ## Only the suites that run inside the VM (LVM, device-mapper)
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose
 	@scripts/test-compose
+
+reliability: ## Run every fault of the suite, then write docs/reliability.md from what came of it
+	@scripts/install-deps build test
+	@scripts/test -p e2e --test reliability --test reliability_places
+	$(CARGO) run --quiet -p e2e --bin reliability
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build

@@ -8,6 +8,7 @@
 )]
 
 pub mod events;
+pub mod faults;
 pub mod measure;
 pub mod replication;
 pub mod rows;

@@ -1,6 +1,7 @@
 //! Two hosts, each an agent beside its MariaDB, and the bus between them.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -74,6 +75,8 @@ pub struct WorldOptions {
     pub recipient_volume: Option<Volume>,
     /// Called for `db1` and `db2`.
     pub configure: Option<Configure>,
+    /// Where agents reach the bus, when not on the loopback.
+    pub bus_address: Option<Ipv4Addr>,
 }
 
 impl std::fmt::Debug for WorldOptions {
@@ -102,7 +105,8 @@ impl World {
     /// # Panics
     /// When anything does not come up.
     pub async fn start(options: WorldOptions) -> Self {
-        let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+        let bus = NatsOptions { address: options.bus_address, ..NatsOptions::jetstream() };
+        let nats = NatsServer::start(&bus).unwrap();
         let mut volumes = Vec::new();
         let (parent, provider) = ground(options.provider, &options.vendor, &mut volumes);
         let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
@@ -182,7 +186,14 @@ impl World {
         }
     }
 
-    async fn try_call<C: Call>(&self, host: &Host, params: C) -> Result<C::Reply, WireError> {
+    /// The result of a command, or the agent's error.
+    ///
+    /// # Errors
+    /// What the agent answered.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn try_call<C: Call>(&self, host: &Host, params: C) -> Result<C::Reply, WireError> {
         let options = CallOptions { timeout: Duration::from_secs(30), ..CallOptions::default() };
         match self.client.call(&host.id(), params, &options).await {
             Ok(reply) => Ok(reply),

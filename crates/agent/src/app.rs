@@ -205,6 +205,9 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
     for journal in broken {
         tracing::error!(path = %journal.path.display(), error = %chain(&journal.error), "a journal cannot be used and is left alone");
     }
+    if let Err(error) = publisher.tell_missed(&host.runner).await {
+        tracing::warn!(error = %chain(&error), "whether events of jobs are missing cannot be told");
+    }
     let alive: Vec<String> = unfinished.iter().map(|job| job.spec.id.to_string()).collect();
     let offers: Vec<String> = unfinished
         .iter()

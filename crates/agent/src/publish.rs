@@ -1,14 +1,14 @@
 //! From the journals of jobs to the bus: every record that matters becomes a durable event, progress a droppable message.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Outbox};
 use job::journal::{AfterFailure, Event};
-use job::{Observer, Outcome, Progress, Record};
+use job::{JobError, Observer, Outcome, Progress, Record, Runner};
 use protocol::event::{EventData, JobStage};
-use protocol::ids::{AgentId, JobId};
+use protocol::ids::{AgentId, EventId, JobId};
 use protocol::job::JobState;
 use protocol::seed::TransferProgress;
 use protocol::subject::Subject;
@@ -64,8 +64,35 @@ impl Publisher {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id, known);
     }
 
-    fn emit(&self, event: EventData) {
-        if let Err(error) = self.outbox.publish_blocking(event) {
+    /// Tells what a crash swallowed between a journal and the spool. Before any job of an earlier run goes on.
+    pub(crate) async fn tell_missed(&self, runner: &Runner) -> Result<(), JobError> {
+        let outbox = self.outbox.clone();
+        let spooled = match tokio::task::spawn_blocking(move || outbox.events()).await {
+            Ok(Ok(events)) => events,
+            Ok(Err(error)) => {
+                tracing::warn!(error = %chain(&error), "whether events of jobs are missing cannot be told");
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
+        // What is older than all that is still in the spool was in it and has been sent.
+        let Some(oldest) = spooled.first().map(|event| event.time) else { return Ok(()) };
+        let told: HashSet<(JobId, u64)> = spooled.iter().filter_map(record_told).collect();
+        for job in runner.list().await?.into_iter().filter(|job| job.updated_at >= oldest) {
+            let shown = runner.show(job.id).await?;
+            self.remember(shown.history.spec());
+            for record in shown.records.iter().filter(|record| record.at >= oldest) {
+                if is_event(job.id, &record.event) && !told.contains(&(job.id, record.seq)) {
+                    tracing::info!(job = %job.id, seq = record.seq, "an event that a crash had swallowed is told now");
+                    self.on_record(&job.id, record);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn emit(&self, record: &Record, event: EventData) {
+        if let Err(error) = self.outbox.publish_as(id_of(record), event) {
             tracing::error!(error = %chain(&error), "an event of a job could not be spooled and is lost");
         }
     }
@@ -83,7 +110,8 @@ impl Observer for Publisher {
             log(&stage);
             // Kept in the stream, the hash proves the whole journal up to this record.
             stage.detail["journal"] = serde_json::json!({ "seq": record.seq, "hash": record.hash });
-            self.emit(if finished { EventData::JobFinished(stage) } else { EventData::JobStage(stage) });
+            let event = if finished { EventData::JobFinished(stage) } else { EventData::JobStage(stage) };
+            self.emit(record, event);
         }
         if finished {
             self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
@@ -103,6 +131,23 @@ impl Observer for Publisher {
         told.insert(*job, now);
         drop(told);
         let _ = self.progress.try_send((*job, counters));
+    }
+}
+
+/// The same for the same record, so that the stream drops a second copy.
+fn id_of(record: &Record) -> EventId {
+    let digits = record.hash.to_string();
+    let number = digits.get(..32).and_then(|half| u128::from_str_radix(half, 16).ok());
+    number.map_or_else(EventId::generate, EventId::derived)
+}
+
+/// Which record of which job an event tells of.
+fn record_told(event: &protocol::event::Event) -> Option<(JobId, u64)> {
+    match event.known()? {
+        EventData::JobStage(stage) | EventData::JobFinished(stage) => {
+            Some((stage.job, stage.detail["journal"]["seq"].as_u64()?))
+        }
+        _ => None,
     }
 }
 
@@ -154,6 +199,12 @@ pub(crate) async fn send_progress(
             let _ = tokio::time::timeout(Duration::from_secs(1), sending).await;
         }
     }
+}
+
+/// Whether a record becomes an event; see [`stage_of`].
+fn is_event(job: JobId, event: &Event) -> bool {
+    let unnamed = Known { kind: String::new(), actor: String::new(), summary: String::new() };
+    stage_of(job, &unnamed, event).is_some()
 }
 
 fn stage_of(job: JobId, known: &Known, event: &Event) -> Option<JobStage> {

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::errno::Errno;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 
 use crate::client::{Address, Login, Session};
@@ -227,6 +230,37 @@ impl Instance {
                 );
                 let waited = patience.limit.as_secs();
                 return Err(Error::NotStopped { reason: format!("{who}, without progress for {waited} s") });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Kills the server and waits until its process is gone: for one that does not stop, on data that are thrown away or
+    /// that crash recovery will mend.
+    ///
+    /// # Errors
+    /// [`Error::NotStopped`] when its process is not known or cannot be signalled, or is still there after `within`.
+    pub async fn kill(&self, within: Duration) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let settings = self.settings().await;
+            match (self.presence(&settings), settings.pid) {
+                (Presence::Gone, _) => return Ok(()),
+                (_, Some(pid)) => match signal::kill(Pid::from_raw(pid), Signal::SIGKILL) {
+                    Ok(()) | Err(Errno::ESRCH) => {}
+                    Err(e) => {
+                        return Err(Error::NotStopped {
+                            reason: format!("process {pid} cannot be killed: {e}"),
+                        });
+                    }
+                },
+                (_, None) => {}
+            }
+            if begun.elapsed() > within {
+                let waited = within.as_secs();
+                return Err(Error::NotStopped {
+                    reason: format!("it is still there {waited} s after a SIGKILL"),
+                });
             }
             tokio::time::sleep(POLL).await;
         }

@@ -172,6 +172,14 @@ uuid_id!(
     /// One event; the stream drops a second copy by it.
     EventId
 );
+impl EventId {
+    /// The id that follows from these 128 bits, a hash of what happened (UUIDv8).
+    #[must_use]
+    pub fn derived(hash: u128) -> Self {
+        Self(uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid())
+    }
+}
+
 uuid_id!(
     /// One donor's offer of a mounted, held snapshot.
     OfferId

@@ -2,6 +2,7 @@
 //!
 //! It knows the program's configuration file, signals and log; what the agent says on the bus is for the tests.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -108,6 +109,7 @@ pub struct AgentOptions {
     id: AgentId,
     config: Table,
     env: Vec<(String, String)>,
+    prefix: Vec<OsString>,
 }
 
 impl AgentOptions {
@@ -118,7 +120,7 @@ impl AgentOptions {
     #[must_use]
     pub fn new(id: &str, bus: &str) -> Self {
         let Ok(agent) = id.parse() else { panic!("{id:?} is no agent id") };
-        let mut options = Self { id: agent, config: Table::new(), env: Vec::new() };
+        let mut options = Self { id: agent, config: Table::new(), env: Vec::new(), prefix: Vec::new() };
         options.set("agent.id", id);
         options.set("agent.cluster", "shop");
         options.set("agent.dc", "dc1");
@@ -178,10 +180,30 @@ impl AgentOptions {
         self.set("auth.trusted", trusted)
     }
 
+    /// Takes a key back, or a whole table, its parts joined by dots.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        let mut table = Some(&mut self.config);
+        let (parents, last) =
+            key.rsplit_once('.').map_or((None, key), |(parents, last)| (Some(parents), last));
+        for part in parents.into_iter().flat_map(|parents| parents.split('.')) {
+            table = table.and_then(|table| table.get_mut(part)?.as_table_mut());
+        }
+        if let Some(table) = table {
+            table.remove(last);
+        }
+        self
+    }
+
     /// Sets a variable of its environment, for example `OA_FAULT`.
     pub fn env(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
         self.env.retain(|(other, _)| other != name);
         self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Puts words before its argv, for example [`crate::netns::Host::argv_prefix`]; they must become the program itself.
+    pub fn prefix(&mut self, words: Vec<OsString>) -> &mut Self {
+        self.prefix = words;
         self
     }
 
@@ -226,8 +248,10 @@ impl Agent {
         ensure!(self.child.is_none(), "{} runs", self.options.id);
         self.write_config()?;
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(&self.program);
-        command.arg("--config").arg(self.config_path()).envs(self.options.env.clone());
+        let mut argv = self.options.prefix.clone();
+        argv.push(self.program.clone().into());
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]).arg("--config").arg(self.config_path()).envs(self.options.env.clone());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +25,8 @@ pub struct NatsOptions {
     pub config: String,
     /// The program; absent: `NATS_SERVER` of the environment, else the one in `PATH`.
     pub program: Option<PathBuf>,
+    /// Clients come to this address of the machine; absent: 127.0.0.1, and no others can.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl NatsOptions {
@@ -54,6 +56,7 @@ impl NatsOptions {
 pub struct NatsServer {
     dir: TempDir,
     program: PathBuf,
+    address: Ipv4Addr,
     port: u16,
     child: Option<Child>,
 }
@@ -67,7 +70,8 @@ impl NatsServer {
         for _ in 0..5 {
             let dir = tempfile::tempdir()?;
             let port = free_port()?;
-            let mut server = Self { dir, program: program.clone(), port, child: None };
+            let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
+            let mut server = Self { dir, program: program.clone(), address, port, child: None };
             fs::write(server.config_path(), server.config(options))?;
             match server.restart() {
                 Ok(()) => return Ok(server),
@@ -80,15 +84,16 @@ impl NatsServer {
     /// A server that is down but whose port is known; [`Self::restart`] starts it.
     pub fn down(options: &NatsOptions) -> Result<Self> {
         let program = options.program.clone().unwrap_or_else(default_program);
-        let server = Self { dir: tempfile::tempdir()?, program, port: free_port()?, child: None };
+        let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
+        let server = Self { dir: tempfile::tempdir()?, program, address, port: free_port()?, child: None };
         fs::write(server.config_path(), server.config(options))?;
         Ok(server)
     }
 
-    /// `nats://127.0.0.1:<port>`.
+    /// `nats://<address>:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("nats://{}:{}", self.address, self.port)
     }
 
     /// Its port.
@@ -198,7 +203,9 @@ impl NatsServer {
     }
 
     fn config(&self, options: &NatsOptions) -> String {
-        let mut text = format!("listen: \"127.0.0.1:{}\"\n", self.port);
+        // It is asked on the loopback whether it runs, whatever the others' address is.
+        let listen = if self.address.is_loopback() { self.address } else { Ipv4Addr::UNSPECIFIED };
+        let mut text = format!("listen: \"{listen}:{}\"\n", self.port);
         if options.jetstream {
             let store = self.dir.path().join("store");
             text.push_str(&format!("jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n"));

@@ -194,7 +194,7 @@ impl Default for SeedConfig {
             allow_plain: false,
             connections: 0,
             donor_bytes_per_s: 0,
-            stall_s: 60,
+            stall_s: 180,
             offer_s: 600,
             post_copy: Vec::new(),
             post_copy_limit_s: 600,

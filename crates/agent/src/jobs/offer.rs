@@ -43,6 +43,8 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 /// A recipient gets this long to hear why its donor failed.
 const TELL_LIMIT: Duration = Duration::from_secs(15);
+/// A note of *serve*: the recipient has proven the whole.
+const SERVED: &str = "served";
 
 /// Offers by their id, for `seed.release`, and what waits for them to be open.
 #[derive(Debug, Default)]
@@ -336,6 +338,10 @@ impl Step<Host> for Serve {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: Params = scope.params()?;
         remember(host, &params, scope.job_id());
+        // The recipient has everything and comes no more, though a crash came before this was the step's end.
+        if let Some(served) = scope.notes().into_iter().rev().find_map(|note| note.get(SERVED).cloned()) {
+            return Ok(served);
+        }
         let private = Private::load(host, scope.job_id()).map_err(to_step)?;
         // After a restart the mount may be gone; the hold is the same.
         let Some(lease) = acquire(host, &params).await? else {
@@ -346,11 +352,13 @@ impl Step<Host> for Serve {
         private.listening(host, scope.job_id(), donor.addr()).map_err(to_step)?;
         tell_open(host, scope.job_id(), donor.addr(), donor.fingerprint());
         let report = wait(host, scope, donor).await?;
-        Ok(json!({
+        let output = json!({
             "bytes_total": report.bytes_total,
             "bytes_sent": report.bytes_sent,
             "root_digest": hex(&report.root_digest),
-        }))
+        });
+        scope.note(json!({ SERVED: output })).await?;
+        Ok(output)
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {

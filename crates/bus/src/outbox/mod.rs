@@ -93,7 +93,7 @@ struct Marks {
 
 #[derive(Debug, Default)]
 struct Queue {
-    waiting: Vec<(u64, EventData)>,
+    waiting: Vec<(u64, EventId, EventData)>,
     done: Vec<(u64, Result<EventId>)>,
     next_ticket: u64,
     writing: bool,
@@ -130,11 +130,22 @@ impl Outbox {
     }
 
     /// The same for a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
     pub fn publish_blocking(&self, data: EventData) -> Result<EventId> {
+        self.publish_as(EventId::generate(), data)
+    }
+
+    /// The same under an id that the caller derives from what happened: told twice, the stream keeps it once.
+    ///
+    /// # Errors
+    /// As [`Self::publish`].
+    pub fn publish_as(&self, id: EventId, data: EventData) -> Result<EventId> {
         let mut queue = lock(&self.shared.queue);
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
-        queue.waiting.push((ticket, data));
+        queue.waiting.push((ticket, id, data));
         loop {
             if let Some(at) = queue.done.iter().position(|(done, _)| *done == ticket) {
                 return queue.done.swap_remove(at).1;
@@ -152,6 +163,21 @@ impl Outbox {
             queue.done.extend(done);
             self.shared.written.notify_all();
         }
+    }
+
+    /// All events on disk, sent ones that are still kept among them, oldest first; blocking.
+    ///
+    /// # Errors
+    /// A segment cannot be read.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let spool = lock(&self.shared.spool);
+        let failed = |source| BusError::File { action: "read", path: spool.dir().to_owned(), source };
+        let mut cursor = spool.cursor(1).map_err(failed)?;
+        let mut events = Vec::new();
+        while let Some(spooled) = spool.read(&mut cursor).map_err(failed)? {
+            events.extend(serde_json::from_slice(&spooled.body));
+        }
+        Ok(events)
     }
 
     /// What it holds.
@@ -174,7 +200,7 @@ impl Outbox {
 
 impl Shared {
     /// Writes a batch with one sync for all of it.
-    fn write(&self, batch: Vec<(u64, EventData)>) -> Vec<(u64, Result<EventId>)> {
+    fn write(&self, batch: Vec<(u64, EventId, EventData)>) -> Vec<(u64, Result<EventId>)> {
         let mut spool = lock(&self.spool);
         let failed = |source, spool: &Spool| BusError::File {
             action: "append to",
@@ -184,9 +210,9 @@ impl Shared {
         let mut done: Vec<(u64, Result<EventId>)> = Vec::new();
         let begin = spool.mark();
         let mut outcome = Ok(());
-        for (ticket, data) in batch {
+        for (ticket, id, data) in batch {
             let result = match outcome {
-                Ok(()) => self.append(&mut spool, data),
+                Ok(()) => self.append(&mut spool, id, data).map(|()| id),
                 Err(_) => Err(BusError::Closed),
             };
             if let Err(BusError::File { source, .. }) = &result {
@@ -211,22 +237,21 @@ impl Shared {
         done
     }
 
-    fn append(&self, spool: &mut Spool, data: EventData) -> Result<EventId> {
+    fn append(&self, spool: &mut Spool, id: EventId, data: EventData) -> Result<()> {
         let dir = spool.dir().to_owned();
         let failed = |source| BusError::File { action: "append to", path: dir.clone(), source };
-        let (id, body) = self.encode(spool.last_sequence() + 1, data)?;
+        let body = self.encode(spool.last_sequence() + 1, id, data)?;
         spool.append(&body).map_err(failed)?;
         if let Some((first_sequence, count)) = spool.make_room().map_err(failed)? {
             tracing::error!(count, first_sequence, "the event spool was full; its oldest events are lost");
             let told = EventData::EventsDropped(EventsDropped { count, first_sequence });
-            let (_, body) = self.encode(spool.last_sequence() + 1, told)?;
+            let body = self.encode(spool.last_sequence() + 1, EventId::generate(), told)?;
             spool.append(&body).map_err(failed)?;
         }
-        Ok(id)
+        Ok(())
     }
 
-    fn encode(&self, sequence: u64, data: EventData) -> Result<(EventId, Vec<u8>)> {
-        let id = EventId::generate();
+    fn encode(&self, sequence: u64, id: EventId, data: EventData) -> Result<Vec<u8>> {
         let source = &self.source;
         let kind = data.kind();
         let event = Event {
@@ -248,7 +273,7 @@ impl Shared {
         if body.len() > MAX_EVENT_BYTES {
             return Err(unsendable(format!("it has {} bytes, the limit is {MAX_EVENT_BYTES}", body.len())));
         }
-        Ok((id, body))
+        Ok(body)
     }
 }
 

@@ -16,7 +16,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
 use protocol::params::SeedStartParams;
-use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, TransferProgress};
+use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, TransferProgress};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,6 +28,14 @@ use swap::Layout;
 
 /// A source that does not answer within this time would not serve a replica either.
 const SOURCE_LIMIT: Duration = Duration::from_secs(5);
+/// A note of *prepare*: `--replace` is about to remove the old data.
+const REMOVED: &str = "removed";
+/// A note of *transfer*: everything has arrived and is proven.
+const RECEIVED: &str = "received";
+/// A note of *swap*, when it is taken back: the new data stay, since there are no others.
+const KEPT: &str = "kept";
+/// A note of *swap*, when it is taken back: MySQL did not start on the old data at once.
+const STOPPED: &str = "stopped";
 
 /// The stages, in order. The last one that can be taken back commits; only clean-up follows.
 pub(crate) fn steps() -> Steps<Host> {
@@ -216,6 +224,11 @@ impl Target {
     fn layout(&self, job: JobId) -> Result<Layout, StepError> {
         Layout::of(&self.datadir, job).map_err(|e| StepError::from_error("system", &e))
     }
+}
+
+/// Whether a step has noted this.
+fn has_noted(scope: &Scope, step: SeedStage, what: &str) -> bool {
+    scope.notes_of(step.as_str()).iter().any(|note| note.get(what).is_some())
 }
 
 /// The directory of what this seed keeps on the recipient beside its journal.

@@ -399,7 +399,10 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
         actions.push("stop MySQL".to_owned());
     }
     if options.replace {
-        actions.push(format!("REMOVE {datadir} ({}) before the copy", human_u64(me.datadir_bytes)));
+        actions.push(format!(
+            "REMOVE {datadir} ({}) before the copy: whatever fails later, these data do not come back",
+            human_u64(me.datadir_bytes)
+        ));
     }
     actions.push(match &donor.stream {
         None => format!(
@@ -430,7 +433,10 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
         actions.push("run the configured post-copy command".to_owned());
     }
     if options.start_mysql {
-        actions.push("start MySQL; if it does not answer, put the old datadir back".to_owned());
+        actions.push(match options.replace {
+            false => "start MySQL; if it does not answer, put the old datadir back".to_owned(),
+            true => "start MySQL; if it does not answer, leave it stopped on the new data".to_owned(),
+        });
     }
     if let Some(source) = &options.replicate_from {
         actions.push(format!("replicate from {}:{}", source.host, source.port));

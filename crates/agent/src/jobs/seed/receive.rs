@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use job::{Scope, Step, StepError};
+use job::{OnUndoFailure, Scope, Step, StepError};
 use mysql::datadir::{self, LogNames, Owner};
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
@@ -14,7 +14,9 @@ use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 
-use super::{Target, admit_plan, forget, private_dir, progress_of, token};
+use super::{
+    KEPT, RECEIVED, REMOVED, STOPPED, Target, admit_plan, forget, has_noted, private_dir, progress_of, token,
+};
 use crate::errors::{from_mysql, system, to_step};
 use crate::host::{Host, blocking};
 use crate::jobs::offer::{clone_policy, hex, transfer_error};
@@ -54,7 +56,14 @@ impl Step<Host> for Plan {
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
         abandon(host, scope).await?;
-        forget(host, scope.job_id())
+        forget(host, scope.job_id())?;
+        let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
+        if has_noted(scope, SeedStage::Swap, STOPPED) && !target.layout(scope.job_id())?.exists() {
+            // It may still be on its way down, for lack of the space that is there now.
+            service::stop(host, scope).await?;
+            service::start(host, scope).await?;
+        }
+        Ok(())
     }
 }
 
@@ -91,6 +100,7 @@ impl Step<Host> for Prepare {
             service::stop(host, scope).await?;
         }
         if params.options.replace && target.datadir.exists() {
+            scope.note(json!({ REMOVED: target.datadir })).await?;
             let datadir = target.datadir.clone();
             blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
         }
@@ -105,7 +115,7 @@ impl Step<Host> for Prepare {
         let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
         let params: SeedStartParams = scope.params()?;
         let layout = target.layout(scope.job_id())?;
-        blocking(move || match layout.is_swapped() {
+        blocking(move || match layout.holds_old() {
             Ok(false) => layout.remove().map_err(|e| system("the staging directory cannot be removed", &e)),
             Ok(true) => Err(WireError::new(
                 ErrorCode::Internal,
@@ -115,11 +125,39 @@ impl Step<Host> for Prepare {
         })
         .await
         .map_err(to_step)?;
-        if params.options.delta && !params.options.replace && target.was_running {
+        if params.options.replace {
+            return after_removal(host, scope, &target).await;
+        }
+        if params.options.delta && target.was_running {
             service::start(host, scope).await?;
         }
         Ok(())
     }
+
+    /// The donor must hear of the end all the same, and the secrets go.
+    fn on_undo_failure(&self) -> OnUndoFailure {
+        OnUndoFailure::GoOn
+    }
+}
+
+/// What is left of a host whose old data `--replace` has removed, or was about to remove.
+async fn after_removal(host: &Host, scope: &Scope, target: &Target) -> Result<(), StepError> {
+    if has_noted(scope, SeedStage::Swap, KEPT) {
+        return Ok(());
+    }
+    if !has_noted(scope, SeedStage::Prepare, REMOVED) {
+        if target.was_running {
+            service::start(host, scope).await?;
+        }
+        return Ok(());
+    }
+    Err(StepError::new(
+        "refused",
+        format!(
+            "--replace had the old data removed before the copy: {} is empty or incomplete and MySQL is stopped; seed again",
+            target.datadir.display()
+        ),
+    ))
 }
 
 #[async_trait]
@@ -130,6 +168,10 @@ impl Step<Host> for Transfer {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
+        // The donor let go when both had proven the whole: after a crash right then there is nobody to ask again.
+        if let Some(received) = scope.notes().into_iter().rev().find_map(|note| note.get(RECEIVED).cloned()) {
+            return Ok(received);
+        }
         let throttle = Arc::new(Throttle::limited(params.options.throttle_bytes_per_s));
         host.throttles
             .lock()
@@ -142,7 +184,9 @@ impl Step<Host> for Transfer {
             (Err(error), _) => Err(error),
         };
         host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
-        moved
+        let output = moved?;
+        scope.note(json!({ RECEIVED: output })).await?;
+        Ok(output)
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {

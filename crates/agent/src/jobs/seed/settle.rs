@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
-use job::{OnFailure, Scope, Step, StepError, crashsafe};
+use job::{OnFailure, OnUndoFailure, Scope, Step, StepError, crashsafe};
 use mysql::replicate::{CatchUp, Credentials, Source};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::Coordinates;
@@ -14,10 +14,13 @@ use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
 use super::swap::Layout;
-use super::{Target, forget};
+use super::{KEPT, STOPPED, Target, forget};
 use crate::errors::{from_mysql, system, to_step};
 use crate::host::{Host, blocking};
 use crate::jobs::{datadir, service};
+
+/// The kernel ends a killed process unless its disk hangs.
+const KILLED_WITHIN: Duration = Duration::from_secs(30);
 
 /// MySQL stops and the new tree takes the datadir's place.
 #[derive(Debug)]
@@ -66,24 +69,50 @@ impl Step<Host> for Swap {
         let layout = target.layout(scope.job_id())?;
         let params: SeedStartParams = scope.params()?;
         if params.options.replace {
-            // The old data are gone by the person's own word; the proven new ones are better than none.
-            return Err(StepError::new(
-                "refused",
-                format!(
-                    "--replace left no old data to put back; the new ones stay in {}",
-                    target.datadir.display()
-                ),
-            ));
+            return keep_the_new(host, scope, &target, layout).await;
         }
         if host.instance.state().await.may_be_running() && layout.is_swapped().unwrap_or(true) {
             service::stop(host, scope).await?;
         }
         on_layout(layout, Layout::swap_back).await?;
-        if target.was_running {
-            service::start(host, scope).await?;
+        if target.was_running
+            && let Err(error) = service::start(host, scope).await
+        {
+            // On a full disk it starts only once staging is gone: the last undo tries again, and fails if it must.
+            tracing::warn!(job = %scope.job_id(), %error, "MySQL does not start on its old data yet");
+            scope.note(json!({ STOPPED: error.message })).await?;
         }
         Ok(())
     }
+
+    /// What this one leaves is looked at by the undo of *prepare*, which removes nothing that may be the only copy.
+    fn on_undo_failure(&self) -> OnUndoFailure {
+        OnUndoFailure::GoOn
+    }
+}
+
+/// The old data are gone by the person's own word: the proven new ones, which wait in staging at the worst, are put in
+/// place and left there. That this is no undo is said in the job's error.
+async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layout) -> Result<(), StepError> {
+    service::stop(host, scope).await?;
+    scope.note(json!({ KEPT: target.datadir })).await?;
+    on_layout(layout, |layout| {
+        // Absent: an earlier attempt came to its end.
+        if layout.exists() {
+            layout.swap()?;
+        }
+        layout.remove()?;
+        layout.remove_marker()
+    })
+    .await?;
+    Err(StepError::new(
+        "refused",
+        format!(
+            "--replace left no old data to put back; {} holds the complete new ones and MySQL is stopped: mend the cause, \
+             then start it (mysql start)",
+            target.datadir.display()
+        ),
+    ))
 }
 
 async fn on_layout(
@@ -126,7 +155,10 @@ impl Step<Host> for Start {
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        service::stop(host, scope).await
+        let Err(error) = service::stop(host, scope).await else { return Ok(()) };
+        // It was started by this seed, on data that go or that crash recovery mends: waiting for ever helps nobody.
+        tracing::warn!(job = %scope.job_id(), %error, "the server on the new data does not stop and is killed");
+        host.instance.kill(KILLED_WITHIN).await.map_err(|e| to_step(from_mysql(&e)))
     }
 }
 
@@ -138,6 +170,10 @@ impl Step<Host> for Replicate {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
+        if params.options.start_mysql || params.options.replicate_from.is_some() {
+            // It may have died since it answered: what comes now cannot be taken back.
+            service::start(host, scope).await?;
+        }
         let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
         let coordinates =
             coordinates(scope, &params)?.ok_or_else(|| StepError::new("refused", NO_POSITION))?;

@@ -68,6 +68,16 @@ impl Layout {
         Ok(Self { datadir: datadir.to_owned(), root, entrywise, job })
     }
 
+    /// Whether anything of this seed is on the recipient's file system, beside the new tree in the datadir's place.
+    pub(crate) fn exists(&self) -> bool {
+        self.root.exists()
+    }
+
+    /// Whether part of the old tree may lie here, so that nothing of this may be removed.
+    pub(crate) fn holds_old(&self) -> Result<bool, SwapError> {
+        Ok(if self.entrywise { self.phase()? != Phase::Staged } else { self.is_swapped()? })
+    }
+
     /// Where the new tree is received.
     #[must_use]
     pub(crate) fn staging(&self) -> PathBuf {

@@ -1,0 +1,18 @@
+//! Writes `docs/reliability.md` from what the suites of faults recorded in their last run.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use e2e::faults::{document, record};
+
+fn main() -> anyhow::Result<()> {
+    let directory = record::directory();
+    let records = record::all(&directory).with_context(|| {
+        format!("no records in {}: run the suites (make reliability)", directory.display())
+    })?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reliability.md");
+    fs::write(&path, document::write(&records)?)?;
+    println!("wrote docs/reliability.md from {} records", records.len());
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Faults at every stage of a seed, and the one check that comes after each.
+
+pub mod arena;
+pub mod chaos;
+pub mod document;
+pub mod host;
+pub mod ledger;
+pub mod points;
+pub mod record;
+pub mod table;
