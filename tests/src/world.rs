@@ -12,7 +12,7 @@ use protocol::error::WireError;
 use protocol::ids::{AgentId, JobId, SnapshotId};
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
-use protocol::seed::{Compression, Offer, SeedOptions};
+use protocol::seed::{Compression, Offer, SeedOptions, Transport};
 use testkit::agent::{Agent, AgentOptions, Program};
 use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
 use testkit::nats::{NatsOptions, NatsServer};
@@ -234,8 +234,17 @@ impl World {
 
     /// An offer of the newest snapshot to the recipient.
     pub async fn offer(&self, plain: bool) -> Offer {
-        let recipient = self.recipient.id();
-        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, stream: None, plain }).await
+        let (recipient, transport) = (self.recipient.id(), Transport::Tcp);
+        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, stream: None, plain, transport })
+            .await
+    }
+
+    /// Begins a seed from the newest snapshot through the object store.
+    pub async fn seed_through_store(&self, options: SeedOptions) -> JobId {
+        let (recipient, transport) = (self.recipient.id(), Transport::Store);
+        let params = SeedOfferParams { recipient, snapshot: None, stream: None, plain: false, transport };
+        let offer = self.call(&self.donor, params).await;
+        self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }
 
     /// Begins a seed from the newest snapshot.

@@ -14,7 +14,7 @@ use e2e::faults::table::{Cell, Fault, Outcome};
 use e2e::world::{Configure, PATIENCE, World};
 use protocol::ids::JobId;
 use protocol::params::*;
-use protocol::seed::SeedStage;
+use protocol::seed::{SeedStage, Transport};
 
 /// Runs all cells of a fault in one world, a fresh seed after each.
 async fn every_cell_of(fault: Fault) {
@@ -214,8 +214,13 @@ async fn kill_donor_in_its_step(arena: &mut Arena, cell: &Cell) {
     }
     // Who asked never hears of the offer: the donor serves it again until it lapses.
     let world = &arena.world;
-    let asking =
-        SeedOfferParams { recipient: world.recipient.id(), snapshot: None, plain: false, stream: None };
+    let asking = SeedOfferParams {
+        recipient: world.recipient.id(),
+        snapshot: None,
+        plain: false,
+        stream: None,
+        transport: Transport::default(),
+    };
     tokio::select! {
         () = arena.points.reached(point) => {}
         _ = world.call(&world.donor, asking) => panic!("an offer came although the donor stands at {point}"),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ async fn serve(
     tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(guardian::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(jobs::store::sweep_for_ever(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::seed::undo::sweep(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(publish::send_progress(progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
     let beating = {
@@ -178,6 +180,9 @@ fn make_host(
         throttles: Mutex::new(HashMap::new()),
         offers: jobs::offer::OpenOffers::default(),
         on_snapshot,
+        probe: tokio::sync::Mutex::default(),
+        // An earlier run may have left it.
+        bucket_left: AtomicBool::new(true),
         acting: Mutex::new(None),
         doomed: Arc::default(),
         look: tokio::sync::Notify::new(),

@@ -74,7 +74,7 @@ impl Handler for AgentHandler {
             Command::BinlogUpload(p) => value(&queries::binlog::upload(host, p).await?),
 
             Command::SeedSurvey(p) => {
-                value(&jobs::offer::survey(host, p.snapshot.as_ref(), p.stream.as_deref()).await?)
+                value(&jobs::probe::survey(host, p.snapshot.as_ref(), p.stream.as_deref()).await?)
             }
             Command::SeedOffer(p) => value(&jobs::offer::open(host, p, &origin).await?),
             Command::SeedRelease(p) => value(&jobs::offer::release(host, p.offer, &origin.actor).await?),

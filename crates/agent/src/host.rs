@@ -1,6 +1,7 @@
 //! What the agent knows and holds of its host: the one value that queries, jobs and background tasks share.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -59,6 +60,10 @@ pub(crate) struct Host {
     pub(crate) offers: OpenOffers,
     /// Servers that run on snapshots.
     pub(crate) on_snapshot: Runs,
+    /// What recipients may try before there is an offer.
+    pub(crate) probe: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The bucket of this donor may be on the server although no offer uses it.
+    pub(crate) bucket_left: AtomicBool,
     /// Who is changing the set of snapshots at this moment, for the events about it.
     pub(crate) acting: Mutex<Option<String>>,
     /// Snapshots that must not be read any further.

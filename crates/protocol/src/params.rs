@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{JobId, OfferId, SnapshotId, UploadId};
-use crate::seed::{DonorFacts, Offer, SeedOptions};
+use crate::seed::{DonorFacts, Offer, SeedOptions, Transport};
 use crate::snapshot::SnapshotMount;
 
 macro_rules! params {
@@ -248,6 +248,9 @@ params! {
         /// Plain TCP; only when this donor's configuration allows it.
         #[serde(default)]
         plain: bool,
+        /// `store`: through the object store; else directly.
+        #[serde(default)]
+        transport: Transport,
     }
     /// What to plan.
     SeedPlanParams {

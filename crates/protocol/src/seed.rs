@@ -132,6 +132,9 @@ pub struct DonorFacts {
     /// Bytes free on the file system of the donor's datadir.
     #[serde(default)]
     pub free_bytes: Option<u64>,
+    /// Where the donor can be tried, `host:port`, for a few seconds after the survey; empty: nobody knows yet.
+    #[serde(default)]
+    pub addresses: Vec<String>,
 }
 
 /// A donor's promise: the snapshot is mounted and held, and listens for one recipient until `expires_at`.
@@ -145,14 +148,39 @@ pub struct Offer {
     pub recipient: AgentId,
     /// What is offered.
     pub facts: DonorFacts,
-    /// Where it listens, `host:port`, in the order to try.
+    /// Where it listens, `host:port`, in the order to try; empty when the data go through the object store.
     pub addresses: Vec<String>,
+    /// The object store that the data go through, where the two hosts cannot reach one another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreOffer>,
     /// SHA-256 of the donor's certificate in hex; absent for plain TCP.
     pub fingerprint: Option<String>,
     /// One-time token that the recipient shows.
     pub token: Secret,
     /// The offer lapses when no recipient has connected by then.
     pub expires_at: Timestamp,
+}
+
+/// The object store of an offer: the bucket of the donor, read by the recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreOffer {
+    /// Its name, for `nats object ls`; the data in it are sealed from agent to agent.
+    pub bucket: String,
+    /// Bytes that lie on the server at the most.
+    pub window_bytes: u64,
+}
+
+/// How the data get from host to host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Directly where the recipient reaches the donor, else through the object store.
+    #[default]
+    Auto,
+    /// Directly, over TCP.
+    Tcp,
+    /// Through a JetStream object store.
+    Store,
 }
 
 /// What to do on the recipient, and what is allowed.
@@ -177,6 +205,8 @@ pub struct SeedOptions {
     pub throttle_bytes_per_s: u64,
     /// Compress chunks on the way.
     pub compression: Compression,
+    /// How the data travel.
+    pub transport: Transport,
     /// Demand a snapshot that `snapshot verify` has passed.
     pub require_proven: bool,
     /// Reuse equal blocks of the recipient's old datadir.
@@ -197,6 +227,7 @@ impl Default for SeedOptions {
             connections: 0,
             throttle_bytes_per_s: 0,
             compression: Compression::Auto,
+            transport: Transport::Auto,
             require_proven: false,
             delta: false,
             replicate_from: None,
@@ -264,6 +295,8 @@ pub enum Guard {
     KeysPresent,
     /// The binlogs needed to catch up are still on the source.
     BinlogsAvailable,
+    /// There is a way for the data.
+    DonorReachable,
 }
 
 /// What a guard found.
@@ -316,6 +349,9 @@ pub struct SeedPlan {
     /// Bytes free on the donor's filesystem, where a seed takes none.
     #[serde(default)]
     pub donor_free_bytes: Option<u64>,
+    /// How the data will travel: `tcp` or `store`.
+    #[serde(default)]
+    pub transport: Transport,
     /// Expected seconds of the copy from a measured rate; absent when no rate is known.
     pub expected_s: Option<u64>,
     /// What will be stopped, moved and deleted, in order, in sentences.

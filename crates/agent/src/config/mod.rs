@@ -160,6 +160,8 @@ pub(crate) struct SeedConfig {
     pub(crate) idle_io: bool,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
+    /// As a donor: MiB of a seed's data that may lie in the object store of the bus, where that is the way.
+    pub(crate) store_window_mib: u32,
     /// Allow seeds without TLS; both sides must.
     pub(crate) allow_plain: bool,
     /// Connections of a seed unless it says otherwise; 0 chooses by the path between the hosts.
@@ -191,6 +193,7 @@ impl Default for SeedConfig {
             ease_io_pressure_percent: 0.0,
             idle_io: false,
             advertise: Vec::new(),
+            store_window_mib: 64,
             allow_plain: false,
             connections: 0,
             donor_bytes_per_s: 0,

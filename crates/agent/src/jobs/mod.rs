@@ -4,9 +4,11 @@ pub(crate) mod custom;
 pub(crate) mod datadir;
 pub(crate) mod offer;
 pub(crate) mod on_snapshot;
+pub(crate) mod probe;
 pub(crate) mod seed;
 pub(crate) mod service;
 pub(crate) mod snapshots;
+pub(crate) mod store;
 pub(crate) mod view;
 
 use std::sync::Arc;

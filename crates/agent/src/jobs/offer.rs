@@ -18,7 +18,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{AgentId, JobId, OfferId, SnapshotId};
 use protocol::mysql::ServerState;
 use protocol::params::{Empty, SeedOfferParams};
-use protocol::seed::{DonorFacts, Offer, Secret};
+use protocol::seed::{DonorFacts, Offer, Secret, Transport};
 use protocol::snapshot::{Consistency, Snapshot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ mod stream;
 
 use super::Origin;
 use super::snapshots::release_if_held;
+use super::{probe, store};
 use crate::config::{DonorLimits, PageCheck};
 use crate::errors::{from_abort, from_snapshot, to_step};
 use crate::guardian::Doomed;
@@ -69,6 +70,9 @@ struct Params {
     #[serde(default)]
     stream: Option<String>,
     plain: bool,
+    /// Bytes of the window when the data go through the object store.
+    #[serde(default)]
+    store_window: Option<u64>,
 }
 
 /// What must survive a restart and must not be shown.
@@ -138,6 +142,7 @@ pub(crate) async fn survey(
         encrypted_tablespaces: mysql::encryption::encrypted_tablespaces(&host.instance).await.ok(),
         free_bytes: free.map(|free| free.available_bytes),
         stream: stream.map(str::to_owned),
+        addresses: Vec::new(),
         snapshot,
     })
 }
@@ -190,6 +195,14 @@ pub(crate) async fn open(
             ),
         ));
     }
+    let store = match (params.transport, &params.stream) {
+        (Transport::Store, Some(_)) => {
+            let text = "streams travel over direct TCP only: open the way, or seed from a snapshot";
+            return Err(WireError::new(ErrorCode::Refused, text));
+        }
+        (Transport::Store, None) => Some(store::offer(host, params.plain)?),
+        (Transport::Tcp | Transport::Auto, _) => None,
+    };
     let snapshot = match &params.stream {
         Some(_) => None,
         None => Some(choose(host, params.snapshot.as_ref()).await?),
@@ -214,14 +227,20 @@ pub(crate) async fn open(
             true => None,
             false => Some(Secret::new(Identity::generate().map_err(|e| transfer_failure(&e))?.expose())),
         },
-        listen: host.config.seed.listen,
+        // Through the object store nobody needs to reach it.
+        listen: match &store {
+            Some(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
+            None => host.config.seed.listen,
+        },
     };
+    probe::end(host).await;
     let job_params = Params {
         offer: id,
         recipient: params.recipient.clone(),
         snapshot: snapshot.clone(),
         stream: params.stream.clone(),
         plain: params.plain,
+        store_window: store.as_ref().map(|store| store.window_bytes),
     };
     let (tell, told) = tokio::sync::oneshot::channel();
     host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(job, tell);
@@ -239,7 +258,8 @@ pub(crate) async fn open(
         id,
         job,
         recipient: params.recipient,
-        addresses: addresses(host, served.address),
+        addresses: if store.is_some() { Vec::new() } else { addresses(host, served.address) },
+        store,
         fingerprint: served.fingerprint,
         token: Secret::new(token.expose()),
         expires_at: Timestamp::now()
@@ -285,7 +305,7 @@ pub(crate) async fn release(host: &Host, offer: OfferId, actor: &str) -> Result<
 }
 
 /// Where recipients reach it: the configured names, else the host's own, with the port that it listens on.
-fn addresses(host: &Host, listening: SocketAddr) -> Vec<String> {
+pub(crate) fn addresses(host: &Host, listening: SocketAddr) -> Vec<String> {
     let port = listening.port();
     if !host.config.seed.advertise.is_empty() {
         return host.config.seed.advertise.iter().map(|name| format!("{name}:{port}")).collect();
@@ -350,8 +370,17 @@ impl Step<Host> for Serve {
         let options = donor_options(host, &params, &private, lease).await.map_err(to_step)?;
         let donor = Arc::new(Donor::start(options).map_err(|e| transfer_error(&e))?);
         private.listening(host, scope.job_id(), donor.addr()).map_err(to_step)?;
+        let giver = match params.store_window {
+            Some(window) => Some(store::give(host, scope, &params.recipient, window, donor.addr()).await?),
+            None => None,
+        };
         tell_open(host, scope.job_id(), donor.addr(), donor.fingerprint());
-        let report = wait(host, scope, donor).await?;
+        let report = wait(host, scope, donor).await;
+        // An agent that only restarts goes on in the same bucket; what ends the offer removes it.
+        if let Some(giver) = giver.filter(|_| !scope.is_cancelled()) {
+            store::end(host, giver).await;
+        }
+        let report = report?;
         let output = json!({
             "bytes_total": report.bytes_total,
             "bytes_sent": report.bytes_sent,
@@ -401,6 +430,9 @@ async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let params: Params = scope.params()?;
     host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&params.offer);
     Private::forget(host, scope.job_id());
+    if params.store_window.is_some() {
+        store::sweep(host).await;
+    }
     let Some(snapshot) = params.snapshot.clone() else {
         let _ = fs::remove_dir_all(crate::streams::donor_dir(host, scope.job_id()));
         return Ok(());

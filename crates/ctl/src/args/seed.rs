@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use protocol::ids::{AgentId, JobId, SnapshotId};
-use protocol::seed::{Compression, ReplicationSource, SeedOptions};
+use protocol::seed::{Compression, ReplicationSource, SeedOptions, Transport};
 
 use crate::units;
 
@@ -123,6 +123,9 @@ pub struct SeedOptionArgs {
     /// Compress on the way
     #[arg(long, value_enum, default_value_t = CompressionArg::Auto)]
     pub compression: CompressionArg,
+    /// How the data travel: auto goes directly where the recipient reaches the donor
+    #[arg(long, value_enum, default_value_t = TransportArg::Auto)]
+    pub transport: TransportArg,
     /// Demand a snapshot that `snapshot verify` has passed
     #[arg(long)]
     pub require_proven: bool,
@@ -133,8 +136,19 @@ pub struct SeedOptionArgs {
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_source)]
     pub replicate_from: Option<ReplicationSource>,
     /// Plain TCP instead of TLS; both hosts must allow it
-    #[arg(long)]
+    #[arg(long, conflicts_with = "transport")]
     pub plain: bool,
+}
+
+/// How the data travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TransportArg {
+    /// Directly where that works, else through the object store
+    Auto,
+    /// Directly, over TCP
+    Tcp,
+    /// Through the object store of the bus
+    Store,
 }
 
 /// How to compress.
@@ -168,6 +182,11 @@ impl SeedOptionArgs {
                 CompressionArg::None => Compression::None,
                 CompressionArg::Lz4 => Compression::Lz4,
                 CompressionArg::Zstd => Compression::Zstd,
+            },
+            transport: match self.transport {
+                TransportArg::Auto => Transport::Auto,
+                TransportArg::Tcp => Transport::Tcp,
+                TransportArg::Store => Transport::Store,
             },
             require_proven: self.require_proven,
             delta: self.delta,

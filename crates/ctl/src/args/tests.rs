@@ -1,6 +1,6 @@
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use protocol::seed::{Compression, SeedOptions};
+use protocol::seed::{Compression, SeedOptions, Transport};
 
 use super::*;
 
@@ -33,14 +33,14 @@ fn the_definition_is_sound_and_every_subcommand_has_help() {
 fn seed_options_travel_as_they_were_typed() {
     let cli = parse(
         "ctl seed start db7 db8 --from db1 --snapshot vg0/s1 --stop-mysql --allow-primary --no-start --keep-old 2h \
-         --connections 4 --throttle 50M --compression zstd --require-proven --delta --plain --detach --yes --json",
+         --connections 4 --throttle 50M --compression zstd --require-proven --delta --transport store --detach --yes --json",
     );
     let Cmd::Seed(SeedCmd::Start { recipients, donor, options, run, .. }) = cli.command else {
         panic!("not a seed start")
     };
     assert_eq!(recipients.iter().map(AgentId::as_str).collect::<Vec<_>>(), ["db7", "db8"]);
     assert_eq!(donor.from.unwrap().as_str(), "db1");
-    assert!(run.detach && options.plain && cli.global.yes && cli.global.json);
+    assert!(run.detach && !options.plain && cli.global.yes && cli.global.json);
     assert_eq!(
         options.to_wire(),
         SeedOptions {
@@ -53,6 +53,7 @@ fn seed_options_travel_as_they_were_typed() {
             connections: 4,
             throttle_bytes_per_s: 50 << 20,
             compression: Compression::Zstd,
+            transport: Transport::Store,
             require_proven: true,
             delta: true,
             replicate_from: None,

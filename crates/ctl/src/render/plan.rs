@@ -1,6 +1,6 @@
 //! A seed's plan and the choice of its donor.
 
-use protocol::seed::{Guard, GuardResult, SeedPlan, Verdict};
+use protocol::seed::{Guard, GuardResult, SeedPlan, Transport, Verdict};
 
 use super::{pairs, table, word};
 use crate::donor::Choice;
@@ -28,6 +28,7 @@ pub fn plan(plan: &SeedPlan) -> String {
         ("free at the least", Some(units::signed_size(plan.free_lowest_bytes))),
         ("free afterwards", Some(units::signed_size(plan.free_after_bytes))),
         ("free on the donor", plan.donor_free_bytes.map(|free| format!("{} (unchanged)", units::size(free)))),
+        ("way", Some(way(plan.transport).to_owned())),
         ("expected time", Some(expected(plan))),
         ("plan", Some(plan.digest.clone())),
     ]));
@@ -101,6 +102,13 @@ fn source(plan: &SeedPlan) -> String {
         (Some(snapshot), _) => format!("snapshot {snapshot}"),
         (None, Some(stream)) => format!("stream {stream}"),
         (None, None) => "nothing to send".to_owned(),
+    }
+}
+
+fn way(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Store => "through the object store of the bus",
+        Transport::Tcp | Transport::Auto => "direct TCP",
     }
 }
 

@@ -3,7 +3,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::event::{CommandDenied, Event, EventData};
 use protocol::ids::{EventId, JobId};
 use protocol::mysql::{Coordinates, Flavor, ServerState, ServerVersion};
-use protocol::seed::{Guard, GuardResult, SeedPlan, Verdict};
+use protocol::seed::{Guard, GuardResult, SeedPlan, Transport, Verdict};
 use protocol::snapshot::{
     Consistency, Freeze, ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Validity,
 };
@@ -69,6 +69,7 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
         free_after_bytes: 3 << 30,
         donor_free_bytes: Some(5 << 30),
         stream: None,
+        transport: Transport::Tcp,
         expected_s: Some(92),
         actions: vec!["stop MySQL".into(), "move /var/lib/mysql aside".into()],
         digest: "d".into(),

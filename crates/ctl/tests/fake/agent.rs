@@ -15,7 +15,7 @@ use protocol::host::HostLoad;
 use protocol::ids::{AgentId, EventId, JobId, OfferId, SnapshotId};
 use protocol::job::{JobState, JobView};
 use protocol::seed::{
-    DonorFacts, Guard, GuardResult, Offer, Secret, SeedPlan, SeedStage, TransferProgress, Verdict,
+    DonorFacts, Guard, GuardResult, Offer, Secret, SeedPlan, SeedStage, TransferProgress, Transport, Verdict,
 };
 use protocol::snapshot::{ProviderKind, Snapshot, Validity};
 use protocol::subject::Subject;
@@ -179,6 +179,7 @@ impl Fake {
             overloaded: vec![],
             encrypted_tablespaces: Some(0),
             free_bytes: Some(20 << 30),
+            addresses: vec![],
         }
     }
 
@@ -197,6 +198,7 @@ impl Fake {
             free_after_bytes: 38 << 30,
             donor_free_bytes: Some(20 << 30),
             stream: donor.stream.clone(),
+            transport: Transport::Tcp,
             expected_s: Some(90),
             actions: vec!["stop MySQL".into(), "copy 10.0 GiB".into()],
             digest: format!("plan-of-{}", self.agent),
@@ -213,6 +215,7 @@ impl Fake {
                 recipient: p.recipient.clone(),
                 facts: self.facts(p.snapshot.as_ref().map(SnapshotId::as_str)),
                 addresses: vec!["10.0.0.1:4000".into()],
+                store: None,
                 fingerprint: None,
                 token: Secret::new("planted-secret-token".into()),
                 expires_at: Timestamp::now() + SignedDuration::from_mins(2),

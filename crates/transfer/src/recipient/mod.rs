@@ -75,6 +75,8 @@ pub struct RecipientOptions {
     /// The recipient's old tree: blocks of 16 KiB that it holds at the same place of the same file do not travel. It is only
     /// read, and shared by reflink where it lies on the same filesystem and that can.
     pub delta_base: Option<PathBuf>,
+    /// How long a recipient that gives up tries to tell the donor.
+    pub tell_limit: Duration,
     /// Digests to agree to, best first.
     pub digests: Vec<DigestKind>,
     /// How what travels may be compressed.
@@ -104,6 +106,7 @@ impl RecipientOptions {
             durable: true,
             owner: None,
             delta_base: None,
+            tell_limit: Duration::from_millis(500),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             compression: Compression::Auto,
         }
@@ -111,9 +114,6 @@ impl RecipientOptions {
 }
 
 const CONNECTIONS_MAX: usize = 64;
-
-/// How long a failed recipient tries to tell the donor.
-const TELL_LIMIT: Duration = Duration::from_millis(500);
 
 /// A tree that has arrived and is proven.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -180,7 +180,7 @@ fn run(options: &RecipientOptions, stop: &Arc<Cancel>) -> Result<Received> {
 }
 
 /// Tells the donor that nobody will come (again) for what it serves, so that it lets its snapshot go at once; best effort,
-/// within a second. Of `options` only the donor's addresses, its secrets and the journal are used.
+/// within [`RecipientOptions::tell_limit`] or little more. Of `options` only the donor's addresses, its secrets and the journal are used.
 pub fn abandon(options: &RecipientOptions, why: &str) {
     if let Ok(journal) = Journal::open(&options.journal) {
         tell_donor(options, journal.session, why);
@@ -199,11 +199,12 @@ pub(crate) fn donor_should_know(error: &Error) -> bool {
 /// Tells the donor why this end gives up, on a fresh connection for the others may be full; best effort.
 fn tell_donor(options: &RecipientOptions, session: [u8; 16], why: &str) {
     let bytes = crate::frame::bounded_text(why);
-    let brief = RecipientOptions { stall_timeout: TELL_LIMIT.min(options.stall_timeout), ..options.clone() };
+    let brief =
+        RecipientOptions { stall_timeout: options.tell_limit.min(options.stall_timeout), ..options.clone() };
     let Ok(mut connected) = connect(&brief, session, &Cancel::new(), 0) else { return };
     let header = Header { len: bytes.len() as u32, ..Header::new(kind::GIVE_UP) };
     if connected.link.queue(&header.encode()).is_ok() && connected.link.queue(bytes).is_ok() {
-        connected.link.close_gently(TELL_LIMIT);
+        connected.link.close_gently(options.tell_limit);
     }
 }
 

@@ -16,14 +16,14 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
 use protocol::params::SeedStartParams;
-use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, TransferProgress};
+use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, TransferProgress, Transport};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::Origin;
+use super::{Origin, probe};
 use crate::errors::{system, to_step};
 use crate::host::Host;
-use plan::{RecipientFacts, SourceSays};
+use plan::{Reach, RecipientFacts, SourceSays};
 use swap::Layout;
 
 /// A source that does not answer within this time would not serve a replica either.
@@ -54,7 +54,9 @@ pub(crate) fn steps() -> Steps<Host> {
 
 /// `seed.plan`.
 pub(crate) async fn plan_here(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SeedPlan {
-    plan::plan(donor, &facts(host, donor, options, None).await, options)
+    let mut me = facts(host, donor, options, None).await;
+    me.reach = probe::reach(&donor.addresses).await;
+    plan::plan(donor, &me, options)
 }
 
 /// `seed.start`: refuses in the reply what the first stage would refuse.
@@ -81,6 +83,7 @@ pub(crate) async fn begin(
     if let Some(job) = host.jobs_of_requests.lock().await.get(&origin.request) {
         return Ok(JobAccepted { job: *job });
     }
+    admit_way(&params)?;
     admit_plan(host, &params, None).await?;
     let job = JobId::generate();
     let token = params.offer.token.clone();
@@ -91,14 +94,38 @@ pub(crate) async fn begin(
         .await
 }
 
+/// Refuses an offer of another transport than the one that was asked for.
+fn admit_way(params: &SeedStartParams) -> Result<(), WireError> {
+    let wrong = match (params.options.transport, &params.offer.store) {
+        (Transport::Store, None) => "the offer is for direct TCP",
+        (Transport::Tcp, Some(_)) => "the offer is for the object store",
+        (_, Some(_)) if params.offer.fingerprint.is_none() => {
+            "through the object store data travel only encrypted"
+        }
+        _ => return Ok(()),
+    };
+    Err(WireError::new(ErrorCode::BadRequest, format!("{wrong}: ask the donor for another")))
+}
+
 /// Makes the plan and refuses when a guard does or when it is not the one that was looked at.
 async fn admit_plan(
     host: &Host,
     params: &SeedStartParams,
     own: Option<JobId>,
 ) -> Result<SeedPlan, WireError> {
-    let (donor, options) = (&params.offer.facts, &params.options);
-    let plan = plan::plan(donor, &facts(host, donor, options, own).await, options);
+    let donor = &params.offer.facts;
+    let mut me = facts(host, donor, &params.options, own).await;
+    let mut options = params.options.clone();
+    if params.offer.store.is_some() {
+        options.transport = Transport::Store;
+    } else {
+        options.transport = Transport::Tcp;
+        if own.is_none() {
+            me.reach = probe::reach(&params.offer.addresses).await;
+        }
+    }
+    let mut plan = plan::plan(donor, &me, &options);
+    plan.digest = plan::digest(&plan, donor, &me, &params.options);
     let refusals: Vec<String> = plan.refusals().map(|g| g.message.clone()).collect();
     if let Some(first) = plan.refusals().next() {
         let mut error = WireError::new(ErrorCode::Refused, refusals.join("; "));
@@ -148,6 +175,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         has_post_copy: !host.config.seed.post_copy.is_empty(),
         key_source: mysql::encryption::key_source(&settings),
         source: ask_source(host, donor, options).await,
+        reach: Reach::NotTried,
         server,
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use protocol::ids::AgentId;
 use protocol::mysql::{Flavor, Layout, ServerInfo};
-use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, SeedPlan, Verdict};
+use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, SeedPlan, Transport, Verdict};
 use protocol::snapshot::Validity;
 use sha2::{Digest as _, Sha256};
 
@@ -45,6 +45,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) key_source: Option<String>,
     /// What the server to replicate from says, where the seed is to end in a replica.
     pub(crate) source: SourceSays,
+    /// Whether it reaches the donor.
+    pub(crate) reach: Reach,
 }
 
 /// Whether a replica could follow its source from where the data stand.
@@ -62,10 +64,22 @@ pub(crate) enum SourceSays {
     Refused(String),
 }
 
+/// Whether the recipient reaches the donor over TCP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Not tried: the donor names no address yet, or a seed is under way already.
+    NotTried,
+    /// This address answers.
+    Reached(String),
+    /// None does, with the reason of the last.
+    Failed(String),
+}
+
 /// Decides every guard and writes down what the seed would do.
 #[must_use]
 pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> SeedPlan {
     let space = Space::of(donor, me, options);
+    let (transport, reachable) = transport(donor, me, options);
     let guards = vec![
         not_onto_itself(donor, me),
         same_cluster(donor, me),
@@ -82,6 +96,7 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         donor_healthy(donor, options),
         keys_present(donor, me),
         binlogs_available(me),
+        reachable,
     ];
     let mut plan = SeedPlan {
         recipient: me.agent.clone(),
@@ -95,6 +110,7 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         free_lowest_bytes: space.lowest,
         free_after_bytes: space.after,
         donor_free_bytes: donor.free_bytes,
+        transport,
         expected_s: me.measured_rate.filter(|rate| *rate > 0).map(|rate| donor.bytes / rate + 1),
         actions: actions(donor, me, options),
         digest: String::new(),
@@ -389,6 +405,36 @@ fn binlogs_available(me: &RecipientFacts) -> GuardResult {
     }
 }
 
+/// How the data go, and whether they can.
+fn transport(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> (Transport, GuardResult) {
+    let guard = Guard::DonorReachable;
+    let donor = &donor.agent;
+    match (options.transport, &me.reach) {
+        (Transport::Store, Reach::Reached(address)) => {
+            let message =
+                format!("through the object store, although {address} answers: direct TCP is faster");
+            (Transport::Store, warn(guard, message))
+        }
+        (Transport::Store, _) => (Transport::Store, pass(guard, "through the object store".to_owned())),
+        (Transport::Auto, Reach::Failed(why)) => {
+            let message = format!(
+                "{donor} cannot be reached ({why}): the data go through the object store of the bus, at the cost of its \
+                 servers; for large data open the way for direct TCP"
+            );
+            (Transport::Store, warn(guard, message))
+        }
+        (Transport::Tcp, Reach::Failed(why)) => {
+            let message = format!(
+                "{donor} cannot be reached ({why}): open the way, set the donor's seed.advertise, or let the data go through \
+                 the object store (--transport store)"
+            );
+            (Transport::Tcp, refuse(guard, message))
+        }
+        (_, Reach::Reached(address)) => (Transport::Tcp, pass(guard, format!("{address} answers"))),
+        (_, Reach::NotTried) => (Transport::Tcp, pass(guard, "direct TCP, not tried yet".to_owned())),
+    }
+}
+
 fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Vec<String> {
     let datadir = me.server.datadir.clone().unwrap_or_else(|| PathBuf::from("(unknown datadir)"));
     let datadir = datadir.display();
@@ -451,7 +497,12 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
 }
 
 /// Digest over what must still hold when the seed begins; free space and sizes move all the time and are not in it.
-fn digest(plan: &SeedPlan, donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> String {
+pub(super) fn digest(
+    plan: &SeedPlan,
+    donor: &DonorFacts,
+    me: &RecipientFacts,
+    options: &SeedOptions,
+) -> String {
     let refusals: Vec<_> = plan.refusals().map(|g| g.guard).collect();
     let material = serde_json::json!({
         "donor": donor.agent,

@@ -70,6 +70,7 @@ fn donor() -> DonorFacts {
         overloaded: vec![],
         encrypted_tablespaces: Some(0),
         free_bytes: Some(5 << 30),
+        addresses: vec!["db1:4000".into()],
     }
 }
 
@@ -109,6 +110,7 @@ fn recipient() -> RecipientFacts {
         has_post_copy: false,
         key_source: None,
         source: SourceSays::NotAsked,
+        reach: Reach::Reached("db1:4000".into()),
     }
 }
 
@@ -122,6 +124,25 @@ fn a_healthy_pair_passes_every_guard() {
     assert!(plan.guards.iter().all(|g| g.verdict == Verdict::Pass), "{:#?}", plan.guards);
     assert_eq!(plan.expected_s, Some(103));
     assert!(plan.free_lowest_bytes > 0);
+}
+
+#[test]
+fn a_donor_that_is_not_reached_gives_through_the_object_store_or_is_refused() {
+    let unreached = RecipientFacts { reach: Reach::Failed("db1:4000: no answer".into()), ..recipient() };
+    let untried = RecipientFacts { reach: Reach::NotTried, ..recipient() };
+    for (asked, me, transport, verdict) in [
+        (Transport::Auto, recipient(), Transport::Tcp, Verdict::Pass),
+        (Transport::Auto, untried.clone(), Transport::Tcp, Verdict::Pass),
+        (Transport::Auto, unreached.clone(), Transport::Store, Verdict::Warn),
+        (Transport::Tcp, unreached.clone(), Transport::Tcp, Verdict::Refuse),
+        (Transport::Store, recipient(), Transport::Store, Verdict::Warn),
+        (Transport::Store, unreached, Transport::Store, Verdict::Pass),
+    ] {
+        let options = SeedOptions { transport: asked, ..SeedOptions::default() };
+        let plan = plan(&donor(), &me, &options);
+        let guard = plan.guards.iter().find(|g| g.guard == Guard::DonorReachable).unwrap();
+        assert_eq!((plan.transport, guard.verdict), (transport, verdict), "{asked:?} {:?}", me.reach);
+    }
 }
 
 /// Each row breaks one thing, and only the guard for it refuses.

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bus::store::Taker;
 use job::{OnUndoFailure, Scope, Step, StepError};
 use mysql::datadir::{self, LogNames, Owner};
 use protocol::error::{ErrorCode, WireError};
@@ -20,7 +21,10 @@ use super::{
 use crate::errors::{from_mysql, system, to_step};
 use crate::host::{Host, blocking};
 use crate::jobs::offer::{clone_policy, hex, transfer_error};
-use crate::jobs::service;
+use crate::jobs::{service, store};
+
+/// A way through the bus answers later than a direct one.
+const STORE_TELL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Every guard again, on the recipient itself.
 #[derive(Debug)]
@@ -179,8 +183,10 @@ impl Step<Host> for Transfer {
             .insert(scope.job_id(), Arc::clone(&throttle));
         let options = recipient_options(host, scope, &params, throttle).await;
         let moved = match (options, &params.offer.facts.stream) {
-            (Ok(options), Some(name)) => super::stream::receive(host, scope, &params, name, options).await,
-            (Ok(options), None) => receive_tree(scope, options).await,
+            (Ok((options, _taker)), Some(name)) => {
+                super::stream::receive(host, scope, &params, name, options).await
+            }
+            (Ok((options, _taker)), None) => receive_tree(scope, options).await,
             (Err(error), _) => Err(error),
         };
         host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
@@ -215,10 +221,14 @@ async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Value,
 async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let params: SeedStartParams = scope.params()?;
     let Ok(token) = token(host, scope.job_id()) else { return Ok(()) };
-    let Ok(addresses) = resolve(params.offer.addresses.clone()).await else { return Ok(()) };
+    // Kept until the donor was told.
+    let Ok((addresses, _taker)) = way_to(host, &params).await else { return Ok(()) };
     let journal = private_dir(host, scope.job_id()).join("chunks");
     let mut options = RecipientOptions::new(addresses, token, "", journal);
     options.fingerprint = params.offer.fingerprint.as_ref().and_then(|text| text.parse().ok());
+    if params.offer.store.is_some() {
+        options.tell_limit = STORE_TELL_LIMIT;
+    }
     if options.fingerprint.is_some() || params.offer.fingerprint.is_none() {
         // A stream's donor is asked one at a time: it must notice first that the last connection is gone.
         let tries = if params.offer.facts.stream.is_some() { 3 } else { 1 };
@@ -263,11 +273,11 @@ async fn recipient_options(
     scope: &Scope,
     params: &SeedStartParams,
     throttle: Arc<Throttle>,
-) -> Result<RecipientOptions, StepError> {
+) -> Result<(RecipientOptions, Option<Taker>), StepError> {
+    let (addresses, taker) = way_to(host, params).await.map_err(to_step)?;
     let target = Target::of(scope)?;
     let staging = target.layout(scope.job_id())?.staging();
     let journal = private_dir(host, scope.job_id()).join("chunks");
-    let addresses = resolve(params.offer.addresses.clone()).await.map_err(to_step)?;
     let mut options = RecipientOptions::new(addresses, token(host, scope.job_id())?, staging, journal);
     options.fingerprint = match &params.offer.fingerprint {
         Some(text) => Some(text.parse().map_err(|e| {
@@ -277,6 +287,11 @@ async fn recipient_options(
     };
     let asked = params.options.connections;
     options.connections = usize::from(if asked == 0 { host.config.seed.connections } else { asked }).min(64);
+    if params.offer.store.is_some() {
+        // They all share one way.
+        options.connections = 1;
+        options.tell_limit = STORE_TELL_LIMIT;
+    }
     options.throttle = throttle;
     options.progress = Arc::new(Progress::new());
     options.cancel = Arc::new(Cancel::new());
@@ -290,7 +305,21 @@ async fn recipient_options(
     let reuse = params.options.delta && !params.options.replace && target.datadir.exists();
     options.delta_base = reuse.then(|| target.datadir.clone());
     options.owner = nix::unistd::geteuid().is_root().then_some((target.uid, target.gid));
-    Ok(options)
+    Ok((options, taker))
+}
+
+/// Where the donor is, and what must live as long as the connections to it.
+async fn way_to(
+    host: &Host,
+    params: &SeedStartParams,
+) -> Result<(Vec<SocketAddr>, Option<Taker>), WireError> {
+    match &params.offer.store {
+        None => Ok((resolve(params.offer.addresses.clone()).await?, None)),
+        Some(_) => {
+            let taker = store::take(host, &params.offer).await?;
+            Ok((vec![taker.addr()], Some(taker)))
+        }
+    }
 }
 
 /// All addresses of all names of the offer; one name that does not resolve is no failure while another does.

@@ -4,7 +4,7 @@ use bus::BusError;
 use futures_util::future;
 use protocol::ids::{AgentId, JobId};
 use protocol::params::{SeedOfferParams, SeedReleaseParams, SeedStartParams};
-use protocol::seed::{Offer, SeedOptions};
+use protocol::seed::{Offer, SeedOptions, Transport};
 use serde_json::json;
 
 use super::plan::{Planned, prepare, settle};
@@ -79,7 +79,11 @@ fn say_begun(session: &Session, planned: &Planned, job: JobId) {
 async fn begin(session: &Session, planned: &Planned, options: &SeedOptions, plain: bool) -> Result<JobId> {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
     let (snapshot, stream) = (planned.plan.snapshot.clone(), planned.plan.stream.clone());
-    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, stream, plain };
+    let transport = planned.plan.transport;
+    if transport == Transport::Store {
+        make_bucket(session, donor, recipient).await?;
+    }
+    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, stream, plain, transport };
     let offer = match session.call_surely(donor, params).await {
         Ok(offer) => offer,
         Err(source) => return Err(session.explain(donor, "seed.offer", source).await),
@@ -92,6 +96,21 @@ async fn begin(session: &Session, planned: &Planned, options: &SeedOptions, plai
     match session.call_surely(recipient, params).await {
         Ok(accepted) => Ok(accepted.job),
         Err(source) => Err(give_up(session, recipient, donor, &offer, source).await),
+    }
+}
+
+/// Makes the bucket that the data go through: agents of least privilege may use it and not make it.
+async fn make_bucket(session: &Session, donor: &AgentId, recipient: &AgentId) -> Result<()> {
+    let bus = session.client.bus();
+    match bus::store::make_bucket(bus, donor, recipient, bus::store::WINDOW_BYTES).await {
+        Ok(()) => Ok(()),
+        Err(error @ BusError::NotPermitted { .. }) => {
+            session.out.note(&format!(
+                "this user may not make the bucket for {donor}'s data ({error}); {donor} tries"
+            ));
+            Ok(())
+        }
+        Err(source) => Err(CtlError::bus("cannot make the object store bucket", source)),
     }
 }
 
