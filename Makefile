@@ -27,7 +27,7 @@ test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 
 reliability: ## Run every fault of the suite, then write docs/reliability.md from what came of it
 	@scripts/install-deps build test
-	@scripts/test -p e2e --test reliability --test reliability_places
+	@scripts/test --workspace --ignore-default-filter -E 'binary(/^reliability/)'
 	$(CARGO) run --quiet -p e2e --bin reliability
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences

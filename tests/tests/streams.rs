@@ -14,7 +14,7 @@ use e2e::world::{PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
 use protocol::ids::JobId;
 use protocol::job::JobState;
 use protocol::params::*;
-use protocol::seed::{Offer, SeedOptions};
+use protocol::seed::{Offer, SeedOptions, Transport};
 use testkit::poll;
 
 const MIB: u64 = 1 << 20;
@@ -38,7 +38,13 @@ async fn world(data_mib: u32, account: &Account) -> World {
 
 async fn offer(world: &World, stream: &str) -> Offer {
     let recipient = world.recipient.id();
-    let params = SeedOfferParams { recipient, snapshot: None, stream: Some(stream.to_owned()), plain: false };
+    let params = SeedOfferParams {
+        recipient,
+        snapshot: None,
+        stream: Some(stream.to_owned()),
+        plain: false,
+        transport: Transport::default(),
+    };
     world.call(&world.donor, params).await
 }
 
