@@ -86,7 +86,7 @@ async fn parameters(world: &World, spec: &Spec) -> Asked {
         | "jobs.list"
         | "seed.survey" => asked(json!({})),
         "host.volumes" => Asked { params: json!({}), needs: Some("lvm") },
-        "jobs.show" => {
+        "jobs.show" | "jobs.record" => {
             let jobs = world.call(&world.donor, JobsListParams { limit: 1, unfinished: false }).await;
             asked(json!({"job": jobs[0].id}))
         }

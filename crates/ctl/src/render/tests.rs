@@ -89,6 +89,7 @@ free now           8.0 GiB
 free at the least  -2.0 GiB
 free afterwards    3.0 GiB
 free on the donor  5.0 GiB (unchanged)
+way                direct TCP
 expected time      1m 32s
 plan               d
 
