@@ -83,7 +83,7 @@ async fn kill_at(arena: &mut Arena, cell: &Cell) {
 async fn kill(world: &mut World, fault: Fault) {
     match fault {
         Fault::KillRecipient => {
-            world.recipient.agent.kill9().and_then(|()| world.recipient.agent.boot()).unwrap()
+            world.recipient.agent.kill9().and_then(|()| world.recipient.agent.boot()).unwrap();
         }
         Fault::KillDonor => world.donor.agent.kill9().and_then(|()| world.donor.agent.boot()).unwrap(),
         Fault::KillBus => {
