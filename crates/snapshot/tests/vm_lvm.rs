@@ -41,7 +41,7 @@ fn main() -> ExitCode {
             .case("fifty_cost_one_call", fifty_snapshots_cost_one_call),
     ];
     // Hung once in fourteen runs, the guest blocked between dmeventd's forced unmount and the next LVM command; the cause is not
-    // found yet (issue 4). Until then it runs by hand: VM_DMEVENTD=1 make test-vm.
+    // found yet. Until then it runs by hand: VM_DMEVENTD=1 make test-vm.
     if std::env::var_os("VM_DMEVENTD").is_some() {
         groups.push(
             group("lvm_overflow_dmeventd")
