@@ -60,6 +60,7 @@ fn main() -> ExitCode {
             .setup(on_xfs)
             .case("rows_are_equal_at_the_recorded_position", rows_are_equal)
             .case("what_a_person_makes_and_removes_is_told", by_hand)
+            .case("volumes_are_listed_by_pattern", volumes_are_listed_by_pattern)
             .case("verify_tells_sound_from_damaged", verify)
             .case("agents_end_in_good_order", end),
         group("seed_on_ext4")
@@ -231,6 +232,30 @@ fn by_hand(guest: &Guest) -> anyhow::Result<()> {
             assert_eq!(error.code, ErrorCode::NotFound, "{error:?}");
         }
         guest.run(&["mountpoint", "-q", ORIGIN]).unwrap();
+    })
+}
+
+/// What the original's `lvs`, `lvs/:pattern`, `lv` and `lv/:lv` told.
+fn volumes_are_listed_by_pattern(guest: &Guest) -> anyhow::Result<()> {
+    on_stage(async |world| {
+        guest.run(&["lvcreate", "-y", "-s", "-L", "64M", "-n", "nightly", "vg0/data"]).unwrap();
+        let listed = async |pattern: Option<&str>| {
+            let params = HostVolumesParams { pattern: pattern.map(str::to_owned) };
+            let mut volumes = world.call(&world.donor, params).await;
+            volumes.sort_by(|a, b| a.name.cmp(&b.name));
+            volumes
+        };
+        let all = listed(None).await;
+        let names: Vec<_> = all.iter().map(|volume| (volume.name.as_str(), volume.is_snapshot)).collect();
+        assert_eq!(names, [("data", false), ("nightly", true)]);
+        assert!(all.iter().all(|volume| volume.group == "vg0"), "{all:?}");
+        assert_eq!((all[0].size_bytes, all[1].origin.as_deref()), (1 << 30, Some("data")), "{all:?}");
+        for (pattern, names) in [("^vg0/night", &["nightly"][..]), ("^vg0/data$", &["data"]), ("^vg1/", &[])]
+        {
+            let found = listed(Some(pattern)).await;
+            assert_eq!(found.iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), names, "{pattern}");
+        }
+        guest.run(&["lvremove", "-y", "vg0/nightly"]).unwrap();
     })
 }
 

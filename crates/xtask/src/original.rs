@@ -26,7 +26,7 @@ const SERVICE: &str =
     "tests/tests/wire/original.rs::the_service_is_stopped_and_started_and_a_stopped_datadir_cleared";
 const CUSTOM: &str =
     "tests/tests/wire/original.rs::a_custom_command_is_bounded_and_ended_with_all_its_children";
-const VOLUMES: &str = "crates/snapshot/tests/vm_lvm.rs::what_others_made_is_filtered";
+const VOLUMES: &str = "tests/tests/vm_seed.rs::volumes_are_listed_by_pattern";
 const SEED: &str = "tests/tests/seed.rs::ctl_seeds_a_host_while_a_writer_goes_on";
 const ABORT: &str = "tests/tests/seed.rs::an_abort_frees_both_hosts_and_a_new_seed_succeeds";
 
