@@ -19,6 +19,8 @@ use crate::jobs::view;
 
 /// Snapshots named in a heartbeat; beyond them only their number.
 const SNAPSHOTS_IN_HEARTBEAT: usize = 16;
+/// How long a look waits for the size of the datadir.
+const USAGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One look at the host.
 #[derive(Debug, Clone)]
@@ -115,7 +117,9 @@ pub(crate) async fn look(host: &Arc<Host>) {
 
 async fn space(host: &Arc<Host>, server: &ServerInfo) -> (Option<u64>, Option<u64>) {
     let Some(datadir) = server.datadir.clone() else { return (None, None) };
-    let used = host.instance.disk_usage(&datadir).await.ok().map(|usage| usage.allocated_bytes);
+    // Where a walk takes minutes, its figure is in a later look; nothing else waits for it.
+    let used = host.instance.disk_usage_within(&datadir, USAGE_PATIENCE).await.ok().flatten();
+    let used = used.map(|usage| usage.allocated_bytes);
     let free = tokio::task::spawn_blocking(move || mysql::usage::disk_free(&datadir).ok()).await;
     (free.ok().flatten().map(|free| free.available_bytes), used)
 }

@@ -280,7 +280,28 @@ impl Instance {
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read.
     pub async fn disk_usage(&self, path: &Path) -> Result<DiskUsage> {
-        self.shared.usage.get(path, Duration::from_millis(self.config().disk_usage_cache_ms)).await
+        self.shared.usage.get(path, self.usage_max_age()).await
+    }
+
+    /// As [`disk_usage`](Self::disk_usage), but after `patience` whatever is known, if anything: a walk over a large datadir
+    /// on a busy disk takes minutes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read.
+    pub async fn disk_usage_within(&self, path: &Path, patience: Duration) -> Result<Option<DiskUsage>> {
+        self.shared.usage.within(path, self.usage_max_age(), patience).await
+    }
+
+    /// Bytes below a directory, counted from now on; whoever asks meanwhile shares the walk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read.
+    pub async fn disk_usage_now(&self, path: &Path) -> Result<DiskUsage> {
+        self.shared.usage.get(path, Duration::ZERO).await
+    }
+
+    fn usage_max_age(&self) -> Duration {
+        Duration::from_millis(self.config().disk_usage_cache_ms)
     }
 
     /// Free space where a path lies.

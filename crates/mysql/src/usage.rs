@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use crate::error::{Error, Result};
 
 /// Bytes per block of `st_blocks`, by POSIX convention on Linux.
@@ -96,38 +98,85 @@ pub fn walk(root: &Path) -> Result<DiskUsage> {
     Ok(usage)
 }
 
-/// Remembers figures, so that a heartbeat does not walk 300,000 files; one walk per directory at a time.
-#[derive(Debug, Default)]
+/// Remembers figures, so that nobody waits for a walk of 300,000 files twice. One walk per directory at a time; whoever
+/// comes meanwhile shares it, and it goes on when who asked for it is gone.
+#[derive(Debug)]
 pub struct UsageCache {
-    slots: Mutex<HashMap<PathBuf, Slot>>,
+    walk: fn(&Path) -> Result<DiskUsage>,
+    slots: Mutex<HashMap<PathBuf, Arc<Slot>>>,
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<(Instant, DiskUsage)>>>;
+#[derive(Debug, Default)]
+struct Slot {
+    /// When the last walk began, and what it found.
+    kept: Mutex<Option<(Instant, DiskUsage)>>,
+    /// Held during a walk.
+    walking: tokio::sync::Mutex<()>,
+}
+
+impl Slot {
+    /// What a walk found that began no earlier than `since`; anything there is without.
+    fn kept(&self, since: Option<Instant>) -> Option<DiskUsage> {
+        let (began, usage) = (*self.kept.lock().unwrap_or_else(PoisonError::into_inner))?;
+        since.is_none_or(|since| began >= since).then(|| DiskUsage { age: began.elapsed(), ..usage })
+    }
+}
+
+impl Default for UsageCache {
+    fn default() -> Self {
+        Self::new(walk)
+    }
+}
 
 impl UsageCache {
-    /// Figures no older than `max_age`, walking where there are none. Callers that come during a walk share it.
+    fn new(walk: fn(&Path) -> Result<DiskUsage>) -> Self {
+        Self { walk, slots: Mutex::default() }
+    }
+
+    /// Figures no older than `max_age`, however long a walk takes; of zero age are those of a walk that began after the call.
     ///
     /// # Errors
     /// [`Error::Io`] when the directory cannot be read.
     pub async fn get(&self, path: &Path, max_age: Duration) -> Result<DiskUsage> {
-        let slot = self.slot(path);
-        let mut held = slot.lock().await;
-        if let Some((at, usage)) = *held
-            && at.elapsed() <= max_age
-        {
-            return Ok(DiskUsage { age: at.elapsed(), ..usage });
-        }
-        let root = path.to_owned();
-        let usage = tokio::task::spawn_blocking(move || walk(&root)).await.map_err(|e| Error::Io {
-            action: "walk",
-            path: path.to_owned(),
-            source: std::io::Error::other(e),
-        })??;
-        *held = Some((Instant::now(), usage));
-        Ok(usage)
+        let asked = Instant::now();
+        let since = asked.checked_sub(max_age).unwrap_or(asked);
+        self.count(path, since).await.map_err(|e| Error::io("walk", path)(std::io::Error::other(e)))?
     }
 
-    fn slot(&self, path: &Path) -> Slot {
+    /// As [`get`](Self::get), but after `patience` the newest figures there are, however old, if any; the walk goes on.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the directory cannot be read.
+    pub async fn within(
+        &self,
+        path: &Path,
+        max_age: Duration,
+        patience: Duration,
+    ) -> Result<Option<DiskUsage>> {
+        match tokio::time::timeout(patience, self.get(path, max_age)).await {
+            Ok(counted) => counted.map(Some),
+            Err(_) => Ok(self.slot(path).kept(None)),
+        }
+    }
+
+    /// In a task of its own, so that a caller who gives up does not lose the others their figures.
+    fn count(&self, path: &Path, since: Instant) -> JoinHandle<Result<DiskUsage>> {
+        let (slot, root, walk) = (self.slot(path), path.to_owned(), self.walk);
+        tokio::spawn(async move {
+            let _walking = slot.walking.lock().await;
+            if let Some(usage) = slot.kept(Some(since)) {
+                return Ok(usage);
+            }
+            let began = Instant::now();
+            let path = root.clone();
+            let walked = tokio::task::spawn_blocking(move || walk(&path)).await;
+            let usage = walked.map_err(|e| Error::io("walk", &root)(std::io::Error::other(e)))??;
+            *slot.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((began, usage));
+            Ok(usage)
+        })
+    }
+
+    fn slot(&self, path: &Path) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= MAX_CACHED && !slots.contains_key(path) {
             slots.clear();
@@ -198,6 +247,58 @@ mod tests {
         assert!(second.age > Duration::ZERO);
         let fresh = cache.get(dir.path(), Duration::ZERO).await.unwrap();
         assert_eq!(fresh.files, 1);
+    }
+
+    /// A walk that lasts until there is a file `go` in the directory.
+    fn walk_on_a_slow_disk(root: &Path) -> Result<DiskUsage> {
+        std::fs::write(root.join(format!("walk-{}", walks(root))), "").unwrap();
+        testkit::poll::until(PATIENCE, "leave to go on", || root.join("go").exists().then_some(()));
+        walk(root)
+    }
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn walks(root: &Path) -> usize {
+        let names = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("walk-")).count()
+    }
+
+    #[tokio::test]
+    async fn a_slow_walk_holds_nobody_up_and_outlives_who_asked() {
+        const SOON: Duration = Duration::from_millis(20);
+        let dir = tempfile::tempdir().unwrap();
+        let cache = UsageCache::new(walk_on_a_slow_disk);
+        let hour = Duration::from_secs(3600);
+        for _ in 0..3 {
+            assert_eq!(cache.within(dir.path(), hour, SOON).await.unwrap(), None);
+        }
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        let counted = cache.within(dir.path(), hour, PATIENCE).await.unwrap().expect("the walk has ended");
+        assert_eq!((walks(dir.path()), counted.files), (1, 2), "a walk under way is not begun again");
+        std::fs::remove_file(dir.path().join("go")).unwrap();
+        let old = cache.within(dir.path(), Duration::ZERO, SOON).await.unwrap();
+        assert_eq!(old.expect("the old figures while new ones are counted").files, 2);
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        assert_eq!(cache.get(dir.path(), Duration::ZERO).await.unwrap().files, walks(dir.path()) as u64 + 1);
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_the_next_walk() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Arc::new(UsageCache::new(walk_on_a_slow_disk));
+        let asking: Vec<_> = (0..10)
+            .map(|_| {
+                let (cache, path) = (Arc::clone(&cache), dir.path().to_owned());
+                tokio::spawn(async move { cache.get(&path, Duration::ZERO).await.unwrap() })
+            })
+            .collect();
+        testkit::poll::until_async(PATIENCE, "a walk", || async { (walks(dir.path()) > 0).then_some(()) })
+            .await;
+        std::fs::write(dir.path().join("go"), "").unwrap();
+        for asked in asking {
+            asked.await.unwrap();
+        }
+        assert!(walks(dir.path()) <= 2, "{} walks for ten who asked at once", walks(dir.path()));
     }
 
     #[test]

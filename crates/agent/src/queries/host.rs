@@ -1,6 +1,7 @@
 //! Disk figures of allowed paths, and logical volumes.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::error::{ErrorCode, WireError};
@@ -10,6 +11,9 @@ use protocol::params::{HostDiskFreeParams, HostDiskUsageParams, HostVolumesParam
 use crate::errors::{from_mysql, from_snapshot, system};
 use crate::host::{Host, blocking};
 
+/// How long an answer waits for new figures where it has old ones.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// `host.disk-usage`.
 pub(crate) async fn disk_usage(host: &Host, params: &HostDiskUsageParams) -> Result<DiskUsage, WireError> {
     let path = allowed(host, &params.path).await?;
@@ -18,12 +22,16 @@ pub(crate) async fn disk_usage(host: &Host, params: &HostDiskUsageParams) -> Res
 
 /// Bytes below a path that was checked.
 pub(crate) async fn usage_of(host: &Host, path: PathBuf, fresh: bool) -> Result<DiskUsage, WireError> {
-    let usage = if fresh {
-        let path = path.clone();
-        blocking(move || mysql::usage::walk(&path).map_err(|e| from_mysql(&e))).await?
-    } else {
-        host.instance.disk_usage(&path).await.map_err(|e| from_mysql(&e))?
+    let counted = async {
+        if fresh {
+            return host.instance.disk_usage_now(&path).await;
+        }
+        match host.instance.disk_usage_within(&path, PATIENCE).await? {
+            Some(usage) => Ok(usage),
+            None => host.instance.disk_usage(&path).await,
+        }
     };
+    let usage = counted.await.map_err(|e| from_mysql(&e))?;
     Ok(DiskUsage {
         path,
         used_bytes: usage.allocated_bytes,
