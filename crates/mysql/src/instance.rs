@@ -1,40 +1,21 @@
-//! The instance as the agent sees it: what it is, whether it runs, start and stop.
+//! The instance as the agent sees it: what it is and whether it runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
 use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 
 use crate::client::{Address, Login, Session};
 use crate::config::MysqlConfig;
 use crate::error::{Error, Result};
-use crate::errorlog::{self, Event, Follower};
+use crate::errorlog;
 use crate::find::{self, DataLock};
 use crate::process::{self, Limits};
-use crate::service::{Service, ServiceState, Starting};
+use crate::service::{Service, ServiceState};
 use crate::settings::Settings;
 use crate::usage::{DiskFree, DiskUsage, UsageCache, disk_free};
 use crate::{position, server};
-
-/// Pause between two looks at a starting or stopping server.
-const POLL: Duration = Duration::from_millis(100);
-/// A server that exits is given this long to be started again by its service manager.
-const RESTART_GRACE: Duration = Duration::from_secs(3);
-/// A server that was started this often without becoming ready is in a crash loop.
-const MAX_CRASHES: u32 = 3;
-
-/// What is told while a server starts or stops.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Percent of crash recovery done, where the server says it.
-    pub percent: Option<u8>,
-    /// The server's own words, or what is being waited for.
-    pub message: String,
-}
 
 /// The instance of this host. Cheap to clone; every call looks at the host anew.
 #[derive(Debug, Clone)]
@@ -149,132 +130,6 @@ impl Instance {
         settings.version
     }
 
-    /// Starts the server and waits until it answers; see [`start_with`](Self::start_with).
-    ///
-    /// # Errors
-    /// As [`start_with`](Self::start_with).
-    pub async fn start(&self) -> Result<()> {
-        self.start_with(&|_| {}).await
-    }
-
-    /// Starts the server and waits until it answers, however long crash recovery goes on: only a time without any
-    /// sign of progress ends the wait. A server that answers already is left alone.
-    ///
-    /// # Errors
-    /// [`Error::NotReady`] with the error log's words; [`Error::NoService`]; [`Error::Refused`] when it cannot be told
-    /// whether a server runs already.
-    pub async fn start_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
-        let settings = self.settings().await;
-        match self.probe_state(&settings).await {
-            ServerState::Ready | ServerState::ReadyNoAccess => return Ok(()),
-            ServerState::Unknown => {
-                return Err(Error::Refused {
-                    reason:
-                        "it cannot be told whether MySQL runs; check service.status and the datadir's rights"
-                            .to_owned(),
-                });
-            }
-            ServerState::NotReady => return self.await_ready(Starting::Unit, None, progress).await,
-            ServerState::Stopped => {}
-        }
-        let service = Service::find(self.config(), settings.pid).await?;
-        let log = settings.error_log.as_deref().map(Follower::new);
-        self.await_ready(service.start()?, log, progress).await
-    }
-
-    /// Stops the server cleanly; see [`stop_with`](Self::stop_with).
-    ///
-    /// # Errors
-    /// As [`stop_with`](Self::stop_with).
-    pub async fn stop(&self) -> Result<()> {
-        self.stop_with(&|_| {}).await
-    }
-
-    /// Stops the server cleanly and waits until its process is gone and its locks are free. Never kills it: a large
-    /// buffer pool may take minutes to write, and only a time without any sign of progress ends the wait.
-    ///
-    /// # Errors
-    /// [`Error::NotStopped`] when it still runs, [`Error::NoService`] when nothing tells how to stop it.
-    pub async fn stop_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
-        let settings = self.settings().await;
-        if self.probe_state(&settings).await == ServerState::Stopped {
-            return Ok(());
-        }
-        let service = Service::find(self.config(), settings.pid).await?;
-        let mut log = settings.error_log.as_deref().map(Follower::new);
-        let mut stopping = service.stop(settings.pid)?;
-        let mut patience = Patience::new(self.config().stop_patience());
-        loop {
-            for line in log.as_mut().map(Follower::new_lines).unwrap_or_default() {
-                patience.reset();
-                if let Some(Event::Stopping | Event::Stopped | Event::Recovering { .. }) =
-                    errorlog::parse(&line)
-                {
-                    progress(Progress { percent: None, message: line });
-                }
-            }
-            let now = self.settings().await;
-            patience.note_io(now.pid);
-            if self.presence(&now) == Presence::Gone {
-                let state = service.state(self.config().command_timeout()).await;
-                if state != ServiceState::Running {
-                    return Ok(());
-                }
-            } else if let Some(reason) = stopping.failure() {
-                return Err(Error::NotStopped { reason });
-            }
-            if patience.is_over() {
-                let who = now.pid.map_or_else(
-                    || "its datadir is still locked".to_owned(),
-                    |p| format!("process {p} still runs"),
-                );
-                let waited = patience.limit.as_secs();
-                return Err(Error::NotStopped { reason: format!("{who}, without progress for {waited} s") });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Kills the server and waits until its process is gone: for one that does not stop, on data that are thrown away or
-    /// that crash recovery will mend.
-    ///
-    /// # Errors
-    /// [`Error::NotStopped`] when its process is not known or cannot be signalled, or is still there after `within`.
-    pub async fn kill(&self, within: Duration) -> Result<()> {
-        let begun = Instant::now();
-        loop {
-            let settings = self.settings().await;
-            match (self.presence(&settings), settings.pid) {
-                (Presence::Gone, _) => return Ok(()),
-                (_, Some(pid)) => match signal::kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(e) => {
-                        return Err(Error::NotStopped {
-                            reason: format!("process {pid} cannot be killed: {e}"),
-                        });
-                    }
-                },
-                (_, None) => {}
-            }
-            if begun.elapsed() > within {
-                let waited = within.as_secs();
-                return Err(Error::NotStopped {
-                    reason: format!("it is still there {waited} s after a SIGKILL"),
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
-
-    /// Stops, then starts.
-    ///
-    /// # Errors
-    /// As [`stop_with`](Self::stop_with) and [`start_with`](Self::start_with).
-    pub async fn restart(&self) -> Result<()> {
-        self.stop().await?;
-        self.start().await
-    }
-
     /// Bytes below a directory, from memory where that is recent enough.
     ///
     /// # Errors
@@ -359,7 +214,7 @@ impl Instance {
         version
     }
 
-    async fn connect_with(&self, settings: &Settings) -> Result<Session> {
+    pub(crate) async fn connect_with(&self, settings: &Settings) -> Result<Session> {
         let login = Login::from_config(self.config())?;
         let limit = self.config().connect_timeout();
         let mut session = match (&settings.socket, settings.port) {
@@ -381,7 +236,7 @@ impl Instance {
         }
     }
 
-    async fn probe_state(&self, settings: &Settings) -> ServerState {
+    pub(crate) async fn probe_state(&self, settings: &Settings) -> ServerState {
         self.probe(settings).await.0
     }
 
@@ -408,7 +263,7 @@ impl Instance {
         (state, None)
     }
 
-    fn presence(&self, settings: &Settings) -> Presence {
+    pub(crate) fn presence(&self, settings: &Settings) -> Presence {
         if settings.pid.is_some() {
             return Presence::Running;
         }
@@ -427,126 +282,18 @@ impl Instance {
             },
         }
     }
-
-    async fn await_ready(
-        &self,
-        mut starting: Starting,
-        mut log: Option<Follower>,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<()> {
-        let mut patience = Patience::new(self.config().start_patience());
-        let mut watch = CrashWatch::default();
-        let mut fatal = None;
-        loop {
-            for line in log.as_mut().map(Follower::new_lines).unwrap_or_default() {
-                patience.reset();
-                match errorlog::parse(&line) {
-                    Some(Event::Recovering { percent, message }) => progress(Progress { percent, message }),
-                    Some(Event::Fatal(_)) => fatal = fatal.or(Some(line)),
-                    _ if line.contains("[ERROR]") => fatal = Some(line),
-                    _ => {}
-                }
-            }
-            let settings = self.settings().await;
-            if log.is_none() {
-                log = settings.error_log.as_deref().map(Follower::new);
-            }
-            match self.connect_with(&settings).await {
-                Ok(session) => {
-                    session.close().await;
-                    return Ok(());
-                }
-                Err(e) if settings.pid.is_some() && answers(&e) => return Ok(()),
-                Err(e @ Error::SecretExposed { .. }) => return Err(e),
-                Err(_) => {}
-            }
-            patience.note_io(settings.pid);
-            let reason = match starting.failure() {
-                Some(reason) => Some(reason),
-                None if watch.gave_up(settings.pid) => Some("the server exited".to_owned()),
-                None if patience.is_over() => {
-                    Some(format!("no sign of progress for {} s", patience.limit.as_secs()))
-                }
-                None => None,
-            };
-            if let Some(reason) = reason {
-                let last = log.as_mut().map(Follower::new_lines).unwrap_or_default();
-                let fatal = fatal.or_else(|| last.into_iter().rev().find(|l| l.contains("[ERROR]")));
-                return Err(Error::NotReady {
-                    reason: fatal
-                        .map_or_else(|| reason.clone(), |line| format!("{reason}; its error log: {line}")),
-                });
-            }
-            tokio::time::sleep(POLL).await;
-        }
-    }
 }
 
 /// Whether a server is there, by process and locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Presence {
+pub(crate) enum Presence {
     Running,
     Gone,
     Unknown,
 }
 
-/// Patience that every sign of progress renews.
-#[derive(Debug)]
-struct Patience {
-    limit: Duration,
-    since: Instant,
-    io: Option<(i32, u64)>,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { limit, since: Instant::now(), io: None }
-    }
-
-    fn reset(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// A server that reads or writes works, even where it logs nothing.
-    fn note_io(&mut self, pid: Option<i32>) {
-        let io = pid.and_then(|pid| Some((pid, find::io_bytes(pid)?)));
-        if io.is_some() && io != self.io {
-            self.reset();
-        }
-        self.io = io;
-    }
-
-    fn is_over(&self) -> bool {
-        self.since.elapsed() > self.limit
-    }
-}
-
-/// Notices a server that exited for good, or that its manager starts again and again.
-#[derive(Debug, Default)]
-struct CrashWatch {
-    pid: Option<i32>,
-    gone_since: Option<Instant>,
-    crashes: u32,
-}
-
-impl CrashWatch {
-    fn gave_up(&mut self, pid: Option<i32>) -> bool {
-        match (self.pid, pid) {
-            (Some(old), Some(new)) if old != new => self.crashes += 1,
-            (Some(_), None) => {
-                let since = *self.gone_since.get_or_insert_with(Instant::now);
-                return since.elapsed() > RESTART_GRACE;
-            }
-            _ => {}
-        }
-        self.gone_since = None;
-        self.pid = pid.or(self.pid);
-        self.crashes >= MAX_CRASHES
-    }
-}
-
 /// True when an error comes from a server that is up but keeps us out.
-fn answers(error: &Error) -> bool {
+pub(crate) fn answers(error: &Error) -> bool {
     /// Too many connections, access denied (three kinds), host not allowed, unknown plugin, must change password.
     const UP: [u16; 7] = [1040, 1045, 1044, 1698, 1130, 1524, 1862];
     match error {

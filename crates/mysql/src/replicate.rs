@@ -7,8 +7,9 @@ use protocol::mysql::{Coordinates, Flavor};
 
 use crate::client::{Record, Session, check_secret_mode, read_secret};
 use crate::error::{Error, Result};
-use crate::instance::{Instance, Progress};
+use crate::instance::Instance;
 use crate::options::OptionFiles;
+use crate::power::Progress;
 use crate::server;
 
 const POLL: Duration = Duration::from_millis(200);

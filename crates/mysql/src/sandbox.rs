@@ -26,8 +26,8 @@ use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
 use crate::errorlog::{self, Event, Follower};
 use crate::find;
-use crate::instance::Progress;
 use crate::position;
+use crate::power::Progress;
 use crate::process::{Group, Limits};
 
 const POLL: Duration = Duration::from_millis(50);
