@@ -8,6 +8,7 @@ pub mod auth;
 pub mod client;
 pub mod config;
 pub mod conn;
+mod credentials;
 pub mod dedupe;
 pub mod durable;
 pub mod error;
