@@ -1,0 +1,121 @@
+//! A seed is judged by its progress alone: a slow one goes on for as long as bytes move, and the death of either end is told in
+//! seconds, also where no packet says so.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
+
+use std::time::{Duration, Instant};
+
+use e2e::rows;
+use e2e::world::{Configure, PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
+use protocol::job::{JobState, JobView};
+use protocol::params::*;
+use testkit::netns::{self, Network};
+
+/// Without a byte for so long a seed has failed.
+const STALL: Duration = Duration::from_secs(4);
+/// An offer lapses without a recipient for so long.
+const OFFER: Duration = Duration::from_secs(8);
+/// What a limit may take beyond itself until everybody knows, on a busy machine; far less than any limit by default.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+const MIB: u64 = 1 << 20;
+
+fn seconds(limit: Duration) -> i64 {
+    limit.as_secs().cast_signed()
+}
+
+async fn world(bus_address: Option<std::net::Ipv4Addr>, further: Configure) -> World {
+    let configure: Configure = Box::new(move |id, agent| {
+        agent.set("seed.stall_s", seconds(STALL)).set("seed.offer_s", seconds(OFFER));
+        further(id, agent);
+    });
+    let options = WorldOptions {
+        provider: Provider::Directory,
+        configure: Some(configure),
+        bus_address,
+        ..WorldOptions::default()
+    };
+    World::start(options).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_seed_outlives_every_limit_while_bytes_move() {
+    let world = world(None, Box::new(|_, _| {})).await;
+    world.snapshot().await;
+    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let bytes = world.call(&world.recipient, SeedPlanParams { donor, options: swiftly() }).await.bytes;
+    // So that it takes several times as long as any limit.
+    let rate = bytes / (6 * STALL.as_secs());
+    let job = world.seed(slowly(rate)).await;
+    let view = world.succeeded(&world.recipient, job).await;
+    let took_ms = view.result.unwrap()["transfer"]["elapsed_ms"].as_u64().unwrap();
+    println!(
+        "{bytes} bytes at {rate} bytes/s took {took_ms} ms, {} s is the limit without progress",
+        STALL.as_secs()
+    );
+    assert!(u128::from(took_ms) > 3 * STALL.as_millis(), "too fast to show anything: {took_ms} ms");
+    assert_eq!(rows::checksums(&world.recipient.db).await, rows::checksums(&world.donor.db).await);
+    world.nothing_left(PATIENCE).await;
+}
+
+/// The seed has failed by name, and the recipient is as it was.
+async fn assert_undone(world: &World, view: JobView) {
+    assert_eq!(view.state, JobState::Failed);
+    let error = view.error.unwrap();
+    let said = error.to_string() + ": " + &error.causes.join(": ");
+    assert!(said.contains(&format!("no progress for {} s", STALL.as_secs())), "{said}");
+    world.recipient_is_as_it_was().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_donor_that_dies_for_good_is_told_in_seconds() {
+    let mut world = world(None, Box::new(|_, _| {})).await;
+    world.snapshot().await;
+    let job = world.seed(slowly(2 * MIB)).await;
+    world.in_transfer(job, 2 * MIB).await;
+    world.donor.agent.kill9().unwrap();
+    let died = Instant::now();
+    let view = world.ended(&world.recipient, job).await;
+    println!("told {} ms after the donor's death", died.elapsed().as_millis());
+    assert!(died.elapsed() < STALL + TOLD_WITHIN, "told only after {:?}", died.elapsed());
+    assert_undone(&world, view).await;
+    world.donor.agent.boot().unwrap();
+    world.serving(&world.donor.id()).await;
+    world.nothing_left(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_swallows_everything_is_told_on_both_ends_in_seconds() {
+    if let Some(reason) = netns::unavailable_reason() {
+        eprintln!("skipped, because {reason}");
+        return;
+    }
+    let network = Network::new().unwrap();
+    let bus_address = Some(network.attach_test().unwrap());
+    let [donor, recipient] = ["db1", "db2"].map(|name| network.host(name).unwrap());
+    let places = [donor.clone(), recipient.clone()];
+    let world = world(
+        bus_address,
+        Box::new(move |id, agent| {
+            let place = places.iter().find(|place| place.name() == id).unwrap();
+            agent.prefix(place.argv_prefix()).set("seed.listen", format!("{}:0", place.address()));
+        }),
+    )
+    .await;
+    world.snapshot().await;
+    let offer = world.offer(false).await;
+    let served = offer.job;
+    let start = SeedStartParams { offer, options: slowly(2 * MIB), plan_digest: None };
+    let job = world.call(&world.recipient, start).await.job;
+    world.in_transfer(job, 2 * MIB).await;
+    network.cut_between(&donor, &recipient).unwrap();
+    let cut = Instant::now();
+    let (taken, given) = tokio::join!(world.ended(&world.recipient, job), world.ended(&world.donor, served));
+    println!("told on both ends {} ms after the cut", cut.elapsed().as_millis());
+    assert!(cut.elapsed() < STALL + OFFER + TOLD_WITHIN, "told only after {:?}", cut.elapsed());
+    assert_undone(&world, taken).await;
+    assert!(given.error.is_some(), "the donor names no cause: {given:?}");
+    world.nothing_left(PATIENCE).await;
+}
