@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-vm test-compose reliability lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test test-vm test-compose chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -25,6 +25,11 @@ test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose
 	@scripts/test-compose
 
+chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=30; a SEED does the same again
+	@scripts/install-deps build test
+	@OA_CHAOS_SEED=$(or $(SEED),1) OA_CHAOS_MINUTES=$(or $(MINUTES),5) scripts/test --workspace --test chaos \
+	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
+
 reliability: ## Run every fault of the suite, then write docs/reliability.md from what came of it
 	@scripts/install-deps build test
 	@scripts/test --workspace --ignore-default-filter -E 'binary(/^reliability/)'
@@ -34,7 +39,7 @@ lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build
 	@scripts/lint
 
-check: test lint ## What CI runs
+check: test chaos lint ## What CI runs
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

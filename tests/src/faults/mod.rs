@@ -1,6 +1,7 @@
 //! Faults at every stage of a seed, and the one check that comes after each.
 
 pub mod arena;
+pub mod chaos;
 pub mod document;
 pub mod host;
 pub mod ledger;
