@@ -6,7 +6,6 @@ mod common;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
-use std::process::Command;
 use std::sync::Arc;
 
 use common::{Bench, assert_same_tree, content, wait_in_background, write};
@@ -222,100 +221,4 @@ fn links_out_of_the_tree_are_refused_by_name() {
     assert!(error.contains("evil") && error.contains("leaves the tree"), "{error}");
     let error = common::chain(&receive(bench.recipient_options(&donor)).unwrap_err());
     assert!(error.contains("evil"), "the recipient hears it too: {error}");
-}
-
-#[test]
-fn a_delta_moves_only_the_pages_that_differ() {
-    let bench = Bench::new();
-    let pages = 2048;
-    let old_bytes = content(5, pages * 16384);
-    let mut new_bytes = old_bytes.clone();
-    for page in (0..pages).step_by(20) {
-        new_bytes[page * 16384 + 77] ^= 1;
-    }
-    let old = bench.source().with_file_name("old");
-    write(&old, "db/big.ibd", &old_bytes);
-    write(&old, "db/shrunk.ibd", &content(6, 5 << 20));
-    write(&old, "db/grown.ibd", &content(7, (2 << 20) + 5000));
-    write(&old, "gone", b"x");
-    write(&bench.source(), "db/big.ibd", &new_bytes);
-    write(&bench.source(), "db/shrunk.ibd", &content(6, 5 << 20)[..(3 << 20) + 11]);
-    write(&bench.source(), "db/grown.ibd", &content(7, 3 << 20));
-    let donor = Donor::start(bench.donor_options()).unwrap();
-    let received =
-        receive(RecipientOptions { delta_base: Some(old.clone()), ..bench.recipient_options(&donor) })
-            .unwrap();
-    assert_same_tree(&bench.source(), &bench.staging());
-    donor.wait().unwrap();
-    let changed = (pages as u64).div_ceil(20) * 16384 + (1 << 20);
-    assert!(
-        received.bytes_wire < changed + changed / 10,
-        "{} bytes for {changed} changed",
-        received.bytes_wire
-    );
-    assert!(fs::read(old.join("db/big.ibd")).unwrap() == old_bytes, "the old tree is only read");
-}
-
-/// A loop-mounted XFS that can share blocks; unmounted when dropped.
-struct Xfs {
-    dir: tempfile::TempDir,
-}
-
-impl Xfs {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::TempDir::with_prefix("transfer-xfs-").unwrap();
-        let image = dir.path().join("image");
-        fs::File::create(&image).unwrap().set_len(400 << 20).unwrap();
-        fs::create_dir(dir.path().join("mnt")).unwrap();
-        let made =
-            Command::new("mkfs.xfs").arg("-q").arg(&image).status().is_ok_and(|status| status.success());
-        let mounted = made
-            && Command::new("mount")
-                .args(["-o", "loop"])
-                .args([&image, &dir.path().join("mnt")])
-                .status()
-                .is_ok_and(|status| status.success());
-        mounted.then_some(Self { dir })
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.dir.path().join("mnt")
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
-
-#[test]
-fn a_delta_on_xfs_shares_what_is_equal_with_the_old_tree() {
-    let Some(xfs) = Xfs::mount() else {
-        println!(
-            "skipped, because no XFS image can be made and mounted here (needs root, xfsprogs and loop devices)"
-        );
-        return;
-    };
-    let bench = Bench::new();
-    let old_bytes = content(5, 150 << 20);
-    let mut new_bytes = old_bytes.clone();
-    for at in (0..new_bytes.len()).step_by(20 * 16384) {
-        new_bytes[at] ^= 1;
-    }
-    write(&xfs.path(), "old/big.ibd", &old_bytes);
-    write(&bench.source(), "big.ibd", &new_bytes);
-    let donor = Donor::start(bench.donor_options()).unwrap();
-    let options = RecipientOptions {
-        staging: xfs.path().join("staging"),
-        delta_base: Some(xfs.path().join("old")),
-        ..bench.recipient_options(&donor)
-    };
-    receive(options).unwrap();
-    assert_same_tree(&bench.source(), &xfs.path().join("staging"));
-    assert!(fs::read(xfs.path().join("old/big.ibd")).unwrap() == old_bytes, "the old tree is only read");
-    let free = nix::sys::statvfs::statvfs(&xfs.path()).unwrap();
-    let free_mib = (free.blocks_available() * free.fragment_size()) >> 20;
-    // A copy of both would leave some 30 MiB; XFS also reserves a little around each block that it unshares.
-    assert!(free_mib > 75, "equal blocks are not shared: {free_mib} MiB free of 400");
 }

@@ -165,6 +165,10 @@ impl Manifest {
         self.chunks
     }
 
+    pub(crate) fn chunk_size(&self) -> u32 {
+        self.chunk_size
+    }
+
     /// The entry with this number. Panics when there is none.
     pub(crate) fn entry(&self, index: u32) -> Entry<'_> {
         let place = self.entries[index as usize];

@@ -11,6 +11,7 @@ mod queue;
 mod recheck;
 mod settle;
 mod shared;
+mod staged;
 mod staging;
 
 /// What a stream's recipient has in common with a tree's.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
 use super::shared::{Shared, Take, Window};
-use super::staging::StagedFile;
+use super::staged::StagedFile;
 use crate::compress::Unpacker;
 use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::RecipientOptions;
 use super::queue::Queue;
-use super::staging::{StagedFile, Staging};
+use super::staged::StagedFile;
+use super::staging::Staging;
 use crate::digest::{ChunkDigest, DigestKind, DigestTable};
 use crate::{Cancel, Error, Manifest, Result};
 

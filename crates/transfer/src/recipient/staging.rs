@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,15 +16,13 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 
+use super::staged::{Base, StagedFile};
 use crate::beneath::open_beneath;
 use crate::manifest::{Entry, EntryKind};
 use crate::{Error, Manifest, Result, kernel};
 
 /// Files from this size on get their space before they are written, in one piece if the disk has one.
 const PREALLOCATE_MIN: u64 = 1 << 20;
-/// Blocks of zeros of this size in sparse files are not written.
-const HOLE_BLOCK: usize = 4096;
-static ZEROS: [u8; HOLE_BLOCK] = [0; HOLE_BLOCK];
 
 /// The staging directory of one transfer.
 pub(super) struct Staging {
@@ -39,30 +37,10 @@ pub(super) struct Staging {
     preallocates: bool,
     /// There may be leftovers of an earlier run.
     resumed: bool,
+    chunk_size: u64,
     /// The recipient's old tree, to take equal blocks from.
     delta_base: Option<OwnedFd>,
     open: Mutex<HashMap<u32, Arc<StagedFile>>>,
-}
-
-/// A file that is being written, shared by all connections that write to it.
-pub(super) struct StagedFile {
-    pub(super) file: File,
-    pub(super) entry: u32,
-    pub(super) path: PathBuf,
-    sparse: bool,
-    base: Base,
-    /// Chunks that are not proven yet.
-    left: AtomicU32,
-}
-
-/// Where blocks that need not travel are taken from.
-enum Base {
-    /// Nowhere: all travels.
-    None,
-    /// The file itself began as a clone of the old one.
-    Own,
-    /// The old file.
-    Other(File),
 }
 
 impl Staging {
@@ -88,6 +66,7 @@ impl Staging {
             ours: (euid.as_raw(), nix::unistd::getegid().as_raw()),
             preallocates,
             resumed,
+            chunk_size: u64::from(manifest.chunk_size()),
             delta_base,
             open: Mutex::default(),
         };
@@ -166,12 +145,33 @@ impl Staging {
             Ok(())
         };
         shape().map_err(Error::file("make room for", &path))?;
-        Ok(StagedFile { file, entry: index, path, sparse, base, left: AtomicU32::new(left) })
+        let file = StagedFile { file, entry: index, path, sparse, base, left: AtomicU32::new(left) };
+        if sparse && (is_clone || self.resumed) {
+            self.clear_holes(&file, entry)?;
+        }
+        Ok(file)
     }
 
-    /// What a delta may take from: files of several chunks, without holes, that the old tree has under the same path.
+    /// Makes the chunks that do not travel read as zeros, where an old file or an earlier run may have left something else.
+    fn clear_holes(&self, file: &StagedFile, entry: &Entry<'_>) -> Result<()> {
+        let mut nth = 0;
+        while nth < entry.chunks {
+            let first = nth;
+            while nth < entry.chunks && !entry.has_data(nth) {
+                nth += 1;
+            }
+            let (start, end) = (u64::from(first) * self.chunk_size, u64::from(nth) * self.chunk_size);
+            file.zero(start, end.min(entry.size) - start)
+                .map_err(Error::file("clear a range of", &file.path))?;
+            nth += 1;
+        }
+        Ok(())
+    }
+
+    /// What a delta may take from: files of several chunks that the old tree has under the same path.
     fn base_of(&self, entry: &Entry<'_>, file: &File) -> Base {
-        let Some(dir) = self.delta_base.as_ref().filter(|_| entry.chunks > 1 && !entry.is_sparse()) else {
+        let travels = || (0..entry.chunks).any(|nth| entry.has_data(nth));
+        let Some(dir) = self.delta_base.as_ref().filter(|_| entry.chunks > 1 && travels()) else {
             return Base::None;
         };
         let Ok(old) =
@@ -328,91 +328,6 @@ impl Staging {
     /// Whether leftovers of an earlier run may lie under what is written now.
     pub(super) fn is_resumed(&self) -> bool {
         self.resumed
-    }
-}
-
-impl StagedFile {
-    /// Whether there is anything to take blocks from.
-    pub(super) fn has_base(&self) -> bool {
-        !matches!(self.base, Base::None)
-    }
-
-    /// Whether equal blocks are in place already.
-    pub(super) fn is_own_base(&self) -> bool {
-        matches!(self.base, Base::Own)
-    }
-
-    /// Reads what the old file has there; gives the number of bytes, fewer where it ends.
-    pub(super) fn read_base(&self, buffer: &mut [u8], offset: u64) -> usize {
-        let file = match &self.base {
-            Base::None => return 0,
-            Base::Own => &self.file,
-            Base::Other(old) => old,
-        };
-        let mut done = 0;
-        while done < buffer.len() {
-            match file.read_at(&mut buffer[done..], offset + done as u64) {
-                Ok(len @ 1..) => done += len,
-                _ => break,
-            }
-        }
-        done
-    }
-
-    /// Makes a range read as zeros, where zeros will be left out.
-    pub(super) fn clear(&self, offset: u64, len: u32) -> Result<()> {
-        if !self.sparse {
-            return Ok(());
-        }
-        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        let cleared = match fallocate(&self.file, mode, offset.cast_signed(), i64::from(len)) {
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                let zeros = &ZEROS[..];
-                let mut at = 0;
-                loop {
-                    let part = (len as usize - at).min(zeros.len());
-                    if part == 0 {
-                        break Ok(());
-                    }
-                    if let Err(error) = self.file.write_all_at(&zeros[..part], offset + at as u64) {
-                        break Err(error);
-                    }
-                    at += part;
-                }
-            }
-            other => other.map_err(io::Error::from),
-        };
-        cleared.map_err(Error::file("clear a range of", &self.path))
-    }
-
-    /// Writes content in its place; in a sparse file, blocks of zeros stay holes.
-    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<()> {
-        let written = if self.sparse {
-            self.write_sparse(bytes, offset)
-        } else {
-            self.file.write_all_at(bytes, offset)
-        };
-        written.map_err(Error::file("write", &self.path))
-    }
-
-    fn write_sparse(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut run_start = 0;
-        let mut at = 0;
-        while at < bytes.len() {
-            // The first block ends at a block's border of the file.
-            let len = (HOLE_BLOCK - (offset as usize + at) % HOLE_BLOCK).min(bytes.len() - at);
-            if bytes[at..at + len] == ZEROS[..len] {
-                self.file.write_all_at(&bytes[run_start..at], offset + run_start as u64)?;
-                run_start = at + len;
-            }
-            at += len;
-        }
-        self.file.write_all_at(&bytes[run_start..], offset + run_start as u64)
-    }
-
-    /// Has the kernel begin to write a range to disk.
-    pub(super) fn start_writeback(&self, offset: u64, len: u32) {
-        kernel::start_writeback(&self.file, offset, u64::from(len));
     }
 }
 
