@@ -5,6 +5,7 @@
 //! mount that is no longer the same, or a guard that says no, fails the seed on both ends with that cause.
 
 mod serve;
+mod shelf;
 mod source;
 mod state;
 

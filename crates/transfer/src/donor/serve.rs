@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::shelf::Reader;
 use super::source::SourceFile;
 use super::spawn;
 use super::state::Shared;
@@ -98,6 +99,7 @@ fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
         link,
         shared,
         hasher: ChunkHasher::new(guest.digest),
+        reader: shared.source.reader(guest.session),
         guest,
         manifest: None,
         pending: VecDeque::new(),
@@ -181,6 +183,7 @@ struct Serving<'a> {
     manifest: Option<Arc<Manifest>>,
     pending: VecDeque<Wanted>,
     file: Option<SourceFile>,
+    reader: Reader,
     scratch: Box<[u8]>,
     /// A chunk was announced and is not complete.
     in_chunk: bool,
@@ -328,7 +331,7 @@ impl Serving<'_> {
         self.in_chunk = false;
         self.shared.note_digest(chunk, digest, place.len);
         if let Some(file) = &mut self.file {
-            file.drop_behind(place.offset..place.offset + u64::from(place.len));
+            file.drop_behind(place.offset..place.offset + u64::from(place.len), &self.reader);
         }
         Ok(())
     }
@@ -440,7 +443,7 @@ impl Serving<'_> {
             }
             self.shared.note_digest(chunk, self.hasher.finish(), place.len);
             if let Some(file) = &mut self.file {
-                file.drop_behind(place.offset..place.offset + u64::from(place.len));
+                file.drop_behind(place.offset..place.offset + u64::from(place.len), &self.reader);
             }
             from = chunk + 1;
         }

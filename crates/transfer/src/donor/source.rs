@@ -1,16 +1,16 @@
 //! The donor's tree: opened without following links, and watched for being another tree than the one promised.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::Mode;
 
+use super::shelf::{Part, Reader, Shelf};
 use crate::beneath::open_beneath;
 use crate::innodb_page::{self, Format};
 use crate::manifest::Entry;
@@ -27,17 +27,18 @@ pub(crate) struct Source {
     root: PathBuf,
     dir: OwnedFd,
     identity: (u64, u64),
-    /// Whether files of several chunks were in the page cache when they were opened first: what this seed itself has read
-    /// since then says nothing.
-    was_cached: Mutex<HashMap<u32, bool>>,
+    shelf: Arc<Shelf>,
 }
 
 /// A file of the tree, as one connection reads it.
 pub(crate) struct SourceFile {
-    file: File,
+    file: Arc<File>,
     pub(crate) entry: u32,
     path: PathBuf,
+    inode: u64,
     size: u64,
+    /// It has several chunks, and is large enough to be kept for other readers.
+    is_shared: bool,
     opened_as: Stamp,
     /// How its pages are checked, if it is a tablespace.
     format: Option<Format>,
@@ -64,8 +65,13 @@ impl Source {
             root: root.to_owned(),
             dir: dir.into(),
             identity: (meta.dev(), meta.ino()),
-            was_cached: Mutex::default(),
+            shelf: Shelf::of((meta.dev(), meta.ino())),
         })
+    }
+
+    /// A place for a connection of this recipient among the readers of the tree.
+    pub(super) fn reader(&self, recipient: [u8; 16]) -> Reader {
+        self.shelf.reader(recipient)
     }
 
     /// Fails when the path no longer leads to the tree that was opened: unmounted, or mounted anew.
@@ -104,15 +110,17 @@ impl Source {
             );
             return Err(Error::SourceChanged { path, detail });
         }
-        let was_cached = self.was_cached(index, entry, &file);
+        let was_cached = self.was_cached(meta.ino(), entry, &file);
         if entry.chunks > 1 {
             let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         }
         Ok(SourceFile {
-            file,
+            file: Arc::new(file),
             entry: index,
             path,
+            inode: meta.ino(),
             size: entry.size,
+            is_shared: entry.chunks > 1,
             opened_as: Stamp::of(&meta),
             format: None,
             behind: (!was_cached).then_some(0..0),
@@ -121,14 +129,10 @@ impl Source {
 }
 
 impl Source {
-    fn was_cached(&self, index: u32, entry: &Entry<'_>, file: &File) -> bool {
+    fn was_cached(&self, inode: u64, entry: &Entry<'_>, file: &File) -> bool {
         let sample = entry.size.min(CACHE_SAMPLE);
         let is_cached = || kernel::cached_pages(file, sample).is_some_and(|pages| pages * 4096 * 2 > sample);
-        if entry.chunks <= 1 {
-            return is_cached();
-        }
-        let mut known = self.was_cached.lock().unwrap_or_else(PoisonError::into_inner);
-        *known.entry(index).or_insert_with(is_cached)
+        if entry.chunks > 1 { self.shelf.was_cached(inode, is_cached) } else { is_cached() }
     }
 }
 
@@ -183,8 +187,11 @@ impl SourceFile {
     }
 
     /// Notes that a range was read, and lets go of what was read well before it, so that a seed does not push out what the host
-    /// works with.
-    pub(crate) fn drop_behind(&mut self, read: Range<u64>) {
+    /// works with. Where other recipients read the same tree, what is near them stays until they have read it.
+    pub(super) fn drop_behind(&mut self, read: Range<u64>, reader: &Reader) {
+        if self.behind.is_some() && self.is_shared && reader.passed(&self.part(read.clone())) {
+            return;
+        }
         let Some(mut behind) = self.behind.take() else { return };
         if read.start != behind.end {
             self.let_go(&behind);
@@ -199,16 +206,12 @@ impl SourceFile {
         self.behind = Some(behind);
     }
 
+    fn part(&self, range: Range<u64>) -> Part {
+        Part { file: Arc::clone(&self.file), inode: self.inode, range }
+    }
+
     fn let_go(&self, range: &Range<u64>) {
-        // A length of 0 would mean the whole file.
-        if !range.is_empty() {
-            let _ = posix_fadvise(
-                &self.file,
-                range.start.cast_signed(),
-                (range.end - range.start).cast_signed(),
-                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-            );
-        }
+        self.part(range.clone()).let_go();
     }
 
     /// Fails when the file was written to since it was opened.
