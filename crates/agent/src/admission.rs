@@ -17,6 +17,8 @@ pub(crate) enum Resource {
     Snapshots,
     /// The role in seeds: one recipient, or any number of donors.
     Seed,
+    /// The object store bucket in which this agent gives data: those of two seeds would mix.
+    Bucket,
 }
 
 /// How it is claimed.
@@ -28,12 +30,13 @@ pub(crate) enum Claim {
     Alone,
 }
 
-/// What a kind of job claims; an unknown kind claims everything alone.
+/// What a kind of job claims; an unknown kind claims everything alone. `through_store`: its data go through the bucket.
 #[must_use]
-pub(crate) fn claims(kind: &str) -> &'static [(Resource, Claim)] {
+pub(crate) fn claims(kind: &str, through_store: bool) -> &'static [(Resource, Claim)] {
     use Claim::{Alone, Shared};
-    use Resource::{Datadir, Seed, Service, Snapshots};
+    use Resource::{Bucket, Datadir, Seed, Service, Snapshots};
     match kind {
+        "seed.offer" if through_store => &[(Seed, Shared), (Bucket, Alone)],
         "seed.start" | "seed.undo" => &[(Service, Alone), (Datadir, Alone), (Seed, Alone)],
         "seed.offer" => &[(Seed, Shared)],
         "mysql.start" | "mysql.stop" | "mysql.restart" => &[(Service, Alone)],
@@ -43,7 +46,7 @@ pub(crate) fn claims(kind: &str) -> &'static [(Resource, Claim)] {
         "snapshot.remove" => &[(Snapshots, Alone)],
         "binlog.apply" => &[(Service, Shared), (Datadir, Shared)],
         "snapshot.verify" | "custom.run" => &[],
-        _ => &[(Service, Alone), (Datadir, Alone), (Snapshots, Alone), (Seed, Alone)],
+        _ => &[(Service, Alone), (Datadir, Alone), (Snapshots, Alone), (Seed, Alone), (Bucket, Alone)],
     }
 }
 
@@ -56,13 +59,15 @@ pub(crate) struct Running {
     pub(crate) kind: String,
     /// Who asked for it.
     pub(crate) actor: String,
+    /// Its data go through the bucket of this agent.
+    pub(crate) through_store: bool,
 }
 
 /// Decides whether a job of `kind` may begin beside those that run.
-pub(crate) fn admit(running: &[Running], kind: &str) -> Result<(), WireError> {
-    let wanted = claims(kind);
+pub(crate) fn admit(running: &[Running], kind: &str, through_store: bool) -> Result<(), WireError> {
+    let wanted = claims(kind, through_store);
     for job in running {
-        for (resource, claim) in claims(&job.kind) {
+        for (resource, claim) in claims(&job.kind, job.through_store) {
             let clash = wanted.iter().any(|(other, other_claim)| {
                 other == resource && (*claim == Claim::Alone || *other_claim == Claim::Alone)
             });
@@ -80,6 +85,7 @@ fn busy(holder: &Running, resource: Resource, kind: &str) -> WireError {
         Resource::Datadir => "the datadir",
         Resource::Snapshots => "the set of snapshots",
         Resource::Seed => "this agent's part in seeds",
+        Resource::Bucket => "this agent's object store bucket",
     };
     WireError::new(
         ErrorCode::Busy,
@@ -98,7 +104,11 @@ mod tests {
     use super::*;
 
     fn running(kind: &str) -> Vec<Running> {
-        vec![Running { id: JobId::generate(), kind: kind.into(), actor: "alice".into() }]
+        running_through(kind, false)
+    }
+
+    fn running_through(kind: &str, through_store: bool) -> Vec<Running> {
+        vec![Running { id: JobId::generate(), kind: kind.into(), actor: "alice".into(), through_store }]
     }
 
     fn jobs() -> impl Iterator<Item = &'static str> {
@@ -109,8 +119,8 @@ mod tests {
     fn refusal_is_mutual_and_names_the_holder() {
         for one in jobs() {
             for other in jobs() {
-                let there = admit(&running(one), other);
-                let back = admit(&running(other), one);
+                let there = admit(&running(one), other, false);
+                let back = admit(&running(other), one, false);
                 assert_eq!(there.is_ok(), back.is_ok(), "{one} and {other}");
                 if let Err(error) = there {
                     assert!(error.message.contains(one) && error.message.contains("alice"), "{error}");
@@ -125,17 +135,30 @@ mod tests {
         for other in
             ["seed.start", "seed.offer", "mysql.start", "datadir.clear", "snapshot.create", "seed.undo"]
         {
-            assert!(admit(&running("seed.start"), other).is_err(), "{other}");
+            assert!(admit(&running("seed.start"), other, false).is_err(), "{other}");
         }
-        assert!(admit(&running("seed.offer"), "seed.offer").is_ok(), "one donor, several recipients");
-        assert!(admit(&running("seed.offer"), "snapshot.create").is_ok());
-        assert!(admit(&running("seed.offer"), "mysql.restart").is_ok());
+        assert!(admit(&running("seed.offer"), "seed.offer", false).is_ok(), "one donor, several recipients");
+        assert!(admit(&running("seed.offer"), "snapshot.create", false).is_ok());
+        assert!(admit(&running("seed.offer"), "mysql.restart", false).is_ok());
+    }
+
+    #[test]
+    fn one_seed_at_a_time_is_given_through_the_bucket() {
+        let through = running_through("seed.offer", true);
+        let refused = admit(&through, "seed.offer", true).unwrap_err();
+        assert!(refused.message.contains("object store") && refused.message.contains("alice"), "{refused}");
+        assert!(admit(&through, "seed.offer", false).is_ok(), "over TCP any number");
+        assert!(admit(&running("seed.offer"), "seed.offer", true).is_ok());
     }
 
     #[test]
     fn every_job_has_its_claims_written_down() {
         for kind in jobs() {
-            assert_ne!(claims(kind), claims("no.such-kind"), "{kind} falls through to the default");
+            assert_ne!(
+                claims(kind, false),
+                claims("no.such-kind", false),
+                "{kind} falls through to the default"
+            );
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -182,7 +181,7 @@ fn make_host(
         on_snapshot,
         probe: tokio::sync::Mutex::default(),
         // An earlier run may have left it.
-        bucket_left: AtomicBool::new(true),
+        bucket_left: tokio::sync::Mutex::new(true),
         acting: Mutex::new(None),
         doomed: Arc::default(),
         look: tokio::sync::Notify::new(),

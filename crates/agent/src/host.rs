@@ -1,7 +1,6 @@
 //! What the agent knows and holds of its host: the one value that queries, jobs and background tasks share.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -62,8 +61,8 @@ pub(crate) struct Host {
     pub(crate) on_snapshot: Runs,
     /// What recipients may try before there is an offer.
     pub(crate) probe: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
-    /// The bucket of this donor may be on the server although no offer uses it.
-    pub(crate) bucket_left: AtomicBool,
+    /// The bucket of this donor may be on the server although no offer uses it. Held while it is made or removed.
+    pub(crate) bucket_left: tokio::sync::Mutex<bool>,
     /// Who is changing the set of snapshots at this moment, for the events about it.
     pub(crate) acting: Mutex<Option<String>>,
     /// Snapshots that must not be read any further.

@@ -113,7 +113,7 @@ pub(crate) async fn begin_with(
     let handles = host.runner.running();
     let at_work = handles.iter().filter(|handle| handle.history().outcome().is_none());
     let running: Vec<Running> = at_work.map(running).collect();
-    admission::admit(&running, kind)?;
+    admission::admit(&running, kind, store::is_through_store(kind, &params))?;
     prepare()?;
     let spec = JobSpec {
         id,
@@ -146,5 +146,6 @@ pub(crate) async fn abort(host: &Arc<Host>, id: JobId, actor: &str) -> Result<Jo
 
 fn running(handle: &job::JobHandle) -> Running {
     let spec = handle.spec();
-    Running { id: spec.id, kind: spec.kind, actor: spec.actor.unwrap_or_default() }
+    let through_store = store::is_through_store(&spec.kind, &spec.params);
+    Running { id: spec.id, kind: spec.kind, actor: spec.actor.unwrap_or_default(), through_store }
 }

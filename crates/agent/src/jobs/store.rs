@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bus::store::{Giver, Taker, Way, bucket_of, remove_bucket};
@@ -11,6 +10,7 @@ use job::{Scope, StepError};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::AgentId;
 use protocol::seed::{Offer, StoreOffer};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, chain};
@@ -22,30 +22,25 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// Messages of half a megabyte take longer than commands.
 const BULK_TIMEOUT_MS: u64 = 20_000;
 
-/// What an offer through the object store says; refused while another one uses the bucket.
+/// What an offer through the object store says.
 pub(crate) fn offer(host: &Host, plain: bool) -> Result<StoreOffer, WireError> {
     if plain {
         let text = "through the object store data travel only encrypted: leave --plain away";
         return Err(WireError::new(ErrorCode::Refused, text));
     }
-    if let Some(other) = in_use(host) {
-        let text = format!(
-            "{} gives data through the object store already ({other}): wait for it, or take another donor",
-            host.id
-        );
-        return Err(WireError::new(ErrorCode::Busy, text));
-    }
     let window_bytes = u64::from(host.config.seed.store_window_mib) << 20;
     Ok(StoreOffer { bucket: bucket_of(&host.id), window_bytes })
 }
 
-/// The job whose offer uses the bucket.
-fn in_use(host: &Host) -> Option<String> {
-    host.runner.running().iter().find_map(|handle| {
-        let spec = handle.spec();
-        let uses = spec.kind == "seed.offer" && spec.params.get("store_window").is_some_and(|w| !w.is_null());
-        uses.then(|| spec.id.to_string())
-    })
+/// Whether a job of this kind and with these parameters gives its data through the bucket.
+pub(crate) fn is_through_store(kind: &str, params: &Value) -> bool {
+    kind == "seed.offer" && params.get("store_window").is_some_and(|window| !window.is_null())
+}
+
+/// Whether an offer uses the bucket.
+fn in_use(host: &Host) -> bool {
+    let uses = |spec: job::JobSpec| is_through_store(&spec.kind, &spec.params);
+    host.runner.running().iter().any(|handle| uses(handle.spec()))
 }
 
 /// A connection of its own, so that a seed's data delay neither commands nor heartbeats.
@@ -66,8 +61,9 @@ pub(crate) async fn give(
     service: SocketAddr,
 ) -> Result<Giver, StepError> {
     let way = Way { donor: host.id.clone(), recipient: recipient.clone(), job: scope.job_id(), window_bytes };
-    host.bucket_left.store(true, Relaxed);
     loop {
+        let mut left = host.bucket_left.lock().await;
+        *left = true;
         let opened = async {
             let bus = bulk_bus(host).await?;
             bus.connected(CONNECT_LIMIT).await?;
@@ -80,6 +76,7 @@ pub(crate) async fn give(
             }
             Err(error) => tracing::warn!(error = %chain(&error), "the object store cannot be used yet"),
         }
+        drop(left);
         tokio::select! {
             () = scope.cancelled() => return Err(StepError::stopped()),
             () = tokio::time::sleep(AGAIN) => {}
@@ -89,8 +86,9 @@ pub(crate) async fn give(
 
 /// Stops the donor's end and removes the bucket; later, when the bus is away.
 pub(crate) async fn end(host: &Host, giver: Giver) {
+    let mut left = host.bucket_left.lock().await;
     match giver.close().await {
-        Ok(()) => host.bucket_left.store(false, Relaxed),
+        Ok(()) => *left = false,
         Err(error) => tracing::debug!(error = %chain(&error), "the bucket is removed later"),
     }
 }
@@ -107,22 +105,33 @@ pub(crate) async fn take(host: &Host, offer: &Offer) -> Result<Taker, WireError>
     Taker::open(bus, way).await.map_err(failed)
 }
 
-/// Removes the bucket when no offer uses it and it may be there.
+/// The data plane sees only that its connections end; the cause is with who carries them.
+pub(crate) fn explain(mut error: StepError, taker: Option<&Taker>) -> StepError {
+    if error.code == "transfer" {
+        error.causes.extend(taker.and_then(Taker::trouble));
+    }
+    error
+}
+
+/// Removes the bucket of an offer that is over, if it may be there.
 pub(crate) async fn sweep(host: &Host) {
-    if !host.bucket_left.load(Relaxed) || !host.bus.is_connected() {
+    let mut left = host.bucket_left.lock().await;
+    remove(host, &mut left).await;
+}
+
+async fn remove(host: &Host, left: &mut bool) {
+    if !*left || !host.bus.is_connected() {
         return;
     }
     match remove_bucket(&host.bus, &host.id).await {
         Ok(was_there) => {
-            host.bucket_left.store(false, Relaxed);
+            *left = false;
             if was_there {
                 tracing::info!(bucket = bucket_of(&host.id), "a bucket that no seed uses was removed");
             }
         }
         // Without JetStream, or without leave to use it, there is none.
-        Err(BusError::NotPermitted { .. } | BusError::NoResponders { .. }) => {
-            host.bucket_left.store(false, Relaxed);
-        }
+        Err(BusError::NotPermitted { .. } | BusError::NoResponders { .. }) => *left = false,
         Err(error) => {
             tracing::debug!(error = %chain(&error), "a bucket that no seed uses cannot be removed yet");
         }
@@ -134,9 +143,12 @@ pub(crate) async fn sweep_for_ever(host: Arc<Host>, shutdown: CancellationToken)
     let mut state = host.bus.state();
     let sweeping = async {
         loop {
-            if in_use(&host).is_none() {
-                sweep(&host).await;
+            // With the lock held no offer makes the bucket between the look and the removal.
+            let mut left = host.bucket_left.lock().await;
+            if *left && !in_use(&host) {
+                remove(&host, &mut left).await;
             }
+            drop(left);
             // At once when the bus is back.
             state.mark_unchanged();
             let _ = tokio::time::timeout(SWEEP, state.changed()).await;

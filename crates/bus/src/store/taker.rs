@@ -45,6 +45,7 @@ const TELL_PARTS: u64 = 16;
 #[derive(Debug)]
 pub struct Taker {
     addr: SocketAddr,
+    shared: Arc<Shared>,
     stop: CancellationToken,
 }
 
@@ -64,10 +65,18 @@ impl Taker {
             bus,
             number: rand::random(),
             incoming: Mutex::default(),
+            trouble: Mutex::default(),
         });
         tokio::spawn(accept(listener, Arc::clone(&shared), stop.clone()));
-        tokio::spawn(take_in(shared, stop.clone()));
-        Ok(Self { addr, stop })
+        tokio::spawn(take_in(Arc::clone(&shared), stop.clone()));
+        Ok(Self { addr, shared, stop })
+    }
+
+    /// Why the last connection broke or was not carried, in words for people: who connected sees only that it ended. `None`
+    /// while a later one is carried.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where to connect.
@@ -83,6 +92,7 @@ impl Drop for Taker {
     }
 }
 
+#[derive(Debug)]
 struct Shared {
     bus: Bus,
     way: Way,
@@ -90,9 +100,12 @@ struct Shared {
     tell_bytes: u64,
     number: u64,
     incoming: Mutex<HashMap<u64, Incoming>>,
+    /// Why the last connection broke.
+    trouble: Mutex<Option<String>>,
 }
 
 /// The direction from the donor of one connection.
+#[derive(Debug)]
 struct Incoming {
     queue: mpsc::Sender<Bytes>,
     /// Where the next chunk must begin.
@@ -129,6 +142,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Incoming>> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_trouble(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     fn call(&self, kind: Kind, channel: u64) -> Call {
@@ -169,6 +186,7 @@ async fn carry(socket: TcpStream, shared: Arc<Shared>) {
         if opened.verdict != Verdict::Done {
             return Err(BusError::Refused { by: shared.way.donor.to_string(), why: opened.text });
         }
+        shared.note_trouble(None);
         let (read, write) = socket.into_split();
         let taken = Taken::default();
         tokio::select! {
@@ -178,6 +196,7 @@ async fn carry(socket: TcpStream, shared: Arc<Shared>) {
     };
     if let Err(error) = carried.await {
         tracing::warn!(%error, "a connection through the object store broke");
+        shared.note_trouble(Some(error.to_string()));
     }
     shared.lock().remove(&channel);
     shared.ask(&shared.call(Kind::Close, channel), CALL_LIMIT).await.ok();

@@ -263,8 +263,18 @@ async fn assert_data_go_through_the_store(world: &World) {
     assert!(matches!(refused, BusError::NoBucket { .. }), "{refused:?}");
     store::make_bucket(&ctl, &donor, &recipient, way.window_bytes).await.unwrap();
     let giver = Giver::open(world.bus("db2").await, way.clone(), service).await.unwrap();
-    let taker = Taker::open(world.bus("db1").await, way).await.unwrap();
+    let taker = Taker::open(world.bus("db1").await, way.clone()).await.unwrap();
     assert_eq!(crate::store::ask(&taker, len, &AtomicU64::new(0)).await, len);
+    assert_eq!(taker.trouble(), None);
+    drop(taker);
+    // Somebody removes the bucket, and neither agent may make another: who waits for data learns why none come.
+    store::remove_bucket(&ctl, &donor).await.unwrap();
+    let taker = Taker::open(world.bus("db1").await, way).await.unwrap();
+    testkit::poll::until_async(LIMIT, "the bucket to be missed", || async {
+        assert_eq!(crate::store::ask(&taker, len, &AtomicU64::new(0)).await, 0);
+        taker.trouble().filter(|why| why.contains(&store::bucket_of(&donor)) && why.contains("controller"))
+    })
+    .await;
     drop(taker);
     giver.close().await.unwrap();
     assert!(store::buckets(&ctl).await.unwrap().is_empty(), "the donor removes its bucket");

@@ -186,7 +186,9 @@ impl Step<Host> for Transfer {
             (Ok((options, _taker)), Some(name)) => {
                 super::stream::receive(host, scope, &params, name, options).await
             }
-            (Ok((options, _taker)), None) => receive_tree(scope, options).await,
+            (Ok((options, taker)), None) => {
+                receive_tree(scope, options).await.map_err(|error| store::explain(error, taker.as_ref()))
+            }
             (Err(error), _) => Err(error),
         };
         host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
