@@ -22,7 +22,7 @@ use protocol::event::{Event, EventData};
 use protocol::ids::JobId;
 use protocol::job::JobState;
 use protocol::params::*;
-use protocol::seed::{Guard, SeedOptions, SeedPlan, SeedStage};
+use protocol::seed::{Compression, Guard, SeedOptions, SeedPlan, SeedStage};
 use serde_json::Value;
 use testkit::fault_proxy::{Direction, FaultProxy};
 use testkit::poll;
@@ -108,6 +108,27 @@ fn assert_stages_in_order(events: &[Event], job: JobId) {
     }
     assert!(told.windows(2).all(|pair| pair[0].0.time <= pair[1].0.time));
     assert_eq!(told.last().unwrap().1.state, JobState::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compressed_seed_moves_fewer_bytes_and_the_same_rows() {
+    let world = world(8).await;
+    world.snapshot().await;
+    for compression in [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Auto] {
+        let job = world.seed(SeedOptions { compression, allow_primary: true, ..swiftly() }).await;
+        let view = world.succeeded(&world.recipient, job).await;
+        assert_seeded(&world).await;
+        let (wire, moved) = (transferred(&view, "bytes_wire"), transferred(&view, "bytes_moved"));
+        println!("{compression:?}: {wire} bytes travelled for {moved}");
+        match compression {
+            Compression::None => assert!(wire > moved, "{wire} for {moved}: a comparison needs a whole one"),
+            Compression::Lz4 | Compression::Zstd => {
+                assert!(wire < moved / 4 * 3, "{compression:?}: {wire} bytes travelled for {moved}");
+            }
+            // It decides by the path, and this one is faster than any compression.
+            Compression::Auto => assert!(wire < moved + moved / 20, "{wire} bytes travelled for {moved}"),
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
