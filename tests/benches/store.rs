@@ -286,7 +286,8 @@ fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
 fn report(lanes: &[Lane], args: &Args) {
     let mut text = String::from(
         "\n## Through the object store\n\nA seed (TLS, digests, flush) through a JetStream bucket beside the NATS client's own \
-         `put` then `get` of the same files, one nats-server, all in memory. The round trip is made by a delaying proxy between \
+         `put` then `get` of the same files, one nats-server; both trees in memory, the server's store on \
+         disk. The round trip is made by a delaying proxy between \
          each client and the server.\n\n\
          | | MiB | seed wall s | put, get wall s | ratio | at least | CPU s | CPU s of put, get | most on the server's disk, MiB |\n\
          | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
