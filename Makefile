@@ -30,10 +30,11 @@ chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=3
 	@OA_CHAOS_SEED=$(or $(SEED),1) OA_CHAOS_MINUTES=$(or $(MINUTES),5) scripts/test --workspace --test chaos \
 	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
 
-reliability: ## Run every fault of the suite, then write docs/reliability.md from what came of it
+reliability: ## Every fault at every stage of a seed (`make test` has each once), then docs/reliability.md from what came of it
 	@scripts/install-deps build test
-	@scripts/test --workspace --ignore-default-filter -E 'binary(/^reliability/)'
-	$(CARGO) run --quiet -p e2e --bin reliability
+	$(CARGO) run --quiet --bin reliability -- forget
+	@OA_CELLS=all scripts/test --workspace --test 'reliability*'
+	$(CARGO) run --quiet --bin reliability
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build

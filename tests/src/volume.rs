@@ -85,6 +85,38 @@ impl Drop for Volume {
     }
 }
 
+/// Takes what is free on a file system, until dropped.
+#[derive(Debug)]
+pub struct Ballast {
+    path: PathBuf,
+}
+
+impl Ballast {
+    /// Fills the file system of a directory to its last block.
+    ///
+    /// # Panics
+    /// When no file can be made there.
+    #[must_use]
+    pub fn fill(directory: &Path) -> Self {
+        let path = directory.join("ballast");
+        let file = File::create(&path).unwrap();
+        let (mut length, mut step) = (0, 64 << 20);
+        while step >= 4096 {
+            match nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), length, step) {
+                Ok(()) => length += step,
+                Err(_) => step /= 2,
+            }
+        }
+        Self { path }
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 fn run(program: &str, flags: &[&str], paths: &[&Path]) -> Result<(), String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let output = Command::new(program)

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -14,12 +14,16 @@ use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Compression, Offer, SeedOptions, Transport};
 use testkit::agent::{Agent, AgentOptions, Program};
-use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
+use testkit::mysqld::{Mysqld, Vendor};
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
 
 use crate::rows;
-use crate::volume::{Kind, Volume};
+use crate::volume::Volume;
+
+mod ground;
+
+use ground::{ground, mark, server};
 
 /// Whatever is awaited comes in seconds; a noisy machine gets much more.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -241,8 +245,17 @@ impl World {
 
     /// Begins a seed from the newest snapshot through the object store.
     pub async fn seed_through_store(&self, options: SeedOptions) -> JobId {
-        let (recipient, transport) = (self.recipient.id(), Transport::Store);
-        let params = SeedOfferParams { recipient, snapshot: None, stream: None, plain: false, transport };
+        self.seed_by(None, Transport::Store, options).await
+    }
+
+    /// Begins a seed from a stream of the donor's.
+    pub async fn seed_from_stream(&self, stream: &str, options: SeedOptions) -> JobId {
+        self.seed_by(Some(stream.to_owned()), Transport::Tcp, options).await
+    }
+
+    async fn seed_by(&self, stream: Option<String>, transport: Transport, options: SeedOptions) -> JobId {
+        let recipient = self.recipient.id();
+        let params = SeedOfferParams { recipient, snapshot: None, stream, plain: false, transport };
         let offer = self.call(&self.donor, params).await;
         self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }
@@ -342,17 +355,6 @@ impl World {
     }
 }
 
-/// A row by which old data are known again.
-async fn mark(db: &Mysqld) {
-    for statement in [
-        "CREATE DATABASE own",
-        "CREATE TABLE own.marker (id INT PRIMARY KEY)",
-        "INSERT INTO own.marker VALUES (4711)",
-    ] {
-        db.exec(statement).await.unwrap();
-    }
-}
-
 /// What ctl said.
 #[derive(Debug)]
 pub struct Said {
@@ -400,45 +402,6 @@ pub fn slowly(bytes_per_s: u64) -> SeedOptions {
 #[must_use]
 pub fn swiftly() -> SeedOptions {
     slowly(0)
-}
-
-/// The directory that the donor lies in, and the name of its provider.
-fn ground(provider: Provider, vendor: &Vendor, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'static str) {
-    let (kind, name) = match provider {
-        Provider::Reflink => (Kind::Xfs, "reflink"),
-        Provider::Btrfs => (Kind::Btrfs, "btrfs"),
-        Provider::Directory => return (None, "directory"),
-        Provider::Lvm(mount_point) => return (Some(mount_point.into()), "lvm"),
-    };
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
-        return (None, "directory");
-    }
-    let volume = Volume::make_below(&vendor.short_dir(), kind, 1024);
-    let path = volume.path().to_owned();
-    volumes.push(volume);
-    (Some(path), name)
-}
-
-async fn server(vendor: &Vendor, lines: &[String], parent: Option<PathBuf>, subvolume: bool) -> Mysqld {
-    let mut options = MysqldOptions {
-        vendor: vendor.clone(),
-        parent: parent.clone(),
-        lines: lines.to_vec(),
-        ..MysqldOptions::default()
-    };
-    if let (Some(parent), true) = (parent, subvolume) {
-        let datadir = parent.join(format!("data-{}", uuid::Uuid::now_v7()));
-        let made = tokio::process::Command::new("btrfs")
-            .args(["subvolume", "create"])
-            .arg(&datadir)
-            .output()
-            .await
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        options.datadir = Some(datadir);
-    }
-    Mysqld::start(options).await.unwrap()
 }
 
 fn entries(directory: &Path) -> Vec<String> {

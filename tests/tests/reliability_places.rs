@@ -6,23 +6,22 @@
     reason = "helpers of tests: a failure here fails the test"
 )]
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
 use std::time::{Duration, Instant};
 
+use e2e::faults::apart::Apart;
 use e2e::faults::arena::{Arena, ArenaOptions, Before};
+use e2e::faults::clock::Clock;
+use e2e::faults::hook::{Hook, with_hook};
 use e2e::faults::points::{Moment, Point};
 use e2e::faults::record;
 use e2e::faults::table::{Cell, Fault, Outcome};
-use e2e::volume::{Kind, Volume};
+use e2e::volume::{Ballast, Kind, Volume};
 use e2e::world::{Configure, PATIENCE, Provider, slowly, swiftly};
 use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use protocol::params::*;
 use protocol::seed::{SeedOptions, SeedStage};
-use tempfile::TempDir;
-use testkit::netns::{self, Network};
 use testkit::poll;
 
 /// A transfer at this rate can be met half-way.
@@ -49,44 +48,6 @@ async fn stand(arena: &mut Arena, cell: &Cell, options: SeedOptions) -> (Before,
     let job = arena.seed_with(options).await;
     arena.points.reached(point(cell)).await;
     (before, job)
-}
-
-/// Two hosts whose agents are on networks of their own, joined by a bridge.
-struct Apart {
-    arena: Arena,
-    network: Network,
-    hosts: [netns::Host; 2],
-}
-
-impl Apart {
-    async fn start(stall_s: i64, offer_s: i64, data_mib: u32) -> Option<Self> {
-        if let Some(reason) = netns::unavailable_reason() {
-            eprintln!("skipped, because {reason}");
-            return None;
-        }
-        let network = Network::new().unwrap();
-        let bus_address = Some(network.attach_test().unwrap());
-        let hosts = ["db1", "db2"].map(|name| network.host(name).unwrap());
-        let places = hosts.clone();
-        let configure: Configure = Box::new(move |id, agent| {
-            let host = places.iter().find(|host| host.name() == id).unwrap();
-            agent.prefix(host.argv_prefix());
-            agent.set("seed.listen", format!("{}:0", host.address()));
-            agent.set("seed.stall_s", stall_s);
-            agent.set("seed.offer_s", offer_s);
-        });
-        let options =
-            ArenaOptions { configure: Some(configure), bus_address, data_mib, ..ArenaOptions::default() };
-        Some(Self { arena: Arena::start(options).await, network, hosts })
-    }
-
-    fn cut(&self) {
-        self.network.cut_between(&self.hosts[0], &self.hosts[1]).unwrap();
-    }
-
-    fn heal(&self) {
-        self.network.heal_between(&self.hosts[0], &self.hosts[1]).unwrap();
-    }
 }
 
 /// How long a cut lasts: seconds here, 60 s and more by hand.
@@ -140,49 +101,36 @@ fn stage(cell: &Cell) -> SeedStage {
     SeedStage::ALL.into_iter().find(|stage| stage.as_str() == cell.stage).unwrap()
 }
 
-/// The clock that libfaketime shows to both agents and their servers.
-struct Clock {
-    dir: TempDir,
-}
-
-impl Clock {
-    const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-
-    fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("oa-clock-").tempdir().unwrap();
-        // Servers run as another user and look at it too.
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        let clock = Self { dir };
-        clock.show("+0");
-        clock
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_stays_away_leaves_both_hosts_as_they_were() {
+    let Some(mut apart) = Apart::start(5, 10, 0).await else { return };
+    for cell in Fault::CutForEver.cells() {
+        let begun = Instant::now();
+        let (before, job) = stand(&mut apart.arena, &cell, swiftly()).await;
+        apart.cut();
+        apart.arena.points.open(point(&cell));
+        // Both let go of everything while the other is still out of reach.
+        let cause = if cell.outcome == Outcome::Undone { "no progress for" } else { "" };
+        apart.arena.judge(&before, job, cell.outcome, cause).await;
+        apart.heal();
+        passed(&mut apart.arena, &cell, begun).await;
     }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("offset")
-    }
-
-    /// Jumps by an offset from the true time, for the running processes.
-    fn show(&self, offset: &str) {
-        let half = self.dir.path().join("half");
-        fs::write(&half, format!("{offset}\n")).unwrap();
-        fs::set_permissions(&half, Permissions::from_mode(0o644)).unwrap();
-        fs::rename(half, self.path()).unwrap();
-    }
+    let [cell] = Fault::DonorGone.cells().try_into().unwrap();
+    let begun = Instant::now();
+    let (before, job) = stand(&mut apart.arena, &cell, swiftly()).await;
+    apart.arena.world.donor.agent.kill9().unwrap();
+    apart.arena.points.open(point(&cell));
+    apart.arena.world.ended(&apart.arena.world.recipient, job).await;
+    apart.arena.world.donor.agent.boot().unwrap();
+    apart.arena.world.serving(&apart.arena.world.donor.id()).await;
+    apart.arena.judge(&before, job, cell.outcome, "").await;
+    passed(&mut apart.arena, &cell, begun).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clocks_that_jump_a_day_do_not_matter() {
-    if !Path::new(Clock::LIBRARY).exists() {
-        eprintln!("skipped, because {} is missing (package libfaketime)", Clock::LIBRARY);
-        return;
-    }
-    let clock = Clock::new();
-    let offset = clock.path().display().to_string();
-    // Only what tells the date jumps: the kernel's monotonic clock cannot.
-    let configure: Configure = Box::new(move |_, agent| {
-        agent.env("LD_PRELOAD", Clock::LIBRARY).env("FAKETIME_TIMESTAMP_FILE", &offset);
-        agent.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1");
-    });
+    let Some(clock) = Clock::new() else { return };
+    let configure = clock.configure();
     let mut arena =
         Arena::start(ArenaOptions { configure: Some(configure), ..ArenaOptions::default() }).await;
     for (fault, jump) in [(Fault::ClockAhead, "+1d"), (Fault::ClockBack, "-1d")] {
@@ -200,34 +148,6 @@ async fn clocks_that_jump_a_day_do_not_matter() {
             arena.judge(&before, job, cell.outcome, "").await;
             passed(&mut arena, &cell, begun).await;
         }
-    }
-}
-
-/// Takes what is free on the recipient's file system, until dropped.
-struct Ballast {
-    path: PathBuf,
-}
-
-impl Ballast {
-    fn fill(directory: &Path) -> Self {
-        let path = directory.join("ballast");
-        let file = File::create(&path).unwrap();
-        let mut length = 0;
-        let mut step = 64 * MIB;
-        while step >= 4096 {
-            let (from, more) = (i64::try_from(length).unwrap(), i64::try_from(step).unwrap());
-            match nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), from, more) {
-                Ok(()) => length += step,
-                Err(_) => step /= 2,
-            }
-        }
-        Self { path }
-    }
-}
-
-impl Drop for Ballast {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -262,7 +182,8 @@ async fn a_full_disk_on_the_recipient_costs_no_data() {
 async fn a_snapshot_that_is_not_what_it_was_is_never_called_a_seed() {
     let options = ArenaOptions { provider: Provider::Directory, data_mib: 24, ..ArenaOptions::default() };
     let mut arena = Arena::start(options).await;
-    for cell in Fault::TruncatedFile.cells() {
+    for fault in [Fault::TruncatedFile, Fault::LostSnapshot] {
+        let [cell] = fault.cells().try_into().unwrap();
         println!("{}", cell.key());
         let begun = Instant::now();
         let before = arena.before().await;
@@ -270,14 +191,46 @@ async fn a_snapshot_that_is_not_what_it_was_is_never_called_a_seed() {
         let directory = arena.world.donor.db.base().join("snapshots").join(snapshot.as_str());
         let job = arena.seed_with(slowly(SLOW)).await;
         arena.world.in_transfer(job, MIB).await;
-        let file = File::options().write(true).open(directory.join("data/shop/items.ibd")).unwrap();
-        file.set_len(2 * MIB).unwrap();
+        if fault == Fault::TruncatedFile {
+            let file = File::options().write(true).open(directory.join("data/shop/items.ibd")).unwrap();
+            file.set_len(2 * MIB).unwrap();
+        } else {
+            arena.world.donor.agent.expect_error("it was removed");
+            fs::remove_dir_all(&directory).unwrap();
+        }
         arena.judge(&before, job, cell.outcome, "").await;
         arena.server_ran_on(&before);
         let _ = fs::remove_dir_all(&directory);
         arena.world.snapshot().await;
         passed(&mut arena, &cell, begun).await;
     }
+}
+
+/// An offer lapses before a seed is started from it, or before its transfer begins.
+async fn lapse(arena: &mut Arena, cell: &Cell) {
+    let before = arena.before().await;
+    let world = &arena.world;
+    let offer = world.offer(false).await;
+    let (given, offered) = (offer.job, SeedStartParams { offer, options: swiftly(), plan_digest: None });
+    let lapsed = async {
+        let view = world.ended(&world.donor, given).await;
+        assert!(view.error.is_some(), "an offer that nobody came for says so");
+    };
+    if cell.outcome == Outcome::Refused {
+        lapsed.await;
+        let error = world.refused(&world.recipient, offered).await;
+        assert!(error.message.contains("its offer lapsed at"), "{error:?}");
+        arena.nothing_left().await;
+        arena.is_as_it_was(&before).await;
+    } else {
+        arena.points.close(point(cell));
+        let job = world.call(&world.recipient, offered).await.job;
+        arena.points.reached(point(cell)).await;
+        lapsed.await;
+        arena.points.open(point(cell));
+        arena.judge(&before, job, cell.outcome, "no progress for").await;
+    }
+    arena.server_ran_on(&before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,17 +241,12 @@ async fn a_lapsed_offer_and_a_second_seed_are_told_and_harm_nothing() {
     let mut arena =
         Arena::start(ArenaOptions { configure: Some(configure), ..ArenaOptions::default() }).await;
 
-    let [cell] = Fault::OfferLapsed.cells().try_into().unwrap();
-    let begun = Instant::now();
-    let before = arena.before().await;
-    let offer = arena.world.offer(false).await;
-    let lapsed = arena.world.ended(&arena.world.donor, offer.job).await;
-    assert!(lapsed.error.is_some(), "an offer that nobody came for says so");
-    let start = SeedStartParams { offer, options: swiftly(), plan_digest: None };
-    let job = arena.world.call(&arena.world.recipient, start).await.job;
-    arena.judge(&before, job, cell.outcome, "").await;
-    arena.server_ran_on(&before);
-    passed(&mut arena, &cell, begun).await;
+    for cell in Fault::OfferLapsed.cells() {
+        println!("{}", cell.key());
+        let begun = Instant::now();
+        Box::pin(lapse(&mut arena, &cell)).await;
+        passed(&mut arena, &cell, begun).await;
+    }
 
     let [cell] = Fault::TwoSeeds.cells().try_into().unwrap();
     let begun = Instant::now();
@@ -320,68 +268,6 @@ async fn a_lapsed_offer_and_a_second_seed_are_told_and_harm_nothing() {
     }
     arena.judge(&before, accepted[0], cell.outcome, "").await;
     passed(&mut arena, &cell, begun).await;
-}
-
-/// What the recipient's post-copy command does, and whether its server comes up on what it leaves.
-struct Hook {
-    dir: TempDir,
-}
-
-impl Hook {
-    fn new() -> Self {
-        let hook = Self { dir: tempfile::Builder::new().prefix("oa-hook-").tempdir().unwrap() };
-        hook.does("nothing");
-        let dir = hook.dir.path().display();
-        hook.script(
-            "post-copy",
-            &format!(
-                "case $(cat {dir}/does) in\n\
-                 fail) echo 'the site says no' >&2; exit 3 ;;\n\
-                 hang) sleep 600 & sleep 600 ;;\n\
-                 flood) head -c 1073741824 /dev/zero ;;\n\
-                 hang-server) touch \"$1/hang\" ;;\n\
-                 esac\n"
-            ),
-        );
-        // A server that stands still from its first moment on: it neither becomes ready nor heeds a SIGTERM.
-        hook.script(
-            "server",
-            "datadir=$1; shift\n\
-             [ -e \"$datadir/hang\" ] && (until grep -q mariadbd /proc/$$/comm; do :; done; kill -STOP $$) &\n\
-             exec \"$@\"\n",
-        );
-        hook
-    }
-
-    fn script(&self, name: &str, lines: &str) {
-        let path = self.dir.path().join(name);
-        fs::write(&path, format!("#!/bin/sh\n{lines}")).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.dir.path().join(name).display().to_string()
-    }
-
-    fn does(&self, what: &str) {
-        fs::write(self.dir.path().join("does"), what).unwrap();
-    }
-}
-
-async fn with_hook() -> (Arena, Hook) {
-    let hook = Hook::new();
-    let mut arena = Arena::start(ArenaOptions::default()).await;
-    let db = &arena.world.recipient.db;
-    let datadir = db.datadir().display().to_string();
-    let server = [vec![hook.path("server"), datadir.clone()], db.argv()].concat();
-    let agent = &mut arena.world.recipient.agent;
-    agent.options().set("seed.post_copy", vec![hook.path("post-copy"), datadir]);
-    agent.options().set("seed.post_copy_limit_s", 3).set("mysql.service.direct.argv", server);
-    agent.options().set("mysql.start_patience_ms", 6_000).set("mysql.stop_patience_ms", 6_000);
-    agent.options().set("mysql.connect_timeout_ms", 1_000);
-    agent.restart().unwrap();
-    arena.world.serving(&arena.world.recipient.id()).await;
-    (arena, hook)
 }
 
 /// The cells of these faults under a misbehaving command or server.
@@ -411,6 +297,7 @@ async fn commands_and_servers_that_misbehave_cost_no_data() {
         (Fault::PostCopyFails, "fail", "the site says no"),
         (Fault::PostCopyHangs, "hang", "was stopped after its limit"),
         (Fault::PostCopyFloods, "flood", ""),
+        (Fault::NeverReady, "hang-server", "no sign of progress"),
     ];
     misbehave(&mut arena, &hook, swiftly(), &faults).await;
 }
@@ -441,7 +328,83 @@ async fn a_replacement_ends_with_new_data_or_says_that_there_are_none() {
         arena.judge(&before, job, cell.outcome, "").await;
         passed(&mut arena, &cell, begun).await;
     }
-    let faults = [(Fault::ReplacePostCopyFails, "fail", "the site says no")];
+    let faults = [
+        (Fault::ReplacePostCopyFails, "fail", "the site says no"),
+        (Fault::ReplaceNeverReady, "hang-server", "no sign of progress"),
+    ];
     misbehave(&mut arena, &hook, replace(), &faults).await;
     arena.world.nothing_left(PATIENCE).await;
+}
+
+/// An arena whose donor gives a tree at rest as the stream `files`.
+async fn with_stream() -> Arena {
+    let configure: Configure = Box::new(|_, agent| {
+        agent.set("seed.offer_s", 10);
+    });
+    let options = ArenaOptions {
+        provider: Provider::Directory,
+        data_mib: 16,
+        configure: Some(configure),
+        ..ArenaOptions::default()
+    };
+    let mut arena = Arena::start(options).await;
+    let world = &mut arena.world;
+    let snapshot = world.call(&world.donor, SnapshotListParams { usable: true }).await.remove(0).id;
+    let tree = world.donor.db.base().join("snapshots").join(snapshot.as_str()).join("data");
+    let words = |argv: &[&str]| argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let give = words(&["tar", "-cf", "-", "-C", &tree.display().to_string(), "."]);
+    world.donor.agent.options().set("seed.streams.files.give", give);
+    let taker = world.recipient.agent.options();
+    taker.set("seed.streams.files.take", words(&["tar", "-xf", "-", "-C", "{staging}"]));
+    taker.set("seed.streams.files.prepare", words(&["true"]));
+    for host in [&mut world.donor, &mut world.recipient] {
+        host.agent.restart().unwrap();
+    }
+    for host in [&world.donor, &world.recipient] {
+        world.serving(&host.id()).await;
+    }
+    arena
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_breaks_off_costs_no_data() {
+    let mut arena = with_stream().await;
+    let faults = [Fault::StreamAborted, Fault::StreamKillDonor, Fault::StreamKillRecipient];
+    for cell in faults.into_iter().flat_map(Fault::cells) {
+        println!("{}", cell.key());
+        let begun = Instant::now();
+        let before = arena.before().await;
+        let midway = cell.moment == "midway";
+        if !midway {
+            arena.points.close(point(&cell));
+        }
+        let options = if midway { slowly(SLOW) } else { swiftly() };
+        let job = arena.world.seed_from_stream("files", options).await;
+        if midway {
+            arena.world.in_transfer(job, 2 * MIB).await;
+        } else {
+            arena.points.reached(point(&cell)).await;
+        }
+        let world = &mut arena.world;
+        let mut cause = "";
+        match cell.fault {
+            Fault::StreamAborted => {
+                world.call(&world.recipient, JobsAbortParams { job }).await;
+                cause = "asked by tester";
+            }
+            Fault::StreamKillDonor => {
+                world.donor.agent.kill9().and_then(|()| world.donor.agent.boot()).unwrap();
+            }
+            _ => world.recipient.agent.kill9().and_then(|()| world.recipient.agent.boot()).unwrap(),
+        }
+        if (cell.fault, cell.stage) == (Fault::StreamKillRecipient, "verify") {
+            cause = "nobody can tell how far it came";
+        }
+        arena.points.open_all();
+        for host in [&arena.world.donor, &arena.world.recipient] {
+            arena.world.serving(&host.id()).await;
+        }
+        arena.judge(&before, job, cell.outcome, cause).await;
+        passed(&mut arena, &cell, begun).await;
+    }
 }

@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use protocol::mysql::{Flavor, ServerVersion};
 use regex::Regex;
 
+use crate::options::{OptionFiles, server_groups};
 use crate::process::{self, Limits};
 
 /// Names of server programs.
@@ -48,11 +49,26 @@ impl ServerProcess {
             _ => false,
         };
         // Through /proc the link works across mount namespaces too.
-        same(Path::new(&format!("/proc/{}/cwd", self.pid)))
-            || self.arg("datadir").is_some_and(|d| {
-                let d = Path::new(d);
-                same(&d.strip_prefix("/").map_or_else(|_| d.to_owned(), |rest| self.root.join(rest)))
-            })
+        let cwd = PathBuf::from(format!("/proc/{}/cwd", self.pid));
+        if same(&cwd) {
+            return true;
+        }
+        let meant = match self.arg("datadir") {
+            Some(datadir) => Some(PathBuf::from(datadir)),
+            // It has not come as far as its datadir, and may hang before it ever does.
+            None if !cwd.join("ibdata1").exists() => self.configured_datadir(),
+            None => None,
+        };
+        meant.is_some_and(|d| {
+            same(&d.strip_prefix("/").map_or_else(|_| d.clone(), |rest| self.root.join(rest)))
+        })
+    }
+
+    /// The datadir of the option file that it was started with.
+    fn configured_datadir(&self) -> Option<PathBuf> {
+        let file = self.arg("defaults-file")?;
+        let files = OptionFiles::load_under(&self.root, Some(Path::new(file)));
+        files.effective(&server_groups(None, None, self.arg("defaults-group-suffix"))).path("datadir")
     }
 }
 

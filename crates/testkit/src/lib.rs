@@ -6,4 +6,5 @@ pub mod mysqld;
 pub mod nats;
 pub mod netns;
 pub mod poll;
+mod port;
 pub mod vm;

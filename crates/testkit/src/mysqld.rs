@@ -5,7 +5,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,6 +18,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
 use tempfile::TempDir;
+
+use crate::port::Port;
 
 const POLL: Duration = Duration::from_millis(50);
 /// A start or stop in a test takes a second or two; a noisy machine gets much more.
@@ -71,7 +72,7 @@ pub struct Mysqld {
     base: TempDir,
     options: MysqldOptions,
     datadir: PathBuf,
-    port: u16,
+    port: Port,
     child: Option<Child>,
 }
 
@@ -115,7 +116,7 @@ impl Mysqld {
             match server.boot().await {
                 // Another test took the port between its choice and its use.
                 Err(e) if format!("{e:#}").contains("Address already in use") => {
-                    server.port = free_port()?;
+                    server.port = Port::claim()?;
                     server.write_option_file()?;
                 }
                 done => return done.map(|()| server),
@@ -136,7 +137,7 @@ impl Mysqld {
         give_to_mysql(base.path())?;
         give_to_mysql(&base.path().join("tmp"))?;
         let datadir = options.datadir.clone().unwrap_or_else(|| base.path().join("data"));
-        let server = Self { base, options, datadir, port: free_port()?, child: None };
+        let server = Self { base, options, datadir, port: Port::claim()?, child: None };
         ensure!(
             server.socket().as_os_str().len() <= MAX_SOCKET_PATH,
             "{} is too long",
@@ -290,7 +291,7 @@ impl Mysqld {
     /// Its TCP port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Its error log.
@@ -335,8 +336,8 @@ impl Mysqld {
              log-error={base}/error.log\ntmpdir={base}/tmp\nserver-id={}\nlog-bin=binlog\nbinlog-format=ROW\n\
              log-slave-updates=ON\nskip-name-resolve=ON\ninnodb-buffer-pool-size=32M\nmax-connections=60\n",
             self.datadir.display(),
-            self.port,
-            self.options.server_id.unwrap_or_else(|| self.port.into()),
+            self.port.number(),
+            self.options.server_id.unwrap_or_else(|| self.port.number().into()),
         );
         if Uid::effective().is_root() {
             text.push_str("user=mysql\n");
@@ -477,11 +478,6 @@ impl Vendor {
 /// Argv of a program in a tree of its own.
 fn within(root: &Path, program: &str) -> Vec<String> {
     vec!["chroot".to_owned(), root.display().to_string(), program.to_owned()]
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn mariadbd() -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::port::Port;
 
 /// How long a server may take to answer after its start; this machine may be busy.
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -57,7 +59,7 @@ pub struct NatsServer {
     dir: TempDir,
     program: PathBuf,
     address: Ipv4Addr,
-    port: u16,
+    port: Port,
     child: Option<Child>,
 }
 
@@ -69,7 +71,7 @@ impl NatsServer {
         let mut last = None;
         for _ in 0..5 {
             let dir = tempfile::tempdir()?;
-            let port = free_port()?;
+            let port = Port::claim()?;
             let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
             let mut server = Self { dir, program: program.clone(), address, port, child: None };
             fs::write(server.config_path(), server.config(options))?;
@@ -85,7 +87,7 @@ impl NatsServer {
     pub fn down(options: &NatsOptions) -> Result<Self> {
         let program = options.program.clone().unwrap_or_else(default_program);
         let address = options.address.unwrap_or(Ipv4Addr::LOCALHOST);
-        let server = Self { dir: tempfile::tempdir()?, program, address, port: free_port()?, child: None };
+        let server = Self { dir: tempfile::tempdir()?, program, address, port: Port::claim()?, child: None };
         fs::write(server.config_path(), server.config(options))?;
         Ok(server)
     }
@@ -93,13 +95,13 @@ impl NatsServer {
     /// `nats://<address>:<port>`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("nats://{}:{}", self.address, self.port)
+        format!("nats://{}:{}", self.address, self.port.number())
     }
 
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.port.number()
     }
 
     /// Its directory: config, log, store.
@@ -138,7 +140,7 @@ impl NatsServer {
             if let Some(status) = child.try_wait()? {
                 bail!("nats-server ended with {status}: {}", self.log());
             }
-            if answers(self.port) {
+            if answers(self.port.number()) {
                 self.child = Some(child);
                 return Ok(());
             }
@@ -146,7 +148,7 @@ impl NatsServer {
         }
         child.kill().ok();
         child.wait().ok();
-        bail!("nats-server does not answer on port {}: {}", self.port, self.log())
+        bail!("nats-server does not answer on port {}: {}", self.port.number(), self.log())
     }
 
     /// Ends it in good order.
@@ -205,7 +207,7 @@ impl NatsServer {
     fn config(&self, options: &NatsOptions) -> String {
         // It is asked on the loopback whether it runs, whatever the others' address is.
         let listen = if self.address.is_loopback() { self.address } else { Ipv4Addr::UNSPECIFIED };
-        let mut text = format!("listen: \"{listen}:{}\"\n", self.port);
+        let mut text = format!("listen: \"{listen}:{}\"\n", self.port.number());
         if options.jetstream {
             let store = self.dir.path().join("store");
             text.push_str(&format!("jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n"));
@@ -254,10 +256,6 @@ fn stands_still(pid: u32) -> bool {
         // The state follows the program's name, which stands in parentheses.
         stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('T'))
     })
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 /// True when a NATS server greets on this port.

@@ -1,4 +1,5 @@
-//! Writes `docs/reliability.md` from what the suites of faults recorded in their last run.
+//! Writes `docs/reliability.md` from what the suites of faults recorded in their last run; with `forget` it makes them
+//! begin with nothing, so that no record is older than the run.
 
 use std::fs;
 use std::path::Path;
@@ -8,6 +9,12 @@ use e2e::faults::{document, record};
 
 fn main() -> anyhow::Result<()> {
     let directory = record::directory();
+    if std::env::args().nth(1).is_some_and(|word| word == "forget") {
+        return match fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        };
+    }
     let records = record::all(&directory).with_context(|| {
         format!("no records in {}: run the suites (make reliability)", directory.display())
     })?;

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// Processes that name one of these directories, or were started by the agent, and are neither it nor its server.
 #[must_use]
@@ -60,6 +61,17 @@ pub fn mounts_below(pid: u32, directory: &Path) -> Vec<String> {
         .filter(|t| t.starts_with(&below))
         .map(str::to_owned)
         .collect()
+}
+
+/// How long, since it booted, work on this machine has waited for a processor or a disk, as the kernel counts it.
+#[must_use]
+pub fn stalled() -> Duration {
+    let waited = |what| {
+        let text = fs::read_to_string(format!("/proc/pressure/{what}")).ok()?;
+        let some = text.lines().find(|line| line.starts_with("some"))?;
+        some.split_once("total=")?.1.trim().parse().ok()
+    };
+    Duration::from_micros(["cpu", "io"].into_iter().filter_map(waited).max().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! Faults at every stage of a seed, and the one check that comes after each.
 
+pub mod apart;
 pub mod arena;
 pub mod chaos;
+pub mod clock;
 pub mod document;
+pub mod hook;
 pub mod host;
 pub mod ledger;
 pub mod points;

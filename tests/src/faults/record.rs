@@ -15,8 +15,8 @@ use super::table::Cell;
 #[must_use]
 pub fn directory() -> PathBuf {
     let program = std::env::current_exe().unwrap();
-    let target = program.ancestors().find(|dir| dir.join("CACHEDIR.TAG").exists());
-    target.expect("a program that cargo built lies below its target directory").join("reliability")
+    let profile = program.ancestors().find(|dir| dir.join(".cargo-lock").exists());
+    profile.expect("a program that cargo built lies below its target directory").join("reliability-records")
 }
 
 /// Keeps that a cell has passed.

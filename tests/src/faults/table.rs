@@ -108,11 +108,14 @@ pub enum Fault {
     ReplacePostCopyFails,
     ReplaceNeverReady,
     ReplaceKilled,
+    StreamAborted,
+    StreamKillDonor,
+    StreamKillRecipient,
 }
 
 impl Fault {
     /// The faults that strike at every stage.
-    pub const MATRIX: [Self; 14] = [
+    pub const MATRIX: [Self; 15] = [
         Self::KillRecipient,
         Self::KillDonor,
         Self::KillCtl,
@@ -125,6 +128,7 @@ impl Fault {
         Self::KillInUndo,
         Self::UndoTwice,
         Self::CutForATime,
+        Self::CutForEver,
         Self::ClockAhead,
         Self::ClockBack,
     ];
@@ -164,14 +168,52 @@ impl Fault {
             Self::ReplacePostCopyFails => "`--replace`: post-copy fails",
             Self::ReplaceNeverReady => "`--replace`: MySQL never becomes ready, and does not stop",
             Self::ReplaceKilled => "`--replace`: kill -9 of the recipient's agent",
+            Self::StreamAborted => "`--stream`: abort",
+            Self::StreamKillDonor => "`--stream`: kill -9 of the donor's agent",
+            Self::StreamKillRecipient => "`--stream`: kill -9 of the recipient's agent",
         }
     }
 
-    /// Its cells.
+    /// Its cells that are to be made happen in this run: all of them with `OA_CELLS=all`, else its share of [`some`].
     #[must_use]
     pub fn cells(self) -> Vec<Cell> {
-        all().into_iter().filter(|cell| cell.fault == self).collect()
+        let whole = std::env::var("OA_CELLS").is_ok_and(|cells| cells == "all");
+        let due = if whole { all() } else { some() };
+        due.into_iter().filter(|cell| cell.fault == self).collect()
     }
+}
+
+/// Where some faults strike when each strikes once: where they do the most.
+const TELLING: [(Fault, &str, &str); 9] = [
+    (Fault::KillRecipient, "swap", "end"),
+    (Fault::KillDonor, "transfer", "begin"),
+    (Fault::KillServers, "replicate", "begin"),
+    (Fault::KillInUndo, "swap", "begin"),
+    (Fault::CutForATime, "transfer", "all of it"),
+    (Fault::CutForEver, "transfer", "all of it"),
+    (Fault::DonorSteps, "serve", "end"),
+    (Fault::OfferLapsed, "transfer", "begin"),
+    (Fault::StreamKillDonor, "transfer", "midway"),
+];
+
+/// Every fault once, [`TELLING`] or at a stage that the faults before it left out the most, so that every stage has its faults.
+#[must_use]
+pub fn some() -> Vec<Cell> {
+    let all = all();
+    let tells = |cell: &&Cell| TELLING.contains(&(cell.fault, cell.stage, cell.moment));
+    let mut chosen: Vec<Cell> = all.iter().filter(tells).cloned().collect();
+    for cell in &all {
+        if chosen.iter().any(|other| other.fault == cell.fault) {
+            continue;
+        }
+        let struck = |place: &Cell| {
+            let at_stage = chosen.iter().filter(|other| other.stage == place.stage);
+            (at_stage.clone().count(), at_stage.filter(|other| other.moment == place.moment).count())
+        };
+        let of_fault = all.iter().filter(|other| other.fault == cell.fault);
+        chosen.extend(of_fault.min_by_key(|place| struck(place)).cloned());
+    }
+    chosen
 }
 
 /// Every cell of the suite.
@@ -203,6 +245,8 @@ pub fn all() -> Vec<Cell> {
         {
             during(fault, Outcome::Seeded);
         }
+        let needs_donor = stage <= SeedStage::Transfer;
+        during(Fault::CutForEver, if needs_donor { Outcome::Undone } else { Outcome::Seeded });
         if stage == SeedStage::Cleanup {
             during(Fault::StageFails, Outcome::Seeded);
         } else {
@@ -223,12 +267,18 @@ pub fn all() -> Vec<Cell> {
 }
 
 /// The faults that strike in one place only.
-const PLACES: [(Fault, &str, &str, Outcome); 20] = [
+const PLACES: [(Fault, &str, &str, Outcome); 35] = [
+    (Fault::DonorGone, "transfer", "begin", Outcome::Undone),
     (Fault::CutMidway, "transfer", "midway", Outcome::Seeded),
     (Fault::DiskFull, "transfer", "begin", Outcome::Undone),
+    (Fault::DiskFull, "swap", "begin", Outcome::Undone),
+    (Fault::DiskFull, "start", "begin", Outcome::Undone),
     (Fault::TruncatedFile, "transfer", "midway", Outcome::Undone),
+    (Fault::LostSnapshot, "transfer", "midway", Outcome::Undone),
+    (Fault::OfferLapsed, "plan", "begin", Outcome::Refused),
     (Fault::OfferLapsed, "transfer", "begin", Outcome::Undone),
     (Fault::TwoSeeds, "plan", "begin", Outcome::Seeded),
+    (Fault::NeverReady, "start", "midway", Outcome::Undone),
     (Fault::PostCopyFails, "post-copy", "midway", Outcome::Undone),
     (Fault::PostCopyHangs, "post-copy", "midway", Outcome::Undone),
     (Fault::PostCopyFloods, "post-copy", "midway", Outcome::Seeded),
@@ -240,10 +290,19 @@ const PLACES: [(Fault, &str, &str, Outcome); 20] = [
     (Fault::ReplaceAborted, "swap", "end", Outcome::NewDataKept),
     (Fault::ReplaceAborted, "replicate", "end", Outcome::NewDataKept),
     (Fault::ReplacePostCopyFails, "post-copy", "midway", Outcome::NewDataKept),
+    (Fault::ReplaceNeverReady, "start", "midway", Outcome::NewDataKept),
     (Fault::ReplaceKilled, "prepare", "end", Outcome::Seeded),
     (Fault::ReplaceKilled, "swap", "begin", Outcome::Seeded),
     (Fault::ReplaceKilled, "swap", "end", Outcome::Seeded),
     (Fault::ReplaceKilled, "start", "end", Outcome::Seeded),
+    (Fault::StreamAborted, "transfer", "midway", Outcome::Aborted),
+    (Fault::StreamAborted, "verify", "end", Outcome::Aborted),
+    (Fault::StreamKillDonor, "transfer", "begin", Outcome::Seeded),
+    (Fault::StreamKillDonor, "transfer", "midway", Outcome::Undone),
+    (Fault::StreamKillRecipient, "transfer", "begin", Outcome::Seeded),
+    (Fault::StreamKillRecipient, "transfer", "end", Outcome::Seeded),
+    (Fault::StreamKillRecipient, "verify", "begin", Outcome::Undone),
+    (Fault::StreamKillRecipient, "swap", "begin", Outcome::Seeded),
 ];
 
 #[cfg(test)]
@@ -258,5 +317,20 @@ mod tests {
         let keys: BTreeSet<String> = cells.iter().map(Cell::key).collect();
         assert_eq!(keys.len(), cells.len());
         assert!(cells.len() >= 100, "{}", cells.len());
+    }
+
+    #[test]
+    fn some_cells_are_every_fault_once_and_every_stage() {
+        let (some, all) = (some(), all());
+        let faults = |cells: &[Cell]| cells.iter().map(|cell| cell.fault).collect::<BTreeSet<_>>();
+        assert_eq!(faults(&some), faults(&all));
+        assert_eq!(some.len(), faults(&all).len());
+        for (fault, stage, moment) in TELLING {
+            let is_it = |cell: &&Cell| (cell.fault, cell.stage, cell.moment) == (fault, stage, moment);
+            assert!(some.iter().any(|cell| is_it(&cell)), "{fault:?} has no such cell");
+        }
+        for stage in SeedStage::ALL {
+            assert!(some.iter().any(|cell| cell.stage == stage.as_str()), "nothing strikes {stage:?}");
+        }
     }
 }

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use transfer::stream::{GiveOptions, Giver, Program};
 use transfer::{Cancel, Identity, Progress};
 
-use super::{HEALTH_INTERVAL, Params, Private, hex, spare, tell_open, transfer_error, transfer_failure};
+use super::serve::{HEALTH_INTERVAL, spare, tell_open};
+use super::{Params, Private, hex, transfer_error, transfer_failure};
 use crate::errors::to_step;
 use crate::host::Host;
 use crate::streams::{self, Giving};

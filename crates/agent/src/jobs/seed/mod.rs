@@ -1,5 +1,6 @@
 //! The recipient's side of a seed: plan, begin, and the stages as steps of one job.
 
+mod guards;
 pub(crate) mod plan;
 mod receive;
 mod settle;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use job::{Scope, StepError, Steps, crashsafe};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
@@ -121,7 +123,7 @@ async fn admit_plan(
     } else {
         options.transport = Transport::Tcp;
         if own.is_none() {
-            me.reach = probe::reach(&params.offer.addresses).await;
+            me.reach = heed_expiry(probe::reach(&params.offer.addresses).await, params.offer.expires_at);
         }
     }
     let mut plan = plan::plan(donor, &me, &options);
@@ -138,6 +140,16 @@ async fn admit_plan(
             format!("the plan no longer holds on {}: look at a new one (seed plan) and start that", host.id),
         )),
         _ => Ok(plan),
+    }
+}
+
+/// An offer that nobody came for is closed: a refused connection alone would send a person to look for a firewall.
+fn heed_expiry(reach: Reach, expires_at: Timestamp) -> Reach {
+    match reach {
+        Reach::Failed(why) if expires_at < Timestamp::now() => {
+            Reach::Failed(format!("{why}; its offer lapsed at {expires_at}, so ask for a new one"))
+        }
+        reach => reach,
     }
 }
 

@@ -1,7 +1,8 @@
 use jiff::Timestamp;
 use protocol::host::HostLoad;
-use protocol::mysql::{ServerState, ServerVersion};
-use protocol::snapshot::{Consistency, Freeze, Proof, ProviderKind, Snapshot, SnapshotMeta};
+use protocol::mysql::{Flavor, Layout, ServerState, ServerVersion};
+use protocol::seed::{Guard, Transport, Verdict};
+use protocol::snapshot::{Consistency, Freeze, Proof, ProviderKind, Snapshot, SnapshotMeta, Validity};
 
 use super::*;
 

@@ -1,0 +1,384 @@
+//! The guards of a seed: each decides one thing from facts and says what to do about it.
+
+use protocol::mysql::{Flavor, Layout};
+use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, Transport, Verdict};
+use protocol::snapshot::Validity;
+
+use super::plan::{Reach, RecipientFacts, SourceSays, human_u64};
+
+/// A classic snapshot fuller than this may overflow before the copy ends.
+const FILL_REFUSED_PERCENT: f64 = 90.0;
+const FILL_WARNED_PERCENT: f64 = 70.0;
+/// Space left free beside the copy: the journal, the error log, the first redo.
+const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Every guard's verdict, and how the data go.
+pub(super) fn all(
+    donor: &DonorFacts,
+    me: &RecipientFacts,
+    options: &SeedOptions,
+    space: &Space,
+) -> (Transport, Vec<GuardResult>) {
+    let (transport, reachable) = transport(donor, me, options);
+    let guards = vec![
+        not_onto_itself(donor, me),
+        same_cluster(donor, me),
+        datadir_known(me),
+        no_other_seed(me),
+        mysql_may_stop(me, options),
+        not_a_primary(me, options),
+        version_compatible(donor, me),
+        layout_compatible(donor, me),
+        snapshot_valid(donor),
+        snapshot_proven(donor, options),
+        space.guard(options),
+        inodes_suffice(donor, me),
+        donor_healthy(donor, options),
+        keys_present(donor, me),
+        binlogs_available(me),
+        reachable,
+    ];
+    (transport, guards)
+}
+
+/// Bytes free on the recipient's file system; negative where they do not suffice.
+pub(super) struct Space {
+    /// At the narrowest point.
+    pub(super) lowest: i64,
+    /// Once the seed is done.
+    pub(super) after: i64,
+}
+
+impl Space {
+    pub(super) fn of(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Self {
+        let available = if options.replace { me.free_bytes + me.datadir_bytes } else { me.free_bytes };
+        let lowest = i128::from(available) - i128::from(donor.bytes) - i128::from(RESERVE_BYTES);
+        let freed = if options.keep_old_s > 0 && !options.replace { 0 } else { me.datadir_bytes };
+        let after = i128::from(me.free_bytes) + i128::from(freed) - i128::from(donor.bytes);
+        let bounded =
+            |bytes: i128| i64::try_from(bytes).unwrap_or(if bytes < 0 { i64::MIN } else { i64::MAX });
+        Self { lowest: bounded(lowest), after: bounded(after) }
+    }
+
+    fn guard(&self, options: &SeedOptions) -> GuardResult {
+        if self.lowest >= 0 {
+            return pass(
+                Guard::SpaceSuffices,
+                format!("{} stay free at the narrowest point", human(self.lowest)),
+            );
+        }
+        let missing = human(self.lowest.saturating_neg());
+        let hint = if options.replace {
+            "free some space"
+        } else {
+            "free some space, or give leave to remove the old datadir first (--replace)"
+        };
+        refuse(Guard::SpaceSuffices, format!("{missing} are missing on the recipient's file system: {hint}"))
+    }
+}
+
+fn not_onto_itself(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let same_agent = donor.agent == me.agent;
+    let same_data = donor.machine_id.is_some()
+        && donor.machine_id == me.machine_id
+        && donor.datadir.is_some()
+        && donor.datadir == me.server.datadir;
+    if same_agent || same_data {
+        return refuse(
+            Guard::NotOntoItself,
+            format!("{} and {} are the same instance", donor.agent, me.agent),
+        );
+    }
+    pass(Guard::NotOntoItself, format!("{} → {}", donor.agent, me.agent))
+}
+
+fn same_cluster(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    if donor.cluster == me.cluster {
+        return pass(Guard::SameCluster, format!("both belong to {:?}", me.cluster));
+    }
+    warn(
+        Guard::SameCluster,
+        format!(
+            "the donor belongs to {:?}, the recipient to {:?}: is this meant?",
+            donor.cluster, me.cluster
+        ),
+    )
+}
+
+fn datadir_known(me: &RecipientFacts) -> GuardResult {
+    match (&me.datadir_problem, &me.server.datadir) {
+        (Some(problem), _) => refuse(Guard::DatadirKnown, problem.clone()),
+        (None, None) => refuse(
+            Guard::DatadirKnown,
+            "no datadir was found: set mysql.datadir in the agent's configuration".to_owned(),
+        ),
+        (None, Some(datadir)) => pass(Guard::DatadirKnown, datadir.display().to_string()),
+    }
+}
+
+fn no_other_seed(me: &RecipientFacts) -> GuardResult {
+    match &me.other_seed {
+        Some(seed) => refuse(Guard::NoOtherSeed, format!("{seed} is not finished: wait for it or abort it")),
+        None => pass(Guard::NoOtherSeed, "no other seed on this agent".to_owned()),
+    }
+}
+
+fn mysql_may_stop(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
+    if !me.server.state.may_be_running() {
+        return pass(Guard::MysqlMayStop, "MySQL is stopped".to_owned());
+    }
+    if options.stop_mysql {
+        return pass(Guard::MysqlMayStop, "MySQL will be stopped for the swap".to_owned());
+    }
+    let message = match me.server.state {
+        protocol::mysql::ServerState::Unknown => {
+            "whether MySQL runs could not be told, so it counts as running: give leave to stop it (--stop-mysql)"
+        }
+        _ => "MySQL runs: stop it, or give leave to stop it (--stop-mysql)",
+    };
+    refuse(Guard::MysqlMayStop, message.to_owned())
+}
+
+fn not_a_primary(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
+    use protocol::mysql::ServerState;
+    // A server that is down or does not answer serves nobody; one that answers to others but not to us may.
+    let blind = matches!(me.server.state, ServerState::ReadyNoAccess | ServerState::Unknown);
+    let message = match me.server.replicas {
+        Some(replicas) if replicas > 0 => format!("{replicas} replica(s) follow this server"),
+        _ if me.takes_writes => "this server is no replica and takes writes".to_owned(),
+        None if blind => "whether replicas follow it or writes arrive could not be told".to_owned(),
+        _ => return pass(Guard::NotAPrimary, "no replicas follow it and no writes arrive".to_owned()),
+    };
+    if options.allow_primary {
+        warn(Guard::NotAPrimary, format!("{message}; allowed by --allow-primary"))
+    } else {
+        refuse(
+            Guard::NotAPrimary,
+            format!("{message}: move its traffic away, or give leave (--allow-primary)"),
+        )
+    }
+}
+
+fn version_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let (Some(theirs), Some(ours)) = (&donor.version, &me.server.version) else {
+        return warn(Guard::VersionCompatible, "a version is unknown: compare them by hand".to_owned());
+    };
+    if theirs.flavor != ours.flavor {
+        return refuse(
+            Guard::VersionCompatible,
+            format!("the donor runs {}, the recipient {}", vendor(theirs.flavor), vendor(ours.flavor)),
+        );
+    }
+    if ours.number < theirs.number {
+        return refuse(
+            Guard::VersionCompatible,
+            format!(
+                "the recipient's {} is older than the donor's {}: upgrade it first",
+                ours.text, theirs.text
+            ),
+        );
+    }
+    // Oracle's own rule: data may be one series older at the most (Upgrading MySQL, "Upgrade Paths").
+    if ours.number[0] > theirs.number[0] + 1 {
+        return warn(
+            Guard::VersionCompatible,
+            format!("{} to {}: more than one major version apart", theirs.text, ours.text),
+        );
+    }
+    pass(Guard::VersionCompatible, format!("{} → {}", theirs.text, ours.text))
+}
+
+fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {
+        return warn(Guard::LayoutCompatible, "a file layout is unknown: compare it by hand".to_owned());
+    };
+    let differences = layout_differences(theirs, ours);
+    if differences.is_empty() {
+        return pass(Guard::LayoutCompatible, "page size, table name case and data files agree".to_owned());
+    }
+    refuse(Guard::LayoutCompatible, format!("donor and recipient differ in {}", differences.join(", ")))
+}
+
+fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
+    let mut differences = Vec::new();
+    if theirs.innodb_page_size != ours.innodb_page_size {
+        differences
+            .push(format!("innodb_page_size ({} / {})", theirs.innodb_page_size, ours.innodb_page_size));
+    }
+    if theirs.lower_case_table_names != ours.lower_case_table_names {
+        differences.push(format!(
+            "lower_case_table_names ({} / {})",
+            theirs.lower_case_table_names, ours.lower_case_table_names
+        ));
+    }
+    if let (Some(a), Some(b)) = (&theirs.innodb_data_file_path, &ours.innodb_data_file_path)
+        && a != b
+    {
+        differences.push(format!("innodb_data_file_path ({a} / {b})"));
+    }
+    for (name, elsewhere) in [
+        ("innodb_data_home_dir", &ours.innodb_data_home_dir),
+        ("innodb_log_group_home_dir", &ours.innodb_log_group_home_dir),
+        ("innodb_undo_directory", &ours.innodb_undo_directory),
+    ] {
+        if let Some(path) = elsewhere {
+            differences.push(format!("{name} ({} lies outside the recipient's datadir)", path.display()));
+        }
+    }
+    differences
+}
+
+fn snapshot_valid(donor: &DonorFacts) -> GuardResult {
+    let Some(snapshot) = &donor.snapshot else {
+        return match &donor.stream {
+            Some(stream) => pass(Guard::SnapshotValid, format!("no snapshot: {stream} makes the stream")),
+            None => refuse(Guard::SnapshotValid, format!("{} has nothing to send", donor.agent)),
+        };
+    };
+    match &snapshot.validity {
+        Validity::Invalid(reason) => {
+            return refuse(Guard::SnapshotValid, format!("{} is invalid: {reason}", snapshot.id));
+        }
+        Validity::Unknown(reason) => {
+            return warn(Guard::SnapshotValid, format!("{} may be invalid: {reason}", snapshot.id));
+        }
+        Validity::Valid => {}
+    }
+    match snapshot.fill_percent {
+        Some(fill) if fill >= FILL_REFUSED_PERCENT => refuse(
+            Guard::SnapshotValid,
+            format!("{} is {fill:.0} % full and may overflow during the copy: take a new one", snapshot.id),
+        ),
+        Some(fill) if fill >= FILL_WARNED_PERCENT => {
+            warn(Guard::SnapshotValid, format!("{} is {fill:.0} % full", snapshot.id))
+        }
+        _ => pass(Guard::SnapshotValid, format!("{} is valid", snapshot.id)),
+    }
+}
+
+fn snapshot_proven(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
+    let proof = donor.snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref()?.proof.as_ref());
+    match proof {
+        None if options.require_proven && donor.stream.is_some() => refuse(
+            Guard::SnapshotProven,
+            "a stream cannot be verified beforehand: seed from a snapshot, or leave --require-proven away"
+                .to_owned(),
+        ),
+        Some(proof) if proof.passed => pass(Guard::SnapshotProven, format!("proven at {}", proof.checked_at)),
+        Some(proof) => refuse(Guard::SnapshotProven, format!("its verification failed: {}", proof.detail)),
+        None if options.require_proven => {
+            refuse(Guard::SnapshotProven, "it was never verified: run snapshot verify first".to_owned())
+        }
+        None => pass(Guard::SnapshotProven, "not verified, and not demanded".to_owned()),
+    }
+}
+
+fn inodes_suffice(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    match me.free_inodes {
+        Some(free) if free < donor.files + 1024 => {
+            refuse(Guard::InodesSuffice, format!("{} files need inodes, {free} are free", donor.files))
+        }
+        _ => pass(Guard::InodesSuffice, "inodes suffice".to_owned()),
+    }
+}
+
+fn donor_healthy(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
+    if donor.overloaded.is_empty() {
+        return pass(Guard::DonorHealthy, format!("{} can bear a reader", donor.agent));
+    }
+    let problems = format!("{} is overloaded: {}", donor.agent, donor.overloaded.join(", "));
+    if options.allow_busy_donor {
+        return warn(Guard::DonorHealthy, format!("{problems}; allowed by --allow-busy-donor"));
+    }
+    refuse(
+        Guard::DonorHealthy,
+        format!("{problems}: wait, choose another donor, or give leave (--allow-busy-donor)"),
+    )
+}
+
+fn keys_present(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    match (donor.encrypted_tablespaces, &me.key_source) {
+        (Some(0), _) => pass(Guard::KeysPresent, "no tablespace is encrypted".to_owned()),
+        (Some(count), Some(source)) => {
+            pass(Guard::KeysPresent, format!("{count} encrypted tablespaces; keys come from {source}"))
+        }
+        (Some(count), None) => refuse(
+            Guard::KeysPresent,
+            format!(
+                "{count} tablespaces are encrypted and {} has no key management configured: give it the donor's keys first",
+                me.agent
+            ),
+        ),
+        (None, Some(source)) => {
+            pass(Guard::KeysPresent, format!("if any are needed, keys come from {source}"))
+        }
+        (None, None) => warn(
+            Guard::KeysPresent,
+            "whether tablespaces are encrypted could not be told, and the recipient has no keys".to_owned(),
+        ),
+    }
+}
+
+fn binlogs_available(me: &RecipientFacts) -> GuardResult {
+    let guard = Guard::BinlogsAvailable;
+    match &me.source {
+        SourceSays::NotAsked => pass(guard, "no replication was asked for".to_owned()),
+        SourceSays::Available => pass(guard, "the source has all binary logs from there on".to_owned()),
+        SourceSays::Later => pass(guard, "the stream tells its position when it is done".to_owned()),
+        SourceSays::Unknown(why) => warn(guard, format!("it could not be told: {why}")),
+        SourceSays::Refused(why) => refuse(guard, why.clone()),
+    }
+}
+
+/// How the data go, and whether they can.
+fn transport(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> (Transport, GuardResult) {
+    let guard = Guard::DonorReachable;
+    let donor = &donor.agent;
+    match (options.transport, &me.reach) {
+        (Transport::Store, Reach::Reached(address)) => {
+            let message =
+                format!("through the object store, although {address} answers: direct TCP is faster");
+            (Transport::Store, warn(guard, message))
+        }
+        (Transport::Store, _) => (Transport::Store, pass(guard, "through the object store".to_owned())),
+        (Transport::Auto, Reach::Failed(why)) => {
+            let message = format!(
+                "{donor} cannot be reached ({why}): the data go through the object store of the bus, at the cost of its \
+                 servers; for large data open the way for direct TCP"
+            );
+            (Transport::Store, warn(guard, message))
+        }
+        (Transport::Tcp, Reach::Failed(why)) => {
+            let message = format!(
+                "{donor} cannot be reached ({why}): open the way, set the donor's seed.advertise, or let the data go through \
+                 the object store (--transport store)"
+            );
+            (Transport::Tcp, refuse(guard, message))
+        }
+        (_, Reach::Reached(address)) => (Transport::Tcp, pass(guard, format!("{address} answers"))),
+        (_, Reach::NotTried) => (Transport::Tcp, pass(guard, "direct TCP, not tried yet".to_owned())),
+    }
+}
+
+fn pass(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Pass, message }
+}
+
+fn warn(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Warn, message }
+}
+
+fn refuse(guard: Guard, message: String) -> GuardResult {
+    GuardResult { guard, verdict: Verdict::Refuse, message }
+}
+
+fn vendor(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::Mysql => "MySQL",
+        Flavor::Mariadb => "MariaDB",
+    }
+}
+
+fn human(bytes: i64) -> String {
+    human_u64(bytes.unsigned_abs())
+}

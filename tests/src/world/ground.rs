@@ -1,0 +1,67 @@
+//! Where the servers of a world lie, and what is in them from the start.
+
+use std::path::PathBuf;
+
+use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
+
+use super::Provider;
+use crate::volume::{Kind, Volume};
+
+/// A row by which old data are known again.
+pub(super) async fn mark(db: &Mysqld) {
+    for statement in [
+        "CREATE DATABASE own",
+        "CREATE TABLE own.marker (id INT PRIMARY KEY)",
+        "INSERT INTO own.marker VALUES (4711)",
+    ] {
+        db.exec(statement).await.unwrap();
+    }
+}
+
+/// The directory that the donor lies in, and the name of its provider.
+pub(super) fn ground(
+    provider: Provider,
+    vendor: &Vendor,
+    volumes: &mut Vec<Volume>,
+) -> (Option<PathBuf>, &'static str) {
+    let (kind, name) = match provider {
+        Provider::Reflink => (Kind::Xfs, "reflink"),
+        Provider::Btrfs => (Kind::Btrfs, "btrfs"),
+        Provider::Directory => return (None, "directory"),
+        Provider::Lvm(mount_point) => return (Some(mount_point.into()), "lvm"),
+    };
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
+        return (None, "directory");
+    }
+    let volume = Volume::make_below(&vendor.short_dir(), kind, 1024);
+    let path = volume.path().to_owned();
+    volumes.push(volume);
+    (Some(path), name)
+}
+
+pub(super) async fn server(
+    vendor: &Vendor,
+    lines: &[String],
+    parent: Option<PathBuf>,
+    subvolume: bool,
+) -> Mysqld {
+    let mut options = MysqldOptions {
+        vendor: vendor.clone(),
+        parent: parent.clone(),
+        lines: lines.to_vec(),
+        ..MysqldOptions::default()
+    };
+    if let (Some(parent), true) = (parent, subvolume) {
+        let datadir = parent.join(format!("data-{}", uuid::Uuid::now_v7()));
+        let made = tokio::process::Command::new("btrfs")
+            .args(["subvolume", "create"])
+            .arg(&datadir)
+            .output()
+            .await
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        options.datadir = Some(datadir);
+    }
+    Mysqld::start(options).await.unwrap()
+}
