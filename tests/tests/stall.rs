@@ -1,11 +1,13 @@
 //! A seed is judged by its progress alone: a slow one goes on for as long as bytes move, and the death of either end is told in
-//! seconds, also where no packet says so.
+//! seconds, also where no packet says so. Nor does an abort wait for what makes no progress.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     reason = "helpers of tests: a failure here fails the test"
 )]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use e2e::rows;
@@ -13,6 +15,7 @@ use e2e::world::{Configure, PATIENCE, Provider, World, WorldOptions, slowly, swi
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use testkit::netns::{self, Network};
+use testkit::poll;
 
 /// Without a byte for so long a seed has failed.
 const STALL: Duration = Duration::from_secs(4);
@@ -117,5 +120,48 @@ async fn a_network_that_swallows_everything_is_told_on_both_ends_in_seconds() {
     assert!(cut.elapsed() < STALL + OFFER + TOLD_WITHIN, "told only after {:?}", cut.elapsed());
     assert_undone(&world, taken).await;
     assert!(given.error.is_some(), "the donor names no cause: {given:?}");
+    world.nothing_left(PATIENCE).await;
+}
+
+/// A server that stands still from the first moment of its next start on: it neither becomes ready nor heeds a SIGTERM.
+const STANDS_STILL: &str = "#!/bin/sh
+once=$1; shift
+rm \"$once\" 2>/dev/null && (until grep -q mariadbd /proc/$$/comm; do :; done; kill -STOP $$) &
+exec \"$@\"
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_does_not_wait_for_a_server_that_never_gets_ready() {
+    let mut world = world(None, Box::new(|_, _| {})).await;
+    world.snapshot().await;
+    let [wrapper, once] = ["server", "once"].map(|name| world.recipient.agent.dir().join(name));
+    fs::write(&wrapper, STANDS_STILL).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let words = [&wrapper, &once].map(|path| path.display().to_string());
+    let argv = [words.to_vec(), world.recipient.db.argv()].concat();
+    world.recipient.agent.options().set("mysql.service.direct.argv", argv);
+    world.recipient.agent.restart().unwrap();
+    world.serving(&world.recipient.id()).await;
+
+    fs::write(&once, "").unwrap();
+    let job = world.seed(swiftly()).await;
+    let stands_still = || {
+        let pid = world.recipient.db.pid()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The state follows the program's name, which stands in parentheses.
+        stat.rsplit_once(')')?.1.trim_start().starts_with('T').then_some(pid)
+    };
+    let pid =
+        poll::until_async(PATIENCE, "the server to stand still on the new data", || async { stands_still() })
+            .await;
+    let asked = Instant::now();
+    world.call(&world.recipient, JobsAbortParams { job }).await;
+    let view = world.ended(&world.recipient, job).await;
+    println!("aborted after {} ms", asked.elapsed().as_millis());
+    assert_eq!(view.state, JobState::Aborted, "{view:?}");
+    assert!(asked.elapsed() < TOLD_WITHIN, "aborted only after {:?}", asked.elapsed());
+    // Of a dead one no program is left.
+    assert!(fs::read_link(format!("/proc/{pid}/exe")).is_err(), "the server on the new data is still there");
+    world.recipient_is_as_it_was().await;
     world.nothing_left(PATIENCE).await;
 }

@@ -8,7 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use job::{OnFailure, OnUndoFailure, Scope, Step, StepError, crashsafe};
 use mysql::replicate::{CatchUp, Credentials, Source};
 use protocol::error::{ErrorCode, WireError};
-use protocol::mysql::Coordinates;
+use protocol::mysql::{Coordinates, ServerState};
 use protocol::params::SeedStartParams;
 use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
@@ -21,6 +21,8 @@ use crate::jobs::{datadir, service};
 
 /// The kernel ends a killed process unless its disk hangs.
 const KILLED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a server that has not become ready is left to stop by itself.
+const STARTING_STOPS_WITHIN: Duration = Duration::from_secs(1);
 
 /// MySQL stops and the new tree takes the datadir's place.
 #[derive(Debug)]
@@ -155,7 +157,15 @@ impl Step<Host> for Start {
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        let Err(error) = service::stop(host, scope).await else { return Ok(()) };
+        let stop = service::stop(host, scope);
+        let stopped = match host.instance.state().await {
+            ServerState::Ready | ServerState::ReadyNoAccess => stop.await,
+            // MariaDB that is told to stop in the first moments of its start does neither, for ever.
+            _ => tokio::time::timeout(STARTING_STOPS_WITHIN, stop)
+                .await
+                .unwrap_or_else(|_| Err(StepError::new("mysql", "it is still starting"))),
+        };
+        let Err(error) = stopped else { return Ok(()) };
         // It was started by this seed, on data that go or that crash recovery mends: waiting for ever helps nobody.
         tracing::warn!(job = %scope.job_id(), %error, "the server on the new data does not stop and is killed");
         host.instance.kill(KILLED_WITHIN).await.map_err(|e| to_step(from_mysql(&e)))
