@@ -70,22 +70,6 @@ impl ServerProcess {
         let files = OptionFiles::load_under(&self.root, Some(Path::new(file)));
         files.effective(&server_groups(None, None, self.arg("defaults-group-suffix"))).path("datadir")
     }
-
-    /// True for one that was started with this option file and group suffix a moment ago, and has not entered its datadir.
-    pub(crate) fn is_just_started_with(&self, defaults_file: &Path, suffix: Option<&str>) -> bool {
-        let same_file = self.arg("defaults-file").is_some_and(|file| {
-            let file = Path::new(file);
-            let file = file.strip_prefix("/").map_or_else(|_| file.to_owned(), |rest| self.root.join(rest));
-            match (fs::metadata(file), fs::metadata(defaults_file)) {
-                (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-                _ => false,
-            }
-        });
-        same_file
-            && self.arg("defaults-group-suffix") == suffix
-            && self.arg("datadir").is_none()
-            && !crate::datadir::looks_like_datadir(Path::new(&format!("/proc/{}/cwd", self.pid)))
-    }
 }
 
 /// All servers that run on this host.

@@ -91,16 +91,7 @@ impl Settings {
             }
             options.add_command_line(process.args.iter().skip(1).map(String::as_str));
         }
-        let mut settings = Self::join(config, process, options, datadir, version);
-        if settings.pid.is_none()
-            && let Some(defaults_file) = &config.defaults_file
-        {
-            let suffix = config.defaults_group_suffix.as_deref();
-            // It is on its way to the datadir: nothing may be done there as if nobody came.
-            let coming = servers.iter().find(|server| server.is_just_started_with(defaults_file, suffix));
-            settings.pid = coming.map(|server| server.pid);
-        }
-        settings
+        Self::join(config, process, options, datadir, version)
     }
 
     fn join(
