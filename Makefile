@@ -54,7 +54,7 @@ demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves
 
 bench: ## Seed speed beside other tools on this machine; writes docs/benchmarks.md
 	@scripts/install-deps build bench
-	$(CARGO) run --quiet --release -p transfer --bin seed-bench -- --docs docs/benchmarks.md --json target/bench/results.json
+	$(CARGO) run --quiet --release --bin seed-bench -- --docs docs/benchmarks.md --json target/bench/results.json
 	$(CARGO) bench --quiet --workspace --bench store -- --docs $(CURDIR)/docs/benchmarks.md --json $(CURDIR)/target/bench/results.json
 
 bench-bus: ## An idle agent, command round trips, a fleet of 10,000: see docs/bus-benchmarks.md
