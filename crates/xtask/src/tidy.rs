@@ -216,9 +216,9 @@ mod tests {
 
     #[test]
     fn an_ignored_test_needs_a_reason() {
-        assert_eq!(judged("src/a.rs", "    #[ignore]").len(), 1);
-        assert_eq!(judged("src/a.rs", r#"    #[ignore = ""]"#).len(), 1);
-        assert_eq!(judged("src/a.rs", r#"    #[ignore = "needs a GPU"]"#).len(), 0);
+        assert_eq!(judged("src/a.rs", concat!("    #[ign", "ore]")).len(), 1);
+        assert_eq!(judged("src/a.rs", concat!("    #[ign", r#"ore = ""]"#)).len(), 1);
+        assert_eq!(judged("src/a.rs", concat!("    #[ign", r#"ore = "needs a GPU"]"#)).len(), 0);
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
     fn paths_of_one_machine_are_found_in_any_file() {
         let line = concat!("see /ho", "me/someone/notes");
         assert_eq!(judged("README.md", line).len(), 1);
-        assert_eq!(judged("README.md", "see target/work/x and /usr/share").len(), 0);
+        assert_eq!(judged("README.md", concat!("see target/wo", "rk/x and /usr/share")).len(), 0);
     }
 
     #[test]
