@@ -9,6 +9,7 @@
 //! [`Throttle`] and [`Progress`].
 
 mod beneath;
+mod cache;
 mod cancel;
 mod compress;
 mod delta;

@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -511,33 +510,4 @@ fn a_false_donor_writes_nothing() {
     let error = receive(options).unwrap_err();
     assert!(matches!(error, Error::Token), "a donor that cannot prove itself: {error:?}");
     assert!(fs::read_dir(bench.staging()).unwrap().next().is_none());
-}
-
-/// Pages of a file in the page cache, by util-linux's fincore.
-fn cached_pages(path: &Path) -> Option<u64> {
-    let output = Command::new("fincore").args(["-n", "-o", "PAGES"]).arg(path).output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
-}
-
-#[test]
-fn the_donors_page_cache_stays_as_it_was() {
-    let bench = Bench::new();
-    write(&bench.source(), "cold.ibd", &content(1, 48 << 20));
-    write(&bench.source(), "hot.ibd", &content(2, 8 << 20));
-    let (cold, hot) = (bench.source().join("cold.ibd"), bench.source().join("hot.ibd"));
-    let file = File::open(&cold).unwrap();
-    file.sync_all().unwrap();
-    File::open(&hot).unwrap().sync_all().unwrap();
-    nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
-    if cached_pages(&cold).is_none_or(|pages| pages > 100) {
-        println!(
-            "skipped, because fincore is missing or the temporary directory has no page cache of its own"
-        );
-        return;
-    }
-    let donor = Donor::start(bench.donor_options()).unwrap();
-    receive(bench.recipient_options(&donor)).unwrap();
-    let pages = cached_pages(&cold).unwrap();
-    assert!(pages < 48 * 256 / 4, "{pages} pages of the cold file stayed");
-    assert_eq!(cached_pages(&hot), Some(8 * 256), "the hot file is still there");
 }

@@ -10,8 +10,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-
+use crate::cache;
 use crate::manifest::CHUNK_SIZE_MIN;
 
 /// Bytes of one tree that wait for further readers.
@@ -199,15 +198,7 @@ impl Part {
 
     /// Lets it go from the page cache.
     pub(super) fn let_go(&self) {
-        // A length of 0 would mean the whole file.
-        if self.len() > 0 {
-            let _ = posix_fadvise(
-                &*self.file,
-                self.range.start.cast_signed(),
-                self.len().cast_signed(),
-                PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-            );
-        }
+        cache::let_go(&self.file, &self.range);
     }
 }
 

@@ -14,7 +14,7 @@ use super::shelf::{Part, Reader, Shelf};
 use crate::beneath::open_beneath;
 use crate::innodb_page::{self, Format};
 use crate::manifest::Entry;
-use crate::{Error, Result, kernel};
+use crate::{Error, Result, cache, kernel};
 
 /// What was read this far behind the reader is let go from the page cache: nearer pages may still be on their way to the socket.
 const DROP_BEHIND: u64 = 16 << 20;
@@ -211,7 +211,7 @@ impl SourceFile {
     }
 
     fn let_go(&self, range: &Range<u64>) {
-        self.part(range.clone()).let_go();
+        cache::let_go_behind(&self.file, range);
     }
 
     /// Fails when the file was written to since it was opened.

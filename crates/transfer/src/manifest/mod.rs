@@ -12,6 +12,7 @@ mod build;
 mod exclude;
 mod parse;
 
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -106,6 +107,13 @@ pub(crate) struct ChunkPlace {
     pub(crate) offset: u64,
     /// Content bytes.
     pub(crate) len: u32,
+}
+
+impl ChunkPlace {
+    /// Its bytes in the file.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.offset..self.offset + u64::from(self.len)
+    }
 }
 
 impl Entry<'_> {

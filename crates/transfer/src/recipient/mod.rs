@@ -36,7 +36,7 @@ use crate::link::Link;
 use crate::manifest::MANIFEST_LEN_MAX;
 use crate::progress::Phase;
 use crate::{
-    Cancel, Compression, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token,
+    Cancel, Compression, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token, cache,
 };
 use connect::{Connected, connect};
 pub(crate) use journal::Journal;
@@ -76,6 +76,9 @@ pub struct RecipientOptions {
     /// The recipient's old tree: blocks of 16 KiB that it holds at the same place of the same file do not travel. It is only
     /// read, and shared by reflink where it lies on the same filesystem and that can.
     pub delta_base: Option<PathBuf>,
+    /// A tree of more bytes than this is let go from the page cache as soon as it is on disk, and so is what is read of it or
+    /// of the old tree. Usually a quarter of the host's memory.
+    pub cache_max: u64,
     /// How long a recipient that gives up tries to tell the donor.
     pub tell_limit: Duration,
     /// Digests to agree to, best first.
@@ -107,6 +110,7 @@ impl RecipientOptions {
             durable: true,
             owner: None,
             delta_base: None,
+            cache_max: cache::fair_share(),
             tell_limit: Duration::from_millis(500),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             compression: Compression::Auto,
@@ -243,6 +247,7 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     if options.durable {
         staging.flush_all()?;
     }
+    settle::let_go(&shared, &unsettled);
     journal.append(&unsettled, options.durable)?;
     let root_digest = shared.root_digest();
     retrying(options, &stop, || prove(options, session, &stop, &root_digest))?;
@@ -350,6 +355,7 @@ fn prepare(
         manifest,
         options.owner,
         options.delta_base.as_deref(),
+        manifest.bytes_data() <= options.cache_max,
         !is_empty,
     )?;
     if proven.known_count() > 0 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
 use super::shared::{Shared, Take, Window};
-use super::staged::StagedFile;
+use super::staged::{Base, StagedFile};
 use crate::compress::Unpacker;
 use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;
@@ -284,6 +284,9 @@ impl<'a> Puller<'a> {
                 PieceKind::Raw => self.receive_raw(&file, place.offset + done as u64, piece.raw_len)?,
             }
             done += piece.raw_len;
+        }
+        if let Base::Other(old) = &file.base {
+            self.shared.staging.let_go(old, &place.range());
         }
         let theirs = self.link.take_array::<16>()?;
         let ours = self.hasher.finish();

@@ -99,6 +99,7 @@ impl Checker {
                 self.hasher.update(part);
                 done += part.len();
             }
+            staging.let_go(file, &place.range());
             if self.hasher.finish() != digest || !readable {
                 self.lost.push(chunk);
             }

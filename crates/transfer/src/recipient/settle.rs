@@ -6,6 +6,7 @@ use super::journal::Journal;
 use super::shared::Shared;
 use crate::Result;
 use crate::digest::ChunkDigest;
+use crate::manifest::ChunkPlace;
 
 /// A batch is settled when it has this many bytes, or is this old.
 const BATCH_BYTES: u64 = 512 << 20;
@@ -30,6 +31,7 @@ pub(super) fn settle(shared: &Shared<'_>, journal: &mut Journal) -> Unsettled {
             shared.fail(error);
             break;
         }
+        let_go(shared, &batch);
     }
     Vec::new()
 }
@@ -49,4 +51,14 @@ fn flush(shared: &Shared<'_>, batch: &[(u32, ChunkDigest)]) -> Result<()> {
         return shared.staging.flush_all();
     }
     files.into_iter().try_for_each(|index| shared.staging.flush_file(&shared.manifest.entry(index)))
+}
+
+/// Lets go from the page cache what is on disk, where the tree is large.
+pub(super) fn let_go(shared: &Shared<'_>, batch: &[(u32, ChunkDigest)]) {
+    let mut places: Vec<_> = batch.iter().filter_map(|&(chunk, _)| shared.manifest.locate(chunk)).collect();
+    places.sort_unstable_by_key(|place| place.entry);
+    for file in places.chunk_by(|one, next| one.entry == next.entry) {
+        let entry = shared.manifest.entry(file[0].entry);
+        shared.staging.let_go_of(&entry, file.iter().map(ChunkPlace::range));
+    }
 }

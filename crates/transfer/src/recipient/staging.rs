@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use super::staged::{Base, StagedFile};
 use crate::beneath::open_beneath;
 use crate::manifest::{Entry, EntryKind};
-use crate::{Error, Manifest, Result, kernel};
+use crate::{Error, Manifest, Result, cache, kernel};
 
 /// Files from this size on get their space before they are written, in one piece if the disk has one.
 const PREALLOCATE_MIN: u64 = 1 << 20;
@@ -38,6 +39,8 @@ pub(super) struct Staging {
     /// There may be leftovers of an earlier run.
     resumed: bool,
     chunk_size: u64,
+    /// What is on disk may stay in the page cache too.
+    stays_cached: bool,
     /// The recipient's old tree, to take equal blocks from.
     delta_base: Option<OwnedFd>,
     open: Mutex<HashMap<u32, Arc<StagedFile>>>,
@@ -50,6 +53,7 @@ impl Staging {
         manifest: &Manifest,
         owner: Option<(u32, u32)>,
         delta_base: Option<&Path>,
+        stays_cached: bool,
         resumed: bool,
     ) -> Result<Self> {
         let dir = File::open(root).map_err(Error::file("open", root))?;
@@ -67,6 +71,7 @@ impl Staging {
             preallocates,
             resumed,
             chunk_size: u64::from(manifest.chunk_size()),
+            stays_cached,
             delta_base,
             open: Mutex::default(),
         };
@@ -194,6 +199,9 @@ impl Staging {
         }
         if entry.chunks > 1 {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&file.entry);
+            if let Base::Other(old) = &file.base {
+                self.let_go(old, &(0..i64::MAX.cast_unsigned()));
+            }
         }
         self.dress_file(&file.file, entry)
             .map_err(Error::file("set owner, mode and times of", &file.path))?;
@@ -230,6 +238,23 @@ impl Staging {
     pub(super) fn flush_file(&self, entry: &Entry<'_>) -> Result<()> {
         let opened = open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty());
         opened.and_then(|file| file.sync_data()).map_err(Error::file("flush", self.root.join(entry.path)))
+    }
+
+    /// Lets go of what was read or is on disk, unless it may stay in the page cache.
+    pub(super) fn let_go(&self, file: &File, range: &Range<u64>) {
+        if !self.stays_cached {
+            cache::let_go_behind(file, range);
+        }
+    }
+
+    /// As [`Staging::let_go`], of a file that is closed.
+    pub(super) fn let_go_of(&self, entry: &Entry<'_>, ranges: impl Iterator<Item = Range<u64>>) {
+        if self.stays_cached {
+            return;
+        }
+        if let Ok(file) = open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty()) {
+            ranges.for_each(|range| cache::let_go_behind(&file, &range));
+        }
     }
 
     /// Has everything on the filesystem written to disk.

@@ -130,7 +130,7 @@ const CLAIMS: &[Claim] = &[
         Bound::Most,
     ),
     (
-        "page cache of another file after 20 GiB, share that stayed",
+        "page cache of a file in use, 20 GiB seeded, share not pushed out",
         (HUGE, "seed-tls"),
         (HUGE, "seed-tls"),
         By::Cached,

@@ -3,11 +3,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::contest::{Contestant, Ground, Used};
 use crate::dataset::{self, Set};
+use crate::neighbour::Neighbour;
 use crate::process::{Outcome, failed};
 use crate::way::{Link, Way};
 
@@ -36,7 +36,7 @@ pub(crate) enum Place {
 pub(crate) struct Sample {
     pub(crate) wall_s: f64,
     pub(crate) used: Used,
-    /// How much of a file that nobody touched meanwhile is still in the page cache, from 0 to 1.
+    /// How much of a file that is in use meanwhile was not pushed out of the page cache, from 0 to 1.
     pub(crate) still_cached: Option<f64>,
 }
 
@@ -129,7 +129,7 @@ impl Lane {
         if ground.on_disk {
             sync(ground)?;
         }
-        let neighbour = self.huge.then(|| Neighbour::make(ground)).transpose()?;
+        let neighbour = self.huge.then(|| Neighbour::make(ground.dir)).transpose()?;
         if !self.huge {
             read_all(ground.source)?;
         }
@@ -144,44 +144,13 @@ impl Lane {
         if arrived != bytes {
             return Err(format!("{arrived} of {bytes} bytes arrived"));
         }
-        Ok(Sample { wall_s, used, still_cached: neighbour.and_then(|neighbour| neighbour.still_cached()) })
+        Ok(Sample { wall_s, used, still_cached: neighbour.and_then(Neighbour::still_cached) })
     }
 }
 
 fn sync(ground: &Ground<'_>) -> Outcome<()> {
     let dir = File::open(ground.target).map_err(failed("cannot open the target"))?;
     nix::unistd::syncfs(&dir).map_err(failed("cannot flush the filesystem"))
-}
-
-/// A file of the donor that others work with.
-struct Neighbour {
-    path: PathBuf,
-    pages: u64,
-}
-
-impl Neighbour {
-    fn make(ground: &Ground<'_>) -> Outcome<Self> {
-        let path = ground.dir.join("neighbour");
-        let made = fs::write(&path, vec![7; 256 << 20]).and_then(|()| File::open(&path)?.sync_all());
-        made.map_err(failed("cannot make a file"))?;
-        // Read twice, as what is in use is.
-        for _ in 0..2 {
-            fs::read(&path).map_err(failed("cannot read a file"))?;
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let pages = cached_pages(&path).unwrap_or(0);
-        Ok(Self { path, pages })
-    }
-
-    fn still_cached(&self) -> Option<f64> {
-        Some(cached_pages(&self.path)? as f64 / self.pages.max(1) as f64)
-    }
-}
-
-/// By util-linux's fincore.
-fn cached_pages(path: &Path) -> Option<u64> {
-    let output = Command::new("fincore").args(["-n", "-o", "PAGES"]).arg(path).output().ok()?;
-    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
 /// Reads everything once, so that each run finds the same page cache. Gives the number of bytes.

@@ -10,6 +10,7 @@ mod dataset;
 mod floor;
 mod lane;
 mod lanes;
+mod neighbour;
 mod process;
 mod report;
 mod roles;
