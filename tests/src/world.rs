@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bus::{Bus, BusConfig, BusError, CallOptions, Client};
@@ -13,7 +12,7 @@ use protocol::ids::{AgentId, JobId, SnapshotId};
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Compression, Offer, SeedOptions, Transport};
-use testkit::agent::{Agent, AgentOptions, Program};
+use testkit::agent::{Agent, AgentOptions};
 use testkit::mysqld::{Mysqld, Vendor};
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
@@ -21,8 +20,12 @@ use testkit::poll;
 use crate::rows;
 use crate::volume::Volume;
 
+mod crash;
+mod ctl;
 mod ground;
 
+pub use crash::{Party, assert_resumed, transferred};
+pub use ctl::Said;
 use ground::{ground, mark, server};
 
 /// Whatever is awaited comes in seconds; a noisy machine gets much more.
@@ -243,6 +246,11 @@ impl World {
             .await
     }
 
+    /// Begins a seed from the newest snapshot.
+    pub async fn seed(&self, options: SeedOptions) -> JobId {
+        self.seed_by(None, Transport::Tcp, options).await
+    }
+
     /// Begins a seed from the newest snapshot through the object store.
     pub async fn seed_through_store(&self, options: SeedOptions) -> JobId {
         self.seed_by(None, Transport::Store, options).await
@@ -257,12 +265,6 @@ impl World {
         let recipient = self.recipient.id();
         let params = SeedOfferParams { recipient, snapshot: None, stream, plain: false, transport };
         let offer = self.call(&self.donor, params).await;
-        self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
-    }
-
-    /// Begins a seed from the newest snapshot.
-    pub async fn seed(&self, options: SeedOptions) -> JobId {
-        let offer = self.offer(false).await;
         self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }
 
@@ -292,32 +294,6 @@ impl World {
             (faster.is_ok() || view.state.is_final()).then_some(())
         })
         .await;
-    }
-
-    /// Runs ctl to its end.
-    ///
-    /// # Panics
-    /// When it does not end.
-    pub async fn ctl(&self, arguments: &[&str]) -> Said {
-        let output = tokio::time::timeout(PATIENCE, self.ctl_command(arguments).output());
-        let output = output.await.unwrap_or_else(|_| panic!("ctl {arguments:?} does not end")).unwrap();
-        Said {
-            status: output.status,
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-
-    /// ctl with these arguments, not yet started.
-    ///
-    /// # Panics
-    /// When it cannot be built.
-    #[must_use]
-    pub fn ctl_command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(Program::Ctl.path().unwrap());
-        command.args(["--server", &self.nats.url(), "--actor", "tester", "--yes"]).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command
     }
 
     /// Waits until nothing of any seed is left: no unfinished job, hold, mount, staging or secret.
@@ -353,17 +329,6 @@ impl World {
     pub async fn recipient_is_as_it_was(&self) {
         assert_eq!(self.recipient.db.scalar("SELECT id FROM own.marker").await.unwrap(), "4711");
     }
-}
-
-/// What ctl said.
-#[derive(Debug)]
-pub struct Said {
-    /// How it ended.
-    pub status: ExitStatus,
-    /// Results.
-    pub stdout: String,
-    /// Remarks and errors.
-    pub stderr: String,
 }
 
 /// A client of the bus.

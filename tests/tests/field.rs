@@ -32,7 +32,7 @@ use std::time::Duration;
 use bus::fleet::FleetEntry;
 use bus::{BusError, CallOptions, Client};
 use e2e::tree;
-use e2e::world::{self, Provider, World, WorldOptions, slowly, swiftly};
+use e2e::world::{self, Party, Provider, World, WorldOptions, slowly, swiftly};
 use nkeys::KeyPair;
 use protocol::error::{ErrorCode, WireError};
 use protocol::heartbeat::Heartbeat;
@@ -78,9 +78,7 @@ async fn a_sender_killed_among_20_000_small_files_loses_none() {
     world.snapshot().await;
     let job = world.seed(SeedOptions { start_mysql: false, ..slowly(4 << 20) }).await;
     world.in_transfer(job, 2 << 20).await;
-    world.donor.agent.kill9().unwrap();
-    world.donor.agent.boot().unwrap();
-    world.serving(&world.donor.id()).await;
+    world.crash(Party::DonorsAgent).await;
     world.hurry(job).await;
     world.succeeded(&world.recipient, job).await;
     for part in 0..20 {
@@ -102,18 +100,30 @@ fn owner_of(path: &std::path::Path) -> (u32, u32) {
 async fn a_mount_that_fails_on_the_donor_touches_no_recipient() {
     let world = directory_world().await;
     let snapshot = world.snapshot().await;
-    let data = world.donor.db.base().join("snapshots").join(snapshot.as_str()).join("data");
-    fs::rename(&data, data.with_extension("aside")).unwrap();
     let before = tree::names(world.recipient.db.datadir());
     let asking = SeedOfferParams {
         recipient: world.recipient.id(),
-        snapshot: Some(snapshot),
+        snapshot: Some(snapshot.clone()),
         plain: false,
         stream: None,
         transport: Transport::Tcp,
     };
+    // Nothing can be mounted below a file.
+    let mounts = world.donor.agent.mount_root();
+    fs::remove_dir_all(&mounts).unwrap();
+    fs::write(&mounts, "").unwrap();
+    let error = world.refused(&world.donor, asking.clone()).await;
+    let said = error.to_string() + ": " + &error.causes.join(": ");
+    assert!(said.contains(&mounts.display().to_string()), "the cause is named: {said}");
+    let said = world.ctl(&["seed", "start", "db2", "--from", "db1", "--stop-mysql"]).await;
+    assert!(!said.status.success(), "{said:?}");
+    fs::remove_file(&mounts).unwrap();
+
+    // What should be mounted is not there.
+    let data = world.donor.db.base().join("snapshots").join(snapshot.as_str()).join("data");
+    fs::rename(&data, data.with_extension("aside")).unwrap();
     let error = world.refused(&world.donor, asking).await;
-    assert!(!error.message.is_empty());
+    assert!(error.message.contains(snapshot.as_str()), "{error:?}");
     let said = world.ctl(&["seed", "start", "db2", "--from", "db1", "--stop-mysql"]).await;
     assert!(!said.status.success(), "{said:?}");
     assert_eq!(tree::names(world.recipient.db.datadir()), before);
@@ -190,7 +200,10 @@ async fn load_on_the_api_kills_nobody() {
                     .await
                     .map(drop),
             };
-            !matches!(answer, Err(BusError::Agent(error)) if error.code != ErrorCode::Busy)
+            match answer {
+                Err(BusError::Agent(error)) => error.code == ErrorCode::Busy,
+                other => other.is_ok(),
+            }
         });
     }
     while let Some(answered) = asked.join_next().await {
@@ -259,6 +272,7 @@ async fn a_stranger_who_connects_first_gets_nothing_and_leaves_nothing() {
     assert!(heard.len() < 1_000, "strangers were told {} bytes", heard.len());
     let rows = e2e::rows::checksums(&world.donor.db).await;
     assert_eq!(e2e::rows::checksums(&world.recipient.db).await, rows);
+    world.nothing_left(world::PATIENCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use e2e::rows;
-use e2e::world::{PATIENCE, Provider, World, WorldOptions, swiftly};
+use e2e::world::{PATIENCE, Party, Provider, World, WorldOptions, swiftly};
 use protocol::error::ErrorCode;
 use protocol::ids::SnapshotId;
 use protocol::job::JobState;
@@ -70,9 +70,7 @@ async fn the_service_runs_on_a_snapshot_and_comes_back() {
 
     // An agent that dies keeps the hold, and the service runs on.
     let pid = world.donor.db.pid();
-    world.donor.agent.kill9().unwrap();
-    world.donor.agent.boot().unwrap();
-    world.serving(&world.donor.id()).await;
+    world.crash(Party::DonorsAgent).await;
     assert_eq!(world.donor.db.pid(), pid);
     assert_eq!(customers(&world).await, "2001");
     let held = world.call(&world.donor, SnapshotMountStatusParams {}).await;
@@ -122,9 +120,7 @@ async fn a_second_server_runs_beside_the_service() {
     let other = MysqlStartOnSnapshotParams { snapshot: snapshot.clone(), port: None };
     assert!(job_fails(&world, other).await.contains("end that first"));
     assert_eq!(world.donor.db.pid(), pid);
-    world.donor.agent.kill9().unwrap();
-    world.donor.agent.boot().unwrap();
-    world.serving(&world.donor.id()).await;
+    world.crash(Party::DonorsAgent).await;
     let count: Option<u64> = second.query_first("SELECT COUNT(*) FROM shop.customers").await.unwrap();
     assert_eq!(count, Some(2001));
     drop(second);

@@ -15,9 +15,10 @@ use e2e::faults::clock::Clock;
 use e2e::faults::hook::{Hook, with_hook};
 use e2e::faults::points::{Moment, Point};
 use e2e::faults::record;
+use e2e::faults::stream::with_stream;
 use e2e::faults::table::{Cell, Fault, Outcome};
 use e2e::volume::{Ballast, Kind, Volume};
-use e2e::world::{Configure, PATIENCE, Provider, slowly, swiftly};
+use e2e::world::{Configure, PATIENCE, Party, Provider, slowly, swiftly};
 use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use protocol::params::*;
@@ -28,10 +29,13 @@ use testkit::poll;
 const SLOW: u64 = 4 << 20;
 const MIB: u64 = 1 << 20;
 
+fn stage(cell: &Cell) -> SeedStage {
+    SeedStage::ALL.into_iter().find(|stage| stage.as_str() == cell.stage).unwrap()
+}
+
 fn point(cell: &Cell) -> Point {
-    let stage = SeedStage::ALL.into_iter().find(|stage| stage.as_str() == cell.stage).unwrap();
     let moment = if cell.moment == "end" { Moment::End } else { Moment::Begin };
-    Point::stage(stage, moment)
+    Point::stage(stage(cell), moment)
 }
 
 /// A fresh seed succeeds, and the cell is kept.
@@ -95,10 +99,6 @@ async fn a_network_that_comes_back_costs_no_seed() {
     apart.arena.world.hurry(job).await;
     apart.arena.judge(&before, job, cell.outcome, "").await;
     passed(&mut apart.arena, &cell, begun).await;
-}
-
-fn stage(cell: &Cell) -> SeedStage {
-    SeedStage::ALL.into_iter().find(|stage| stage.as_str() == cell.stage).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -322,9 +322,7 @@ async fn a_replacement_ends_with_new_data_or_says_that_there_are_none() {
         let begun = Instant::now();
         let (before, job) = stand(&mut arena, &cell, replace()).await;
         arena.points.open(point(&cell));
-        arena.world.recipient.agent.kill9().unwrap();
-        arena.world.recipient.agent.boot().unwrap();
-        arena.world.serving(&arena.world.recipient.id()).await;
+        arena.world.crash(Party::RecipientsAgent).await;
         arena.judge(&before, job, cell.outcome, "").await;
         passed(&mut arena, &cell, begun).await;
     }
@@ -334,36 +332,6 @@ async fn a_replacement_ends_with_new_data_or_says_that_there_are_none() {
     ];
     misbehave(&mut arena, &hook, replace(), &faults).await;
     arena.world.nothing_left(PATIENCE).await;
-}
-
-/// An arena whose donor gives a tree at rest as the stream `files`.
-async fn with_stream() -> Arena {
-    let configure: Configure = Box::new(|_, agent| {
-        agent.set("seed.offer_s", 10);
-    });
-    let options = ArenaOptions {
-        provider: Provider::Directory,
-        data_mib: 16,
-        configure: Some(configure),
-        ..ArenaOptions::default()
-    };
-    let mut arena = Arena::start(options).await;
-    let world = &mut arena.world;
-    let snapshot = world.call(&world.donor, SnapshotListParams { usable: true }).await.remove(0).id;
-    let tree = world.donor.db.base().join("snapshots").join(snapshot.as_str()).join("data");
-    let words = |argv: &[&str]| argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let give = words(&["tar", "-cf", "-", "-C", &tree.display().to_string(), "."]);
-    world.donor.agent.options().set("seed.streams.files.give", give);
-    let taker = world.recipient.agent.options();
-    taker.set("seed.streams.files.take", words(&["tar", "-xf", "-", "-C", "{staging}"]));
-    taker.set("seed.streams.files.prepare", words(&["true"]));
-    for host in [&mut world.donor, &mut world.recipient] {
-        host.agent.restart().unwrap();
-    }
-    for host in [&world.donor, &world.recipient] {
-        world.serving(&host.id()).await;
-    }
-    arena
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

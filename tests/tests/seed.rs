@@ -16,11 +16,13 @@ use e2e::events::{assert_none_lost_none_doubled, await_event, of_job};
 use e2e::rows::{self, Writer};
 use e2e::tree;
 use e2e::volume::{Kind, Volume};
-use e2e::world::{Configure, PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
+use e2e::world::{
+    Configure, PATIENCE, Party, Provider, World, WorldOptions, assert_resumed, slowly, swiftly, transferred,
+};
 use protocol::error::ErrorCode;
 use protocol::event::{Event, EventData};
 use protocol::ids::JobId;
-use protocol::job::JobState;
+use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Compression, Guard, SeedOptions, SeedPlan, SeedStage};
 use serde_json::Value;
@@ -41,11 +43,6 @@ async fn assert_seeded(world: &World) {
     let own = world.recipient.db.scalar("SHOW DATABASES LIKE 'own'").await;
     assert!(own.is_err(), "the old data are still there");
     world.nothing_left(PATIENCE).await;
-}
-
-fn transferred(view: &protocol::job::JobView, what: &str) -> u64 {
-    let result = view.result.as_ref().expect("a seed that succeeded has a result");
-    result["transfer"][what].as_u64().unwrap_or_else(|| panic!("no {what} in {result}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,35 +130,23 @@ async fn a_compressed_seed_moves_fewer_bytes_and_the_same_rows() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_recipients_agent_dies_in_mid_transfer_and_goes_on_by_itself() {
-    let mut world = world(24).await;
-    world.snapshot().await;
-    let job = world.seed(slowly(SLOW)).await;
-    // Long enough for some of it to be proven on disk.
-    let all = world.in_transfer(job, 40 * MIB).await;
-    world.recipient.agent.kill9().unwrap();
-    world.recipient.agent.boot().unwrap();
-    world.serving(&world.recipient.id()).await;
-    world.hurry(job).await;
-    let view = world.succeeded(&world.recipient, job).await;
-    assert_seeded(&world).await;
-    let (moved, resumed) = (transferred(&view, "bytes_moved"), transferred(&view, "bytes_resumed"));
-    assert!(resumed >= 5 * MIB, "{resumed} bytes were there already");
-    assert_eq!(moved + resumed, all, "only what was missing travelled");
-    assert!(moved > 0);
+    let (view, all) = crash_in_mid_transfer(Party::RecipientsAgent).await;
+    assert_resumed(&view, all);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_donors_agent_dies_in_mid_transfer_and_serves_on() {
+    crash_in_mid_transfer(Party::DonorsAgent).await;
+}
+
+/// A seed that loses a party and succeeds; its end, and all bytes that had to travel.
+async fn crash_in_mid_transfer(party: Party) -> (JobView, u64) {
     let mut world = world(24).await;
     world.snapshot().await;
     let job = world.seed(slowly(SLOW)).await;
-    world.in_transfer(job, 10 * MIB).await;
-    world.donor.agent.kill9().unwrap();
-    world.donor.agent.boot().unwrap();
-    world.serving(&world.donor.id()).await;
-    world.hurry(job).await;
-    world.succeeded(&world.recipient, job).await;
+    let ended = world.succeeds_despite_a_crash(job, party).await;
     assert_seeded(&world).await;
+    ended
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

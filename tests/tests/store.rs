@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use e2e::rows;
-use e2e::world::{Configure, PATIENCE, World, WorldOptions, slowly};
+use e2e::world::{Configure, PATIENCE, Party, World, WorldOptions, assert_resumed, slowly};
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Guard, SeedOptions, Transport, Verdict};
@@ -41,11 +41,6 @@ async fn no_bucket_is_left(world: &World) {
         bus::store::buckets(world.client.bus()).await.ok().filter(Vec::is_empty)
     })
     .await;
-}
-
-fn figure(view: &JobView, what: &str) -> u64 {
-    let result = view.result.as_ref().expect("a seed that succeeded has a result");
-    result["transfer"][what].as_u64().unwrap_or_else(|| panic!("no {what} in {result}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,48 +105,28 @@ async fn where_both_ways_work_the_plan_says_which_is_better() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_recipients_agent_dies_and_only_what_is_missing_travels_again() {
-    let mut world = world(24).await;
-    world.snapshot().await;
-    let job = world.seed_through_store(slowly(SLOW)).await;
-    let all = world.in_transfer(job, 40 * MIB).await;
-    world.recipient.agent.kill9().unwrap();
-    world.recipient.agent.boot().unwrap();
-    world.serving(&world.recipient.id()).await;
-    world.hurry(job).await;
-    let view = world.succeeded(&world.recipient, job).await;
-    assert_seeded(&world).await;
-    let (moved, resumed) = (figure(&view, "bytes_moved"), figure(&view, "bytes_resumed"));
-    assert!(resumed >= 5 * MIB, "{resumed} bytes were there already");
-    assert_eq!(moved + resumed, all, "only what was missing travelled");
-    assert!(moved > 0);
+    let (view, all) = crash_in_mid_transfer(Party::RecipientsAgent).await;
+    assert_resumed(&view, all);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_donors_agent_dies_and_serves_on() {
-    let mut world = world(24).await;
-    world.snapshot().await;
-    let job = world.seed_through_store(slowly(SLOW)).await;
-    world.in_transfer(job, 10 * MIB).await;
-    world.donor.agent.kill9().unwrap();
-    world.donor.agent.boot().unwrap();
-    world.serving(&world.donor.id()).await;
-    world.hurry(job).await;
-    world.succeeded(&world.recipient, job).await;
-    assert_seeded(&world).await;
+    crash_in_mid_transfer(Party::DonorsAgent).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bus_dies_and_the_seed_goes_on_when_it_is_back() {
+    crash_in_mid_transfer(Party::Bus).await;
+}
+
+/// A seed that loses a party and succeeds; its end, and all bytes that had to travel.
+async fn crash_in_mid_transfer(party: Party) -> (JobView, u64) {
     let mut world = world(24).await;
     world.snapshot().await;
     let job = world.seed_through_store(slowly(SLOW)).await;
-    world.in_transfer(job, 10 * MIB).await;
-    world.nats.kill9();
-    world.nats.restart().unwrap();
-    world.serving(&world.recipient.id()).await;
-    world.hurry(job).await;
-    world.succeeded(&world.recipient, job).await;
+    let ended = world.succeeds_despite_a_crash(job, party).await;
     assert_seeded(&world).await;
+    ended
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

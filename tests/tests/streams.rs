@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use e2e::replication::{Account, all_writes, caught_up};
 use e2e::rows::{self, Writer};
-use e2e::world::{PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
+use e2e::world::{PATIENCE, Party, Provider, World, WorldOptions, slowly, swiftly};
 use protocol::ids::JobId;
 use protocol::job::JobState;
 use protocol::params::*;
@@ -101,9 +101,7 @@ async fn a_stream_begins_anew_after_the_recipients_agent_died() {
     let mut world = world(16, &account).await;
     let job = seed(&world, "mariabackup", slowly(6 * MIB)).await;
     world.in_transfer(job, 4 * MIB).await;
-    world.recipient.agent.kill9().unwrap();
-    world.recipient.agent.boot().unwrap();
-    world.serving(&world.recipient.id()).await;
+    world.crash(Party::RecipientsAgent).await;
     world.hurry(job).await;
     world.succeeded(&world.recipient, job).await;
     assert_same_rows(&world).await;

@@ -10,4 +10,5 @@ pub mod host;
 pub mod ledger;
 pub mod points;
 pub mod record;
+pub mod stream;
 pub mod table;

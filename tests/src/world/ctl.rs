@@ -1,0 +1,46 @@
+//! orchestrator-ctl as a person runs it.
+
+use std::process::{ExitStatus, Stdio};
+
+use testkit::agent::Program;
+
+use super::{PATIENCE, World};
+
+/// What ctl said.
+#[derive(Debug)]
+pub struct Said {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Results.
+    pub stdout: String,
+    /// Remarks and errors.
+    pub stderr: String,
+}
+
+impl World {
+    /// Runs ctl to its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub async fn ctl(&self, arguments: &[&str]) -> Said {
+        let output = tokio::time::timeout(PATIENCE, self.ctl_command(arguments).output());
+        let output = output.await.unwrap_or_else(|_| panic!("ctl {arguments:?} does not end")).unwrap();
+        Said {
+            status: output.status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// ctl with these arguments, not yet started.
+    ///
+    /// # Panics
+    /// When it cannot be built.
+    #[must_use]
+    pub fn ctl_command(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(Program::Ctl.path().unwrap());
+        command.args(["--server", &self.nats.url(), "--actor", "tester", "--yes"]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+}
