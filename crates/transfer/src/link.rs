@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, send};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX};
-use crate::tls::{Keys, Opened, Opener, RECORD_LEN_MAX, Sealer, is_tick};
+use crate::tls::{Opened, RECORD_LEN_MAX, Session, is_tick};
 use crate::{Cancel, Error, Progress, Result};
 
 /// How often a blocked socket looks up.
@@ -39,43 +39,46 @@ pub(crate) struct Link {
     /// Collected and not yet sent: the first `outbox_len` bytes. Never cleared in between, which would cost as much as a copy.
     outbox: Box<[u8]>,
     outbox_len: usize,
-    sealer: Option<Sealer>,
-    sealed: Vec<u8>,
+    tls: Option<Session>,
+    /// What travels of the outbox, with TLS.
+    sealed: Box<[u8]>,
 }
 
-/// The receive buffer: content ready to be read at `start..end`, then bytes as they came at `raw..raw_end`.
+/// The receive buffer: content ready to be read at `start..end`. With TLS the first `wire_len` bytes of `wire` are records that
+/// are not opened yet.
 struct Inbox {
-    buffer: Box<[u8]>,
+    content: Box<[u8]>,
     start: usize,
     end: usize,
-    raw: usize,
-    raw_end: usize,
-    opener: Option<Opener>,
+    wire: Box<[u8]>,
+    wire_len: usize,
 }
 
 impl Link {
     /// Wraps a connected socket that [`tune`] has seen. `stall`: how long nothing may move.
     pub(crate) fn new(
         socket: Arc<TcpStream>,
-        keys: Option<Keys>,
+        tls: Option<Session>,
         stall: Duration,
         progress: Arc<Progress>,
     ) -> Self {
-        let (sealer, opener) = match keys {
-            Some(keys) => (Some(keys.sealer), Some(keys.opener)),
-            None => (None, None),
-        };
-        let sealed =
-            if sealer.is_some() { Vec::with_capacity(Sealer::sealed_len(OUTBOX_LEN)) } else { Vec::new() };
+        let buffer = |len: usize| vec![0; len].into_boxed_slice();
+        let only_tls = |len: usize| buffer(if tls.is_some() { len } else { 0 });
         Self {
             socket,
             stall,
             progress,
-            inbox: Inbox { buffer: vec![0; INBOX_LEN].into(), start: 0, end: 0, raw: 0, raw_end: 0, opener },
-            outbox: vec![0; OUTBOX_LEN].into(),
+            inbox: Inbox {
+                content: buffer(INBOX_LEN),
+                start: 0,
+                end: 0,
+                wire: only_tls(RECEIVE_MAX + RECORD_LEN_MAX),
+                wire_len: 0,
+            },
+            outbox: buffer(OUTBOX_LEN),
             outbox_len: 0,
-            sealer,
-            sealed,
+            sealed: only_tls(Session::sealed_len(OUTBOX_LEN)),
+            tls,
         }
     }
 
@@ -86,7 +89,7 @@ impl Link {
 
     /// Content received and not yet consumed.
     pub(crate) fn received(&self) -> &[u8] {
-        &self.inbox.buffer[self.inbox.start..self.inbox.end]
+        &self.inbox.content[self.inbox.start..self.inbox.end]
     }
 
     pub(crate) fn consume(&mut self, len: usize) {
@@ -152,17 +155,18 @@ impl Link {
 
     /// One `recv`, and what can be made of it. `false`: nothing came within the poll interval.
     fn receive_once(&mut self) -> Result<bool> {
-        let inbox = &mut self.inbox;
-        inbox.compact();
-        let room = (inbox.buffer.len() - inbox.raw_end).min(RECEIVE_MAX);
-        match (&*self.socket).read(&mut inbox.buffer[inbox.raw_end..][..room]) {
+        self.inbox.compact();
+        let room = if self.tls.is_some() { self.inbox.wire_room() } else { self.inbox.room() };
+        match (&*self.socket).read(room) {
             Ok(0) => Err(Error::network("receive: the other end closed the connection")(
                 io::ErrorKind::UnexpectedEof.into(),
             )),
             Ok(len) => {
-                inbox.raw_end += len;
                 self.progress.add_wire(len as u64);
-                inbox.open()?;
+                match &mut self.tls {
+                    Some(session) => self.inbox.open(session, len)?,
+                    None => self.inbox.end += len,
+                }
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
@@ -213,11 +217,14 @@ impl Link {
         if collected.is_empty() {
             return Ok(());
         }
-        if let Some(sealer) = &mut self.sealer {
-            self.sealed.clear();
-            sealer.seal(collected, &mut self.sealed)?;
-        }
-        let bytes = if self.sealer.is_some() { &self.sealed } else { collected };
+        let bytes = match &mut self.tls {
+            Some(session) => {
+                let inbox = &mut self.inbox;
+                let len = session.seal(collected, &mut inbox.wire[..inbox.wire_len], &mut self.sealed)?;
+                &self.sealed[..len]
+            }
+            None => collected,
+        };
         let flags = MsgFlags::MSG_NOSIGNAL | if more { MORE } else { MsgFlags::empty() };
         let mut sent = 0;
         let mut last_moved = Instant::now();
@@ -273,29 +280,38 @@ impl Drop for Link {
 impl Inbox {
     /// Makes room at the end by moving what is left to the front.
     fn compact(&mut self) {
-        if self.start == 0 {
-            return;
+        if self.start > 0 {
+            self.content.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
         }
-        let (content, raw) = (self.end - self.start, self.raw_end - self.raw);
-        self.buffer.copy_within(self.start..self.end, 0);
-        self.buffer.copy_within(self.raw..self.raw_end, content);
-        (self.start, self.end, self.raw, self.raw_end) = (0, content, content, content + raw);
     }
 
-    /// Turns received bytes into content.
-    fn open(&mut self) -> Result<()> {
-        let Some(opener) = &mut self.opener else {
-            self.end = self.raw_end;
-            self.raw = self.raw_end;
-            return Ok(());
-        };
-        loop {
-            match opener.open(&mut self.buffer[..self.raw_end], self.end, self.raw)? {
+    /// Where content may come to.
+    fn room(&mut self) -> &mut [u8] {
+        let room = &mut self.content[self.end..];
+        let len = room.len().min(RECEIVE_MAX);
+        &mut room[..len]
+    }
+
+    /// Where records may come to: as many as there is room for their content.
+    fn wire_room(&mut self) -> &mut [u8] {
+        let most = (self.content.len() - self.end - self.wire_len).min(RECEIVE_MAX);
+        let room = &mut self.wire[self.wire_len..];
+        let len = room.len().min(most);
+        &mut room[..len]
+    }
+
+    /// Turns records into content, after `received` more bytes of them.
+    fn open(&mut self, session: &mut Session, received: usize) -> Result<()> {
+        self.wire_len += received;
+        let mut at = 0;
+        while at < self.wire_len {
+            match session.open(&mut self.wire[at..self.wire_len], &mut self.content[self.end..])? {
                 Opened::Content { content, wire } => {
                     self.end += content;
-                    self.raw += wire;
+                    at += wire;
                 }
-                Opened::Partial => return Ok(()),
+                Opened::Partial => break,
                 Opened::Closed => {
                     return Err(Error::network("receive: the other end closed the connection")(
                         io::ErrorKind::UnexpectedEof.into(),
@@ -303,6 +319,9 @@ impl Inbox {
                 }
             }
         }
+        self.wire.copy_within(at..self.wire_len, 0);
+        self.wire_len -= at;
+        Ok(())
     }
 }
 

@@ -83,11 +83,11 @@ fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
     shared.cancel.watch(&socket);
     tune(&socket, shared.options.stall_timeout)?;
     let deadline = Instant::now() + HANDSHAKE_LIMIT;
-    let keys = match &shared.identity {
+    let tls = match &shared.identity {
         Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), deadline)?),
         None => None,
     };
-    let mut link = Link::new(socket, keys, HANDSHAKE_LIMIT, Arc::clone(&shared.progress));
+    let mut link = Link::new(socket, tls, HANDSHAKE_LIMIT, Arc::clone(&shared.progress));
     let Some(guest) = greet(&mut link, shared)? else { return Ok(()) };
     link.set_stall(shared.options.stall_timeout);
     if shared.options.idle_io {

@@ -50,11 +50,11 @@ fn shake_hands(
     socket: Arc<std::net::TcpStream>,
 ) -> Result<Connected> {
     let limit = options.stall_timeout.min(HANDSHAKE_LIMIT);
-    let keys = match options.fingerprint {
+    let tls = match options.fingerprint {
         Some(fingerprint) => Some(tls::connect(fingerprint, &mut Bare(&socket), Instant::now() + limit)?),
         None => None,
     };
-    let mut link = Link::new(socket, keys, limit, Arc::clone(&options.progress));
+    let mut link = Link::new(socket, tls, limit, Arc::clone(&options.progress));
     let greeting_bytes: [u8; GREETING_LEN] = link.take_array()?;
     let greeting = Greeting::decode(&greeting_bytes)?;
     let mismatch = || Error::Version { ours: VERSIONS.to_string(), theirs: greeting.versions.to_string() };

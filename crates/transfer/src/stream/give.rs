@@ -135,13 +135,13 @@ impl Giver {
         let socket = Arc::new(socket);
         self.options.cancel.watch(&socket);
         tune(&socket, self.options.stall_timeout)?;
-        let keys = match &self.options.identity {
+        let tls = match &self.options.identity {
             Some(identity) => {
                 Some(tls::accept(identity, &mut Bare(&socket), Instant::now() + HANDSHAKE_LIMIT)?)
             }
             None => None,
         };
-        let mut link = Link::new(socket, keys, HANDSHAKE_LIMIT, Arc::clone(&self.options.progress));
+        let mut link = Link::new(socket, tls, HANDSHAKE_LIMIT, Arc::clone(&self.options.progress));
         let Some(session) = self.greet(&mut link)? else { return Ok(None) };
         link.set_stall(self.options.stall_timeout);
         heed(&mut link)?;
