@@ -4,16 +4,20 @@
 //! Offers of one snapshot are donors of their own, so this is found by the tree's root and lives as long as one of them. It is
 //! bounded: recipients further apart than [`KEEP_MAX`] are served from the disk each for itself, as if they were alone.
 //! Nobody waits for anybody.
+//!
+//! Of a large file it keeps parts. A small one, of one part, stays or goes as a whole: then nothing but its inode is remembered, for
+//! there may be hundreds of thousands.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::inodes::Inodes;
 use crate::cache;
 use crate::manifest::CHUNK_SIZE_MIN;
 
-/// Bytes of one tree that wait for further readers.
+/// Bytes of one tree that wait for further readers, in large files and as much again in small ones.
 const KEEP_MAX: u64 = 256 << 20;
 
 /// Device and inode of a root.
@@ -34,9 +38,13 @@ struct State {
     /// Parts that someone is still to read, the oldest first.
     kept: VecDeque<Part>,
     kept_bytes: u64,
-    /// Whether files, by their inode, were in the page cache when they were opened first: what seeds themselves have read since
-    /// then says nothing.
-    was_cached: HashMap<u64, bool>,
+    /// Small files that someone is still to read.
+    small: Inodes,
+    small_bytes: u64,
+    /// Files that a seed has opened, and those of them that were in the page cache then: what seeds themselves have read
+    /// since says nothing.
+    opened: Inodes,
+    was_cached: Inodes,
 }
 
 /// What one recipient has read.
@@ -45,6 +53,7 @@ struct Read {
     connections: usize,
     /// By inode, one bit for each place where a part may begin.
     parts: HashMap<u64, Vec<u64>>,
+    small: Inodes,
 }
 
 /// A part of a file.
@@ -83,7 +92,11 @@ impl Shelf {
 
     /// Whether a file was in the page cache before any seed read it.
     pub(super) fn was_cached(&self, inode: u64, is_cached: impl FnOnce() -> bool) -> bool {
-        *self.lock().was_cached.entry(inode).or_insert_with(is_cached)
+        let mut state = self.lock();
+        if state.opened.insert(inode) && is_cached() {
+            state.was_cached.insert(inode);
+        }
+        state.was_cached.contains(inode)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -103,6 +116,11 @@ impl Reader {
             done.iter().for_each(Part::let_go);
         }
         others
+    }
+
+    /// Notes that a small file of `len` bytes was read. `true`: it is to stay for other readers.
+    pub(super) fn passed_small(&self, inode: u64, len: u64) -> bool {
+        self.shelf.lock().passed_small(self.recipient, inode, len)
     }
 }
 
@@ -137,6 +155,27 @@ impl State {
         done
     }
 
+    fn passed_small(&mut self, recipient: [u8; 16], inode: u64, len: u64) -> bool {
+        if let Some(reader) = self.readers.get_mut(&recipient) {
+            reader.small.insert(inode);
+        }
+        if self.readers.values().all(|reader| reader.small.contains(inode)) {
+            if self.small.remove(inode) {
+                self.small_bytes = self.small_bytes.saturating_sub(len);
+            }
+            return false;
+        }
+        if self.small.contains(inode) {
+            return true;
+        }
+        let has_room = self.small_bytes + len <= KEEP_MAX;
+        if has_room {
+            self.small.insert(inode);
+            self.small_bytes += len;
+        }
+        has_room
+    }
+
     /// A connection is gone; gives what waited for its recipient only.
     fn leave(&mut self, recipient: [u8; 16]) -> Vec<Part> {
         let Some(reader) = self.readers.get_mut(&recipient) else { return Vec::new() };
@@ -145,6 +184,11 @@ impl State {
             return Vec::new();
         }
         self.readers.remove(&recipient);
+        if self.readers.len() < 2 {
+            // What waited for nobody else is left to the kernel: nothing of it is open any more.
+            self.small.clear();
+            self.small_bytes = 0;
+        }
         let (readers, mut done) = (&self.readers, Vec::new());
         self.kept.retain(|part| {
             let is_done = readers.values().all(|reader| reader.has_read(part));
@@ -263,6 +307,27 @@ mod tests {
         readers.pop();
         let state = shelf.lock();
         assert_eq!((state.kept.len(), state.readers.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_small_file_stays_until_the_last_has_read_it() {
+        let (shelf, mut readers) = shelf(&[ANN, BEN]);
+        assert!(readers[0].passed_small(7, MIB) && readers[0].passed_small(8, MIB));
+        assert!(!readers[1].passed_small(7, MIB), "the last one lets go");
+        assert!(!readers[1].passed_small(7, MIB), "once more, after a damage");
+        assert_eq!(shelf.lock().small_bytes, MIB);
+        assert!(readers[1].passed_small(9, KEEP_MAX - MIB));
+        assert!(!readers[1].passed_small(10, 1), "there is no more room");
+        readers.pop();
+        assert!(!readers[0].passed_small(9, KEEP_MAX - MIB), "nobody else is there");
+        assert_eq!(shelf.lock().small_bytes, 0);
+    }
+
+    #[test]
+    fn what_a_seed_has_read_does_not_count_as_cached_before() {
+        let shelf = Shelf::default();
+        assert!(!shelf.was_cached(1, || false) && shelf.was_cached(2, || true));
+        assert!(!shelf.was_cached(1, || true) && shelf.was_cached(2, || false));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub(crate) struct SourceFile {
     path: PathBuf,
     inode: u64,
     size: u64,
-    /// It has several chunks, and is large enough to be kept for other readers.
-    is_shared: bool,
+    /// It has one chunk at most, and is kept for other readers as a whole.
+    is_small: bool,
     opened_as: Stamp,
     /// How its pages are checked, if it is a tablespace.
     format: Option<Format>,
@@ -120,7 +120,7 @@ impl Source {
             path,
             inode: meta.ino(),
             size: entry.size,
-            is_shared: entry.chunks > 1,
+            is_small: entry.chunks <= 1,
             opened_as: Stamp::of(&meta),
             format: None,
             behind: (!was_cached).then_some(0..0),
@@ -132,7 +132,7 @@ impl Source {
     fn was_cached(&self, inode: u64, entry: &Entry<'_>, file: &File) -> bool {
         let sample = entry.size.min(CACHE_SAMPLE);
         let is_cached = || kernel::cached_pages(file, sample).is_some_and(|pages| pages * 4096 * 2 > sample);
-        if entry.chunks > 1 { self.shelf.was_cached(inode, is_cached) } else { is_cached() }
+        self.shelf.was_cached(inode, is_cached)
     }
 }
 
@@ -189,10 +189,16 @@ impl SourceFile {
     /// Notes that a range was read, and lets go of what was read well before it, so that a seed does not push out what the host
     /// works with. Where other recipients read the same tree, what is near them stays until they have read it.
     pub(super) fn drop_behind(&mut self, read: Range<u64>, reader: &Reader) {
-        if self.behind.is_some() && self.is_shared && reader.passed(&self.part(read.clone())) {
+        let Some(mut behind) = self.behind.take() else { return };
+        if self.is_small {
+            let stays = reader.passed_small(self.inode, read.end - read.start);
+            self.behind = (!stays).then_some(read);
             return;
         }
-        let Some(mut behind) = self.behind.take() else { return };
+        if reader.passed(&self.part(read.clone())) {
+            self.behind = Some(behind);
+            return;
+        }
         if read.start != behind.end {
             self.let_go(&behind);
             behind.start = read.start;
