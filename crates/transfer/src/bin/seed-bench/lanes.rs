@@ -36,7 +36,7 @@ fn local(less: u64) -> Vec<Lane> {
     let small = Set::Small { files: 20_000 / less };
     let (tmpfs, disk) = (Place::Tmpfs, Place::Disk);
     vec![
-        lane("large, tmpfs", large, tmpfs, &[SEED, TarNc, SEED_TLS, Floor, Rsync, TarSocatTls], 5),
+        lane("large, tmpfs", large, tmpfs, &[SEED, TarNc, SEED_TLS, Floor, Rsync, TarSocatTls], 7),
         lane("small, tmpfs", small, tmpfs, &[SEED, TarNc, SEED_TLS, Floor, Rsync], 5),
         lane("large, disk", large, disk, &[SEED, TarNc, SEED_TLS, Floor, Rsync], 3),
         lane("small, disk", small, disk, &[SEED, TarNc, SEED_TLS, Rsync], 3),
