@@ -8,14 +8,19 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use e2e::rows;
 use e2e::world::{Configure, PATIENCE, Provider, World, WorldOptions, slowly, swiftly};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use testkit::netns::{self, Network};
 use testkit::poll;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::ChildStdout;
 
 /// Without a byte for so long a seed has failed.
 const STALL: Duration = Duration::from_secs(4);
@@ -30,12 +35,17 @@ fn seconds(limit: Duration) -> i64 {
 }
 
 async fn world(bus_address: Option<std::net::Ipv4Addr>, further: Configure) -> World {
+    world_of(0, bus_address, further).await
+}
+
+async fn world_of(data_mib: u32, bus_address: Option<std::net::Ipv4Addr>, further: Configure) -> World {
     let configure: Configure = Box::new(move |id, agent| {
         agent.set("seed.stall_s", seconds(STALL)).set("seed.offer_s", seconds(OFFER));
         further(id, agent);
     });
     let options = WorldOptions {
         provider: Provider::Directory,
+        data_mib,
         configure: Some(configure),
         bus_address,
         ..WorldOptions::default()
@@ -120,6 +130,62 @@ async fn a_network_that_swallows_everything_is_told_on_both_ends_in_seconds() {
     assert!(cut.elapsed() < STALL + OFFER + TOLD_WITHIN, "told only after {:?}", cut.elapsed());
     assert_undone(&world, taken).await;
     assert!(given.error.is_some(), "the donor names no cause: {given:?}");
+    world.nothing_left(PATIENCE).await;
+}
+
+/// The next line of a transfer under way with or without the remark that the donor is silent.
+async fn told(lines: &mut Lines<BufReader<ChildStdout>>, silent: bool) -> String {
+    let told = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("ctl stays with the seed");
+            assert!(!line.contains("100 %"), "the transfer is over: {line}");
+            if line.starts_with("db2: transfer ")
+                && line.contains('%')
+                && line.contains("nothing from the donor for") == silent
+            {
+                return line;
+            }
+        }
+    };
+    tokio::time::timeout(TOLD_WITHIN, told).await.unwrap_or_else(|_| panic!("silent {silent}: not told"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_watches_is_told_of_a_silent_donor_long_before_the_limit_and_of_its_return() {
+    let far_limit = PATIENCE + TOLD_WITHIN;
+    let configure: Configure = Box::new(move |_, agent| _ = agent.set("seed.stall_s", seconds(far_limit)));
+    let mut world = world_of(24, None, configure).await;
+    world.snapshot().await;
+    let job = world.seed(slowly(2 * MIB)).await;
+    world.in_transfer(job, 2 * MIB).await;
+    let mut command = world.ctl_command(&["seed", "watch", "db2", &job.to_string()]);
+    let mut ctl = command.stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(ctl.stdout.take().unwrap()).lines();
+    told(&mut lines, false).await;
+
+    // Frozen: connected, and silent.
+    let donor = Pid::from_raw(world.donor.agent.pid().unwrap().cast_signed());
+    kill(donor, Signal::SIGSTOP).unwrap();
+    let line = told(&mut lines, true).await;
+    assert!(line.ends_with("gives up after 2m 0s"), "{line}");
+    let view = world.call(&world.recipient, JobsShowParams { job }).await;
+    let silence = view.progress.unwrap().silence.expect("the job's view tells it too");
+    assert_eq!(silence.limit_s, far_limit.as_secs());
+    kill(donor, Signal::SIGCONT).unwrap();
+    told(&mut lines, false).await;
+
+    // Dead: each connection is refused.
+    world.donor.agent.kill9().unwrap();
+    told(&mut lines, true).await;
+    world.donor.agent.boot().unwrap();
+    told(&mut lines, false).await;
+
+    world.hurry(job).await;
+    world.succeeded(&world.recipient, job).await;
+    // Reads the rest, so that ctl does not wait for its reader.
+    while lines.next_line().await.unwrap().is_some() {}
+    assert!(ctl.wait().await.unwrap().success());
+    assert_eq!(rows::checksums(&world.recipient.db).await, rows::checksums(&world.donor.db).await);
     world.nothing_left(PATIENCE).await;
 }
 

@@ -380,6 +380,18 @@ pub struct TransferProgress {
     pub files_total: u64,
     /// Files complete.
     pub files_done: u64,
-    /// Bytes per second over the last seconds.
+    /// Bytes per second over the last seconds; of a transfer that has ended, over all of it.
     pub bytes_per_s: u64,
+    /// Set while the recipient waits for the donor and has heard nothing from it for some seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silence: Option<Silence>,
+}
+
+/// How long a donor has been silent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Silence {
+    /// Seconds without a byte from the donor, not even a sign of life.
+    pub silent_s: u64,
+    /// The transfer fails after so many seconds of it.
+    pub limit_s: u64,
 }

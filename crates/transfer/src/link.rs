@@ -162,7 +162,7 @@ impl Link {
                 io::ErrorKind::UnexpectedEof.into(),
             )),
             Ok(len) => {
-                self.progress.add_wire(len as u64);
+                self.progress.heard(len as u64);
                 match &mut self.tls {
                     Some(session) => self.inbox.open(session, len)?,
                     None => self.inbox.end += len,
@@ -170,7 +170,10 @@ impl Link {
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
-            Err(error) if is_tick(&error) => Ok(false),
+            Err(error) if is_tick(&error) => {
+                self.progress.heard_nothing();
+                Ok(false)
+            }
             Err(error) => Err(Error::network("receive")(error)),
         }
     }

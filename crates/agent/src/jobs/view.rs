@@ -171,6 +171,7 @@ fn counters_of(history: &History) -> Option<TransferProgress> {
         files_total: files,
         files_done: files,
         bytes_per_s: number("bytes_per_s")?,
+        silence: None,
     })
 }
 

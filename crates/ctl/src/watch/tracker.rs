@@ -96,10 +96,12 @@ impl Tracker {
         // Counters that are full stay so in the stages that follow: no news.
         let is_old_news =
             progress.bytes_done >= progress.bytes_total && stage != SeedStage::Transfer.as_str();
-        if progress.bytes_total == 0 || is_old_news {
+        let is_empty = progress.bytes_total == 0 && progress.silence.is_none();
+        if is_empty || is_old_news {
             return Vec::new();
         }
         if let Some((at, told)) = &self.told_progress
+            && told.silence.is_some() == progress.silence.is_some()
             && (now.duration_since(*at) < self.pace || told == progress)
         {
             return Vec::new();
@@ -169,13 +171,16 @@ impl Update {
     }
 }
 
-/// Counters for people: `12 %  1.2 GiB of 10.0 GiB at 118.2 MiB/s, 1m 12s left`.
+/// Counters for people: `12 %  1.2 GiB of 10.0 GiB at 118.2 MiB/s, 1m 12s left`, or why nothing moves.
 #[must_use]
 pub fn progress_text(progress: &TransferProgress) -> String {
     let percent = percent(progress);
     let (done, total) = (units::size(progress.bytes_done), units::size(progress.bytes_total));
     let mut text = format!("{percent} %  {done} of {total}");
-    if progress.bytes_per_s > 0 {
+    if let Some(silence) = &progress.silence {
+        let [silent, limit] = [silence.silent_s, silence.limit_s].map(units::duration);
+        text.push_str(&format!(", nothing from the donor for {silent}; gives up after {limit}"));
+    } else if progress.bytes_per_s > 0 {
         text.push_str(&format!(" at {}", units::rate(progress.bytes_per_s)));
         let left = progress.bytes_total.saturating_sub(progress.bytes_done).div_ceil(progress.bytes_per_s);
         text.push_str(&format!(", {} left", units::duration(left)));

@@ -1,6 +1,7 @@
 use jiff::SignedDuration;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
+use protocol::seed::Silence;
 use serde_json::Value;
 
 use super::*;
@@ -46,6 +47,7 @@ fn moved(done: u64) -> TransferProgress {
         files_total: 10,
         files_done: 1,
         bytes_per_s: 50 << 20,
+        silence: None,
     }
 }
 
@@ -91,6 +93,30 @@ fn progress_is_told_at_its_pace_with_rate_and_time_left() {
     assert!(tracker.progress(&moved(300), start + Duration::from_secs(4)).is_empty());
     assert_eq!(tracker.progress(&moved(500), start + Duration::from_secs(5)).len(), 1);
     assert!(tracker.progress(&moved(500), start + Duration::from_secs(11)).is_empty(), "nothing moved");
+}
+
+#[test]
+fn a_silent_donor_is_told_at_once_and_its_return_too() {
+    let start = Instant::now();
+    let mut tracker = Tracker::new(Duration::from_secs(5), true);
+    tracker.event(&event("transfer", "started"));
+    let silent = |silent_s, progress: TransferProgress| TransferProgress {
+        silence: Some(Silence { silent_s, limit_s: 180 }),
+        ..progress
+    };
+    assert_eq!(
+        lines(&tracker.progress(&silent(3, TransferProgress::default()), start)),
+        ["transfer 0 %  0 B of 0 B, nothing from the donor for 3s; gives up after 3m 0s"],
+        "also before the manifest is there"
+    );
+    assert_eq!(tracker.progress(&moved(250), start).len(), 1, "it is back");
+    assert_eq!(
+        lines(&tracker.progress(&silent(3, moved(250)), start)),
+        ["transfer 25 %  250.0 MiB of 1000.0 MiB, nothing from the donor for 3s; gives up after 3m 0s"]
+    );
+    let second = Duration::from_secs(1);
+    assert!(tracker.progress(&silent(4, moved(250)), start + second).is_empty(), "at its pace");
+    assert_eq!(tracker.progress(&silent(8, moved(250)), start + 5 * second).len(), 1, "again and again");
 }
 
 #[test]

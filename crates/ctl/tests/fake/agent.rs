@@ -282,6 +282,7 @@ impl Fake {
                 files_total: 2,
                 files_done: 1,
                 bytes_per_s: 100,
+                silence: None,
             };
             self.change(id, |view| {
                 view.stage = Some(stage.as_str().into());

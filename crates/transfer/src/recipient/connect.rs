@@ -32,6 +32,16 @@ pub(crate) fn connect(
     stop: &Cancel,
     number: usize,
 ) -> Result<Connected> {
+    // Who refuses each connection is as silent as who does not answer.
+    try_each(options, session, stop, number).inspect_err(|_| options.progress.heard_nothing())
+}
+
+fn try_each(
+    options: &RecipientOptions,
+    session: [u8; 16],
+    stop: &Cancel,
+    number: usize,
+) -> Result<Connected> {
     let mut last = Error::Options("the donor has no address");
     for nth in 0..options.donor.len() {
         let addr = options.donor[(nth + number) % options.donor.len()];

@@ -18,7 +18,9 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
 use protocol::params::SeedStartParams;
-use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, TransferProgress, Transport};
+use protocol::seed::{
+    DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, Silence, TransferProgress, Transport,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -30,6 +32,8 @@ use swap::Layout;
 
 /// A source that does not answer within this time would not serve a replica either.
 const SOURCE_LIMIT: Duration = Duration::from_secs(5);
+/// A donor that is alive says so every second: one that has said nothing for so many may be dead, and that is told.
+const SILENCE_S: u64 = 3;
 /// A note of *prepare*: `--replace` is about to remove the old data.
 const REMOVED: &str = "removed";
 /// A note of *transfer*: everything has arrived and is proven.
@@ -311,5 +315,13 @@ pub(crate) fn progress_of(now: &transfer::ProgressSnapshot) -> TransferProgress 
         files_total: now.files_total,
         files_done: now.files_done,
         bytes_per_s: now.rate_bytes_per_s,
+        silence: None,
     }
+}
+
+/// As [`progress_of`], and how long the donor has been silent, of which `limit` is the end.
+fn taken_of(now: &transfer::ProgressSnapshot, limit: Duration) -> TransferProgress {
+    let silent_s = now.silent_ms / 1000;
+    let silence = (silent_s >= SILENCE_S).then_some(Silence { silent_s, limit_s: limit.as_secs() });
+    TransferProgress { silence, ..progress_of(now) }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 
 use super::{
-    KEPT, RECEIVED, REMOVED, STOPPED, Target, admit_plan, forget, has_noted, private_dir, progress_of, token,
+    KEPT, RECEIVED, REMOVED, STOPPED, Target, admit_plan, forget, has_noted, private_dir, taken_of, token,
 };
 use crate::errors::{from_mysql, system, to_step};
 use crate::host::{Host, blocking};
@@ -247,11 +247,12 @@ async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
 
 async fn receive(scope: &Scope, options: RecipientOptions) -> Result<Received, StepError> {
     let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
+    let limit = options.stall_timeout;
     let mut done = tokio::task::spawn_blocking(move || transfer::receive(options));
     loop {
         tokio::select! {
             received = &mut done => {
-                report(scope, &progress);
+                report(scope, &progress, limit);
                 let received = received.map_err(|e| StepError::from_error("internal", &e))?;
                 return received.map_err(|e| transfer_error(&e));
             }
@@ -260,14 +261,14 @@ async fn receive(scope: &Scope, options: RecipientOptions) -> Result<Received, S
                 let _ = done.await;
                 return Err(StepError::stopped());
             }
-            () = tokio::time::sleep(Duration::from_millis(250)) => report(scope, &progress),
+            () = tokio::time::sleep(Duration::from_millis(250)) => report(scope, &progress, limit),
         }
     }
 }
 
-fn report(scope: &Scope, progress: &Progress) {
+fn report(scope: &Scope, progress: &Progress, limit: Duration) {
     let now = progress.snapshot();
-    scope.report(now.bytes_done, Some(now.bytes_total), json!(progress_of(&now)));
+    scope.report(now.bytes_done, Some(now.bytes_total), json!(taken_of(&now, limit)));
 }
 
 async fn recipient_options(

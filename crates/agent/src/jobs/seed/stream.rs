@@ -47,6 +47,7 @@ pub(super) async fn receive(
         .map_err(|words| StepError::new("missing_capability", words))?;
     let sink = unpacking.input().ok_or_else(|| StepError::new("internal", "no standard input"))?;
     let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
+    let limit = options.stall_timeout;
     let mut done = tokio::task::spawn_blocking(move || transfer::stream::take(&options, sink));
     let taken = loop {
         tokio::select! {
@@ -56,7 +57,7 @@ pub(super) async fn receive(
                 let _ = done.await;
                 return Err(StepError::stopped());
             }
-            () = tokio::time::sleep(LOOK) => report(scope, params, &progress),
+            () = tokio::time::sleep(LOOK) => report(scope, params, &progress, limit),
         }
     };
     let taken = match taken {
@@ -92,10 +93,10 @@ pub(super) async fn receive(
 }
 
 /// The length of a stream is not known before its end: the donor's estimate is shown, or more where it was too small.
-fn report(scope: &Scope, params: &SeedStartParams, progress: &Progress) {
+fn report(scope: &Scope, params: &SeedStartParams, progress: &Progress, limit: Duration) {
     let now = progress.snapshot();
     let total = params.offer.facts.bytes.max(now.bytes_done);
-    let shown = TransferProgress { bytes_total: total, ..super::progress_of(&now) };
+    let shown = TransferProgress { bytes_total: total, ..super::taken_of(&now, limit) };
     scope.report(now.bytes_done, Some(total), json!(shown));
 }
 
