@@ -33,7 +33,7 @@ chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=3
 reliability: ## Every fault at every stage of a seed (`make test` has each once), then docs/reliability.md from what came of it
 	@scripts/install-deps build test
 	$(CARGO) run --quiet --bin reliability -- forget
-	@OA_CELLS=all scripts/test --workspace --test 'reliability*'
+	@OA_CELLS=all OA_CUT_S=$(or $(CUT_S),60) scripts/test --workspace --test 'reliability*'
 	$(CARGO) run --quiet --bin reliability
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences

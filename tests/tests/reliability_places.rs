@@ -54,7 +54,7 @@ async fn stand(arena: &mut Arena, cell: &Cell, options: SeedOptions) -> (Before,
     (before, job)
 }
 
-/// How long a cut lasts: seconds here, 60 s and more by hand.
+/// How long a transfer is cut off: seconds, but 60 s and more by `make reliability`.
 fn cut() -> Duration {
     let seconds = std::env::var("OA_CUT_S").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(3))

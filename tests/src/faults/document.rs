@@ -27,8 +27,8 @@ Each cell below was made to happen with real processes: two agents, two MariaDB 
 
 An abort must have freed both hosts within 3 s of the agent's answer, not counting what other work took from the machine meanwhile.
 
-`make reliability` makes every cell happen and writes this page; `make test` has each fault once, over all stages. A cut network is
-healed after some seconds here; `OA_CUT_S=60 make reliability` waits a minute.
+`make reliability` makes every cell happen and writes this page; `make test` has each fault once, over all stages. A transfer that loses
+its network has it back after 60 s here and after 3 s in `make test`.
 ";
 
 const WORDS: &str = "\
