@@ -129,6 +129,15 @@ pub(super) async fn fresh(bus: &Bus, way: &Way) -> Result<u64> {
         BusError::JetStream { .. } => BusError::NoBucket { bucket: bucket_of(&way.donor) },
         other => other,
     })?;
+    let last = streams::info(bus, &stream).await?.state.last_sequence;
+    let consumer = streams::find_consumer(bus, &stream, &consumer_of(&way.recipient)).await?;
+    let delivered = consumer.map_or(0, |consumer| consumer.cached_info().delivered.stream_sequence);
+    if delivered <= last {
+        return Ok(last + 1);
+    }
+    // A server that was killed may forget messages that its consumer has had. Those of old (2.9.10) then skip as many of the
+    // next ones, so the next ones are numbered beyond.
+    purge(bus, &stream, Some(delivered + 1)).await?;
     Ok(streams::info(bus, &stream).await?.state.last_sequence + 1)
 }
 

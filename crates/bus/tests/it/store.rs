@@ -19,6 +19,7 @@ on_each_server!(
     segments_are_objects_that_the_usual_tools_read,
     what_is_lost_breaks_the_connection_and_the_next_one_works,
     a_new_recipient_goes_on_where_one_died,
+    messages_that_a_killed_server_forgot_are_not_waited_for,
 );
 
 const MIB: u64 = 1 << 20;
@@ -227,6 +228,40 @@ async fn a_new_recipient_goes_on_where_one_died(program: Option<PathBuf>) {
     // What the server still sends to the dead one is missed by the first connections, which break: who connects tries again.
     testkit::poll::until_async(LIMIT, "a whole connection", || async {
         (ask(&next, len, &AtomicU64::new(0)).await == len).then_some(())
+    })
+    .await;
+    giver.close().await.unwrap();
+}
+
+/// What a server that is killed has not written yet, here all of the bucket's messages; what its consumers have had it still knows.
+fn forget_messages(server: &NatsServer) {
+    let stream = stream_of(&agent("db1"));
+    let mut dirs = vec![server.dir().to_owned()];
+    while let Some(dir) = dirs.pop() {
+        if dir.ends_with(format!("{stream}/msgs")) {
+            for file in std::fs::read_dir(dir).unwrap() {
+                std::fs::remove_file(file.unwrap().path()).unwrap();
+            }
+            return;
+        }
+        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap);
+        dirs.extend(entries.filter(|entry| entry.file_type().unwrap().is_dir()).map(|entry| entry.path()));
+    }
+    panic!("the server has no messages of {stream}");
+}
+
+async fn messages_that_a_killed_server_forgot_are_not_waited_for(program: Option<PathBuf>) {
+    let mut server = start(program);
+    let len = 16 * MIB;
+    let (giver, taker) = ends(&server, &way(8 * MIB), service(len).await).await;
+    for _ in 0..4 {
+        assert_eq!(ask(&taker, len, &AtomicU64::new(0)).await, len);
+    }
+    server.kill9();
+    forget_messages(&server);
+    server.restart().unwrap();
+    testkit::poll::until_async(LIMIT, "a whole connection", || async {
+        (ask(&taker, len, &AtomicU64::new(0)).await == len).then_some(())
     })
     .await;
     giver.close().await.unwrap();
