@@ -100,6 +100,11 @@ impl Bus {
         self.state.clone()
     }
 
+    /// How many times a connection was made. What [`Bus::state`] shows may miss a loss between two looks; this does not.
+    pub(crate) fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+
     /// True while connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {

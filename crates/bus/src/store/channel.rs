@@ -19,6 +19,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::ledger::Ledger;
 use super::{CHUNK_BYTES, HEADER_AT, HEADER_END, IN_FLIGHT_BYTES, SEGMENT_BYTES};
@@ -70,6 +71,8 @@ pub(super) struct Upload {
     in_flight: usize,
     segment: Segment,
     segments: u64,
+    /// Nobody takes any more.
+    stop: CancellationToken,
 }
 
 /// The object that is being written.
@@ -100,7 +103,13 @@ pub(super) fn place_of(header: &str) -> Option<(u64, u64)> {
 }
 
 impl Upload {
-    pub(super) fn new(bus: Bus, ledger: Arc<Ledger>, bucket: String, channel: u64) -> Self {
+    pub(super) fn new(
+        bus: Bus,
+        ledger: Arc<Ledger>,
+        bucket: String,
+        channel: u64,
+        stop: CancellationToken,
+    ) -> Self {
         let era = ledger.era();
         Self {
             bus,
@@ -114,14 +123,25 @@ impl Upload {
             in_flight: 0,
             segment: Segment::new(channel, 1),
             segments: 1,
+            stop,
         }
     }
 
-    /// Runs until the service has said all and the server has it.
+    /// Runs until the service has said all, or until it is stopped, and the server has what was sent.
     ///
+    /// What is on its way is awaited in any case: a message whose sequence nobody knows would block the window for all others.
+    pub(super) async fn run(mut self, service: OwnedReadHalf) -> Result<()> {
+        self.send(service).await?;
+        while !self.pending.is_empty() {
+            let ack = self.acks.next().await;
+            self.acknowledged(ack)?;
+        }
+        Ok(())
+    }
+
     /// Chunks are whole where bytes come faster than they go; a part of one waits for the acknowledgement of what is on its way,
     /// so that single bytes do not travel alone.
-    pub(super) async fn run(mut self, service: OwnedReadHalf) -> Result<()> {
+    async fn send(&mut self, service: OwnedReadHalf) -> Result<()> {
         let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
         let mut ended = false;
         let ledger = Arc::clone(&self.ledger);
@@ -154,6 +174,7 @@ impl Upload {
             }
             let pause = self.segment.until.unwrap_or_else(Instant::now);
             tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
                 ack = self.acks.next(), if !self.pending.is_empty() => self.acknowledged(ack)?,
                 () = room, if full => {}
                 readable = service.readable(), if !ended && chunk.len() < CHUNK_BYTES => {
@@ -164,12 +185,7 @@ impl Upload {
                 }
             }
         }
-        self.end_segment(true).await?;
-        while !self.pending.is_empty() {
-            let ack = self.acks.next().await;
-            self.acknowledged(ack)?;
-        }
-        Ok(())
+        self.end_segment(true).await
     }
 
     async fn publish_chunk(&mut self, bytes: Bytes) -> Result<()> {
@@ -220,6 +236,7 @@ impl Upload {
                 return Err(BusError::Closed);
             }
             tokio::select! {
+                () = self.stop.cancelled() => return Ok(()),
                 ack = self.acks.next(), if !self.pending.is_empty() => self.acknowledged(ack)?,
                 () = tokio::time::sleep(Duration::from_millis(5)) => {}
             }

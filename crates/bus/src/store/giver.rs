@@ -43,6 +43,7 @@ impl Giver {
     ///
     /// The bus should be a connection of its own: a seed's data would delay everything else.
     pub async fn open(bus: Bus, way: Way, service: SocketAddr) -> Result<Self> {
+        let connects = bus.connects();
         let next = fresh(&bus, &way).await?;
         let calls = bus.subscribe(way.requests()).await?;
         let ledger = Arc::new(Ledger::new(way.window()));
@@ -58,6 +59,7 @@ impl Giver {
             channels: HashMap::new(),
             tasks: JoinSet::new(),
             is_fresh: true,
+            connects,
             broken,
         };
         let task = tokio::spawn(serving.run(calls, breaks, stop.clone(), last.clone()));
@@ -103,6 +105,8 @@ struct Serving {
     tasks: JoinSet<()>,
     /// The bucket holds nothing but what this process has stored, without a gap.
     is_fresh: bool,
+    /// The connection to the server with which that is so.
+    connects: u64,
     broken: mpsc::Sender<u64>,
 }
 
@@ -133,7 +137,7 @@ impl Serving {
                     if changed.is_err() {
                         break;
                     }
-                    if *state.borrow_and_update() != ConnState::Connected {
+                    if *state.borrow_and_update() != ConnState::Connected || self.reconnected() {
                         self.start_over();
                     }
                 }
@@ -161,7 +165,16 @@ impl Serving {
         self.is_fresh = false;
     }
 
+    /// Whether the server that answers now may be another one, or may have forgotten, since the last look.
+    fn reconnected(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.connects, self.bus.connects());
+        before != self.connects
+    }
+
     async fn answer(&mut self, call: Call) -> Answer {
+        if self.reconnected() {
+            self.start_over();
+        }
         if self.taker != Some(call.taker) {
             if call.kind != Kind::Open {
                 return Answer::unknown();
@@ -220,18 +233,15 @@ impl Serving {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
         let bucket = bucket_of(&self.way.donor);
-        let upload = Upload::new(self.bus.clone(), Arc::clone(&self.ledger), bucket, number);
+        let upload = Upload::new(self.bus.clone(), Arc::clone(&self.ledger), bucket, number, stop.clone());
         let (broken, era) = (self.broken.clone(), self.ledger.era());
         let stopped = stop.clone();
         self.tasks.spawn(async move {
-            tokio::select! {
-                () = stopped.cancelled() => {}
-                ((), result) = async { tokio::join!(hand_over(write, waiting), upload.run(read)) } => {
-                    if let Err(error) = result {
-                        tracing::debug!(%error, "a connection through the object store broke");
-                        broken.send(era).await.ok();
-                    }
-                }
+            let handing = stopped.run_until_cancelled_owned(hand_over(write, waiting));
+            let (_, result) = tokio::join!(handing, upload.run(read));
+            if let Err(error) = result {
+                tracing::debug!(%error, "a connection through the object store broke");
+                broken.send(era).await.ok();
             }
         });
         self.channels.insert(number, Channel { queue, received: 0, stop });

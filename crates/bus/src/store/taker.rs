@@ -14,7 +14,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Way, consumer_of, stream_of};
@@ -38,6 +38,8 @@ const CALL_PATIENCE: Duration = Duration::from_secs(8);
 /// Who connects tries again by itself, and should soon know when the donor is gone for good.
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 const CALL_AGAIN: Duration = Duration::from_millis(50);
+/// The donor is asked so often whether it still knows a connection on which nothing happens.
+const STILL_THERE: Duration = Duration::from_secs(2);
 /// The donor is told how far this end is after so many parts of the window.
 const TELL_PARTS: u64 = 16;
 
@@ -199,7 +201,10 @@ async fn carry(socket: TcpStream, shared: Arc<Shared>) {
         shared.note_trouble(Some(error.to_string()));
     }
     shared.lock().remove(&channel);
-    shared.ask(&shared.call(Kind::Close, channel), CALL_LIMIT).await.ok();
+    // Until the donor has heard it: what nobody takes would fill its window.
+    while shared.ask(&shared.call(Kind::Close, channel), CALL_PATIENCE).await.is_err_and(|e| e.is_transient())
+    {
+    }
 }
 
 /// What the donor says, to who connected. Ends when it has said all, when what it says is lost, or when nobody listens.
@@ -220,6 +225,7 @@ async fn pass_on(mut local: OwnedReadHalf, shared: &Shared, channel: u64, taken:
     let mut waiting = BytesMut::with_capacity(BODY_MAX);
     let mut ended = false;
     let mut ended_told = false;
+    let mut said = Instant::now();
     loop {
         let nothing = waiting.is_empty() && ended == ended_told;
         tokio::select! {
@@ -229,16 +235,18 @@ async fn pass_on(mut local: OwnedReadHalf, shared: &Shared, channel: u64, taken:
             }
             () = taken.more.notified(), if nothing => {}
             () = std::future::ready(()), if !nothing => {}
+            () = sleep_until(said + STILL_THERE) => {}
         }
         let now = taken.bytes.load(Relaxed);
         let nothing = waiting.is_empty() && ended == ended_told;
-        if nothing && now < call.taken + shared.tell_bytes {
+        if nothing && now < call.taken + shared.tell_bytes && said.elapsed() < STILL_THERE {
             continue;
         }
         call.taken = now;
         call.last = ended && waiting.len() <= BODY_MAX;
         call.body = Bytes::copy_from_slice(&waiting[..waiting.len().min(BODY_MAX)]);
         let answer = shared.ask(&call, CALL_PATIENCE).await?;
+        said = Instant::now();
         if answer.verdict != Verdict::Done {
             return Err(BusError::Refused {
                 by: shared.way.donor.to_string(),
@@ -267,13 +275,15 @@ async fn take_in(shared: Arc<Shared>, stop: CancellationToken) {
     loop {
         let connected = async {
             state.wait_for(|s| *s == ConnState::Connected).await.ok()?;
-            streams::find_consumer(&shared.bus, &stream, &name).await.ok().flatten()
+            let connects = shared.bus.connects();
+            let consumer = streams::find_consumer(&shared.bus, &stream, &name).await.ok().flatten()?;
+            Some((connects, consumer))
         };
-        let consumer = tokio::select! {
+        let found = tokio::select! {
             () = stop.cancelled() => return,
-            consumer = connected => consumer,
+            found = connected => found,
         };
-        if let Some(consumer) = consumer {
+        if let Some((connects, consumer)) = found {
             let pull = consumer
                 .stream()
                 .max_messages_per_batch(PULL_MESSAGES)
@@ -286,7 +296,8 @@ async fn take_in(shared: Arc<Shared>, stop: CancellationToken) {
                     tokio::select! {
                         () = stop.cancelled() => return,
                         changed = state.changed() => {
-                            if changed.is_err() || *state.borrow() != ConnState::Connected { break }
+                            let same = shared.bus.connects() == connects && *state.borrow() == ConnState::Connected;
+                            if changed.is_err() || !same { break }
                         }
                         message = messages.next() => match message {
                             Some(Ok(message)) => dispatch(&shared, message).await,

@@ -19,6 +19,8 @@ on_each_server!(
     segments_are_objects_that_the_usual_tools_read,
     what_is_lost_breaks_the_connection_and_the_next_one_works,
     a_new_recipient_goes_on_where_one_died,
+    connections_that_are_broken_off_leave_the_window_to_others,
+    a_connection_that_the_donor_forgot_ends_in_seconds,
     messages_that_a_killed_server_forgot_are_not_waited_for,
 );
 
@@ -230,6 +232,40 @@ async fn a_new_recipient_goes_on_where_one_died(program: Option<PathBuf>) {
         (ask(&next, len, &AtomicU64::new(0)).await == len).then_some(())
     })
     .await;
+    giver.close().await.unwrap();
+}
+
+async fn connections_that_are_broken_off_leave_the_window_to_others(program: Option<PathBuf>) {
+    let server = start(program);
+    let len = 16 * MIB;
+    let (giver, taker) = ends(&server, &way(8 * MIB), service(len).await).await;
+    // Each at another place, with some of what follows on its way.
+    for part in 1..=30 {
+        let asked = part * 300_000;
+        assert!(ask(&taker, asked, &AtomicU64::new(0)).await >= asked);
+    }
+    assert_eq!(ask(&taker, len, &AtomicU64::new(0)).await, len);
+    giver.close().await.unwrap();
+}
+
+async fn a_connection_that_the_donor_forgot_ends_in_seconds(program: Option<PathBuf>) {
+    let server = start(program);
+    let way = way(8 * MIB);
+    let (giver, taker) = ends(&server, &way, service(MIB).await).await;
+    let seen = Arc::new(AtomicU64::new(0));
+    let waiting = {
+        let seen = Arc::clone(&seen);
+        tokio::spawn(async move { ask(&taker, MIB + 1, &seen).await })
+    };
+    testkit::poll::until_async(LIMIT, "all that the service says", || async {
+        (seen.load(Relaxed) == MIB).then_some(())
+    })
+    .await;
+    // Another recipient's process makes the donor forget those of the first.
+    let next = Taker::open(connect(&server).await, way).await.unwrap();
+    let mut socket = TcpStream::connect(next.addr()).await.unwrap();
+    socket.write_all(b"?").await.unwrap();
+    assert_eq!(tokio::time::timeout(LIMIT, waiting).await.expect("it is never told").unwrap(), MIB);
     giver.close().await.unwrap();
 }
 
