@@ -249,7 +249,12 @@ fn patiently(deadline: Instant, mut act: impl FnMut() -> io::Result<usize>) -> R
                 return Err(closed("shake hands: the other end closed the connection"));
             }
             Ok(len) => return Ok(len),
-            Err(error) if is_tick(&error) && Instant::now() < deadline => {}
+            Err(error) if is_tick(&error) => {
+                if Instant::now() >= deadline {
+                    let late = io::Error::new(io::ErrorKind::TimedOut, "the other end does not answer");
+                    return Err(Error::network("shake hands over TLS")(late));
+                }
+            }
             Err(error) => return Err(Error::network("shake hands over TLS")(error)),
         }
     }

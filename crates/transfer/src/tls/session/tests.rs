@@ -145,6 +145,17 @@ fn another_certificate_than_the_offered_one_is_refused() {
     });
 }
 
+#[test]
+fn a_silent_end_is_named_as_such() {
+    let (mut here, _there) = UnixStream::pair().unwrap();
+    here.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+    let identity = Identity::generate().unwrap();
+    let deadline = Instant::now() + Duration::from_millis(20);
+    let error = connect(identity.fingerprint, &mut here, deadline).err().unwrap();
+    let Error::Network { source, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.to_string(), "the other end does not answer");
+}
+
 /// Damages one byte of what is written.
 struct Damaging {
     socket: UnixStream,
