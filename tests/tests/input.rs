@@ -5,11 +5,15 @@
     reason = "helpers of tests: a failure here fails the test"
 )]
 
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use bus::Client;
 use e2e::world;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use protocol::envelope::{MAX_REQUEST_BYTES, Outcome, Reply};
 use protocol::error::ErrorCode;
 use protocol::ids::{AgentId, RequestId};
@@ -116,7 +120,7 @@ async fn every_kind_of_bad_request_gets_its_typed_error_and_the_agent_lives_on()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_cannot_do_lvm_says_why_and_serves_on() {
-    if std::path::Path::new("/dev/mapper").read_dir().is_ok_and(|entries| entries.count() > 1) {
+    if Path::new("/dev/mapper").read_dir().is_ok_and(|entries| entries.count() > 1) {
         eprintln!("skipped, because this host has device-mapper volumes");
         return;
     }
@@ -163,6 +167,55 @@ async fn an_agent_starts_without_a_bus_and_serves_when_it_comes() {
     let info = client.call(&id, AgentInfoParams {}, &Default::default()).await.unwrap();
     assert!(info.accepts_unsigned);
     agent.stop().unwrap();
+}
+
+/// A file system that never answers, as a server of directories that is gone: FUSE with nobody behind it.
+struct Unanswered {
+    at: PathBuf,
+    _device: File,
+}
+
+impl Unanswered {
+    fn mount(at: &Path) -> std::io::Result<Self> {
+        let device = File::options().read(true).write(true).open("/dev/fuse")?;
+        let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
+        mount(Some("nobody"), at, Some("fuse"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(Self { at: at.to_owned(), _device: device })
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        umount2(&self.at, MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// Whether a thread of the process waits for FUSE.
+fn waits_for_an_answer(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let mut places = threads.map(|thread| std::fs::read_to_string(thread.path().join("stack")));
+    places.any(|place| place.is_ok_and(|place| place.contains("fuse_")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_ends_although_its_hosts_file_system_does_not_answer() {
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    let datadir = tempfile::tempdir().unwrap();
+    let mut options = AgentOptions::new("db1", &nats.url());
+    options.set("mysql.datadir", datadir.path().display().to_string());
+    options.set("agent.reconcile_s", 0.2);
+    let mut agent = Agent::start(options).unwrap();
+    let client = world::client(&nats.url()).await;
+    world::serving(&client, agent.id()).await;
+    let unanswered = match Unanswered::mount(datadir.path()) {
+        Ok(unanswered) => unanswered,
+        Err(error) => return eprintln!("skipped, because FUSE cannot be mounted: {error}"),
+    };
+    let pid = agent.pid().unwrap();
+    testkit::poll::until_true(world::PATIENCE, "a look at the datadir", || waits_for_an_answer(pid));
+    client.call(agent.id(), AgentInfoParams {}, &Default::default()).await.unwrap();
+    agent.stop().unwrap();
+    drop(unanswered);
 }
 
 fn check_config(text: Option<&str>, variables: &[(&str, &str)]) -> (Output, String) {

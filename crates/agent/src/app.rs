@@ -31,6 +31,8 @@ use crate::{guardian, jobs, observe, queries, schedule};
 const FAULT_VARIABLE: &str = "OA_FAULT";
 /// Events that the bus has not taken yet get this long at the end; they stay on disk all the same.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// A look at the host may wait for a file system that does not answer; the agent does not.
+const LAST_LOOKS: Duration = Duration::from_secs(5);
 
 /// Runs the agent until `shutdown`.
 pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -113,8 +115,12 @@ async fn serve(
     host.outbox.flush(LAST_EVENTS).await;
     sending.cancel();
     tasks.close();
-    tasks.wait().await;
-    let _ = tokio::join!(sender, beating);
+    let ended = async { tokio::join!(tasks.wait(), sender, beating) };
+    if tokio::time::timeout(LAST_LOOKS, ended).await.is_err() {
+        tracing::warn!(
+            "left behind: a look at this host that still waits, for a file system that does not answer"
+        );
+    }
     host.bus.close(Duration::from_secs(2)).await;
     tracing::info!("agent stopped");
     served.context("the agent cannot serve commands")

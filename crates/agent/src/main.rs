@@ -20,6 +20,7 @@ mod uploads;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use config::{Config, LogFormat, Overrides};
@@ -32,6 +33,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// `EX_CONFIG` of sysexits.h: the configuration cannot be used.
 const EXIT_CONFIG: u8 = 78;
+/// What still reads at the end, and changes nothing: jobs are parked and events on disk by then.
+const LAST_READS: Duration = Duration::from_secs(2);
 
 /// Worker beside one MySQL or MariaDB instance: reacts to commands on NATS.
 #[derive(Debug, Parser)]
@@ -87,7 +90,7 @@ fn main() -> ExitCode {
 fn run(config: Config, reload: Reload) -> anyhow::Result<()> {
     // Two workers serve an idle agent well; the byte path has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -102,7 +105,9 @@ fn run(config: Config, reload: Reload) -> anyhow::Result<()> {
             stop.cancel();
         });
         app::run(config, Reload { hangup: Some(hangup), ..reload }, shutdown).await
-    })
+    });
+    runtime.shutdown_timeout(LAST_READS);
+    ended
 }
 
 /// Begins to log; gives what changes the level later.

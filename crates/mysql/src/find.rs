@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use protocol::mysql::{Flavor, ServerVersion};
 use regex::Regex;
 
+use crate::datadir::looks_like_datadir;
 use crate::options::{OptionFiles, server_groups};
 use crate::process::{self, Limits};
 
@@ -26,7 +27,7 @@ pub(crate) struct ServerProcess {
     pub(crate) args: Vec<String>,
     /// Its binary as seen from here; absent without the right to see it.
     pub(crate) binary: Option<PathBuf>,
-    /// Its working directory, which is its datadir; absent without the right to see it.
+    /// Its working directory, which is its datadir once it has come so far; absent without the right to see it.
     pub(crate) cwd: Option<PathBuf>,
     /// Its root directory as seen from here.
     pub(crate) root: PathBuf,
@@ -44,24 +45,30 @@ impl ServerProcess {
 
     /// True when this server's datadir is `datadir`.
     pub(crate) fn owns(&self, datadir: &Path) -> bool {
-        let same = |a: &Path| match (fs::metadata(a), fs::metadata(datadir)) {
-            (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-            _ => false,
-        };
-        // Through /proc the link works across mount namespaces too.
-        let cwd = PathBuf::from(format!("/proc/{}/cwd", self.pid));
-        if same(&cwd) {
-            return true;
-        }
-        let meant = match self.arg("datadir") {
-            Some(datadir) => Some(PathBuf::from(datadir)),
+        is_same_dir(&self.working_dir(), datadir)
+            || self.told().is_some_and(|told| is_same_dir(&told, datadir))
+    }
+
+    /// Its datadir: the directory that it works in once that is one; before, it works wherever it was started, often in `/`,
+    /// and what it was told counts.
+    pub(crate) fn datadir(&self) -> Option<PathBuf> {
+        if looks_like_datadir(&self.working_dir()) { self.cwd.clone() } else { self.told() }
+    }
+
+    /// Through /proc the link works across mount namespaces too.
+    fn working_dir(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/cwd", self.pid))
+    }
+
+    /// The datadir that it was started with, as seen from here.
+    fn told(&self) -> Option<PathBuf> {
+        let told = match self.arg("datadir") {
+            Some(datadir) => PathBuf::from(datadir),
             // It has not come as far as its datadir, and may hang before it ever does.
-            None if !cwd.join("ibdata1").exists() => self.configured_datadir(),
-            None => None,
+            None if !looks_like_datadir(&self.working_dir()) => self.configured_datadir()?,
+            None => return None,
         };
-        meant.is_some_and(|d| {
-            same(&d.strip_prefix("/").map_or_else(|_| d.clone(), |rest| self.root.join(rest)))
-        })
+        Some(told.strip_prefix("/").map_or_else(|_| told.clone(), |rest| self.root.join(rest)))
     }
 
     /// The datadir of the option file that it was started with.
@@ -69,6 +76,14 @@ impl ServerProcess {
         let file = self.arg("defaults-file")?;
         let files = OptionFiles::load_under(&self.root, Some(Path::new(file)));
         files.effective(&server_groups(None, None, self.arg("defaults-group-suffix"))).path("datadir")
+    }
+}
+
+/// One directory under two names; by name where one of them cannot be read.
+pub(crate) fn is_same_dir(a: &Path, b: &Path) -> bool {
+    match (fs::metadata(a), fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => a.components().eq(b.components()),
     }
 }
 

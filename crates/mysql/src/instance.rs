@@ -225,7 +225,7 @@ impl Instance {
         let told = session.scalar("show its datadir", "SELECT @@datadir").await?.unwrap_or_default();
         let theirs = settings.resolve(Path::new(&told));
         match &settings.datadir {
-            Some(ours) if !is_same_dir(ours, &theirs) => Err(Error::Refused {
+            Some(ours) if !find::is_same_dir(ours, &theirs) => Err(Error::Refused {
                 reason: format!(
                     "the server that answers runs on {}, and this instance is {}",
                     theirs.display(),
@@ -304,14 +304,6 @@ pub(crate) fn answers(error: &Error) -> bool {
             _ => false,
         },
         _ => false,
-    }
-}
-
-fn is_same_dir(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (std::fs::metadata(a), std::fs::metadata(b)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => a.components().eq(b.components()),
     }
 }
 

@@ -106,10 +106,8 @@ impl Settings {
             .clone()
             .or_else(|| process.and_then(|p| p.binary.clone()))
             .or_else(find::binary);
-        let datadir = match process.and_then(|p| p.cwd.clone()) {
-            Some(cwd) if config.datadir.is_none() => cwd,
-            _ => datadir,
-        };
+        let found = process.filter(|_| config.datadir.is_none()).and_then(ServerProcess::datadir);
+        let datadir = found.unwrap_or(datadir);
         let datadir = std::fs::canonicalize(&datadir).unwrap_or(datadir);
         let mut settings = Self {
             root: process.map_or_else(|| PathBuf::from("/"), |p| p.root.clone()),
@@ -240,4 +238,37 @@ fn parse_size(text: &str) -> Option<u32> {
         None => (text.as_str(), 1),
     };
     digits.parse::<u32>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// The figures of an instance were those of all of `/` while its server was starting.
+    #[test]
+    fn a_server_that_has_not_entered_its_datadir_has_the_one_that_it_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = std::fs::canonicalize(dir.path()).unwrap();
+        let (program, datadir, file) = (home.join("mariadbd"), home.join("data"), home.join("my.cnf"));
+        std::fs::create_dir(&datadir).unwrap();
+        std::fs::write(datadir.join("ibdata1"), "").unwrap();
+        std::fs::write(&file, format!("[mysqld]\ndatadir = {}\n", datadir.display())).unwrap();
+        // A process of the server's name that goes nowhere.
+        std::fs::copy("/bin/sh", &program).unwrap();
+        for told in
+            [format!("--datadir={}", datadir.display()), format!("--defaults-file={}", file.display())]
+        {
+            let mut command = Command::new(&program);
+            command.args(["-c", "read line", "mariadbd", &told]).current_dir("/").stdin(Stdio::piped());
+            let mut starting = command.spawn().unwrap();
+            let config = MysqlConfig { defaults_file: Some(file.clone()), ..MysqlConfig::default() };
+            let found = Settings::gather(&config, None);
+            assert_eq!(found.pid, i32::try_from(starting.id()).ok(), "{told}");
+            assert_eq!(found.datadir, Some(datadir.clone()), "{told}");
+            drop(starting.stdin.take());
+            starting.wait().unwrap();
+        }
+    }
 }

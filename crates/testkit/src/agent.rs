@@ -270,7 +270,8 @@ impl Agent {
             match child.try_wait()? {
                 Some(status) => break status,
                 None if Instant::now() > deadline => {
-                    bail!("{} does not stop: {}", self.options.id, self.log_end())
+                    let threads = crate::waits::threads(child.id());
+                    bail!("{} does not stop; its threads:\n{threads}\n{}", self.options.id, self.log_end())
                 }
                 None => std::thread::sleep(Duration::from_millis(10)),
             }

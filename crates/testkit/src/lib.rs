@@ -8,3 +8,4 @@ pub mod netns;
 pub mod poll;
 mod port;
 pub mod vm;
+mod waits;
