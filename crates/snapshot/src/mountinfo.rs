@@ -1,4 +1,4 @@
-//! Reads the kernel's mount table.
+//! Reads the kernel's mount table, and takes mounts out of it.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -6,11 +6,17 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 
 use crate::Error;
 use crate::error::IoContext as _;
 
 const TABLE: &str = "/proc/self/mountinfo";
+/// Who only looks at all mounts, as monitoring does, or ends just now, is out again within this.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,17 @@ pub(crate) struct MountLine {
     pub(crate) mount_point: PathBuf,
     /// True without the mount option `ro`.
     pub(crate) writable: bool,
+}
+
+/// Unmounts; for a short while again and again when somebody is in there.
+pub(crate) fn unmount(path: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + LOOK;
+    loop {
+        match umount2(path, MntFlags::empty()) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            done => return done.context("unmount", path),
+        }
+    }
 }
 
 /// The mounts of this process's namespace, in the kernel's order.
@@ -112,6 +129,29 @@ mod tests {
         36 22 253:4 / /snap\\040shots/vg0%2Fa ro,relatime shared:5 - xfs /dev/mapper/vg0-a ro,nouuid\n\
         37 22 253:0 /mysql /var/lib/mysql rw - xfs /dev/mapper/vg0-data rw\n\
         nonsense\n";
+
+    #[test]
+    fn who_only_looks_at_a_mount_does_not_keep_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let none: Option<&str> = None;
+        if let Err(error) = nix::mount::mount(
+            Some("looked-at"),
+            dir.path(),
+            Some("tmpfs"),
+            nix::mount::MsFlags::empty(),
+            none,
+        ) {
+            return eprintln!("skipped, because tmpfs cannot be mounted: {error}");
+        }
+        let look = fs::File::open(dir.path()).unwrap();
+        assert_eq!(umount2(dir.path(), MntFlags::empty()), Err(Errno::EBUSY));
+        let looking = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(look);
+        });
+        unmount(dir.path()).unwrap();
+        looking.join().unwrap();
+    }
 
     #[test]
     fn lines_are_read_with_their_escapes() {

@@ -18,7 +18,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use nix::mount::{MntFlags, umount2};
 use protocol::ids::{AgentId, SnapshotId};
 use protocol::snapshot::{ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Validity};
 use regex::Regex;
@@ -403,7 +402,7 @@ impl Provider for LvmProvider {
 
     fn unmount(&self, mounted: &Mounted) -> Result<(), Error> {
         if mountinfo::is_mount_point(&mounted.path)? {
-            umount2(&mounted.path, MntFlags::empty()).context("unmount", &mounted.path)?;
+            mountinfo::unmount(&mounted.path)?;
         }
         mounted.view.as_deref().map_or(Ok(()), |view| self.remove_view(view))
     }
