@@ -90,7 +90,10 @@ mod tests {
         assert!(!listening(me).iter().any(|address| address.ends_with(&port)));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let mine = format!("{}: ", child.id());
-        assert!(stray_processes(me, None, &[]).iter().any(|stray| stray.starts_with(&mine)));
+        // It has no command line in the first moment after its exec.
+        testkit::poll::until_true(Duration::from_secs(10), "the child", || {
+            stray_processes(me, None, &[]).iter().any(|stray| stray.starts_with(&mine))
+        });
         child.kill().unwrap();
         child.wait().unwrap();
     }
