@@ -31,7 +31,7 @@ use crate::{guardian, jobs, observe, queries, schedule};
 const FAULT_VARIABLE: &str = "OA_FAULT";
 /// Events that the bus has not taken yet get this long at the end; they stay on disk all the same.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
-/// A look at the host may wait for a file system that does not answer; the agent does not.
+/// A look at the host, or its tidying, may wait for a file system that does not answer; the agent does not.
 const LAST_LOOKS: Duration = Duration::from_secs(5);
 
 /// Runs the agent until `shutdown`.
@@ -118,7 +118,7 @@ async fn serve(
     let ended = async { tokio::join!(tasks.wait(), sender, beating) };
     if tokio::time::timeout(LAST_LOOKS, ended).await.is_err() {
         tracing::warn!(
-            "left behind: a look at this host that still waits, for a file system that does not answer"
+            "work on this host does not end and is left to the next start; does one of its file systems not answer?"
         );
     }
     host.bus.close(Duration::from_secs(2)).await;

@@ -33,7 +33,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// `EX_CONFIG` of sysexits.h: the configuration cannot be used.
 const EXIT_CONFIG: u8 = 78;
-/// What still reads at the end, and changes nothing: jobs are parked and events on disk by then.
+/// What is still under way at the end is done anew after the next start: jobs are parked and events on disk by then.
 const LAST_READS: Duration = Duration::from_secs(2);
 
 /// Worker beside one MySQL or MariaDB instance: reacts to commands on NATS.

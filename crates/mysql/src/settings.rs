@@ -243,6 +243,7 @@ fn parse_size(text: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::time::Duration;
 
     use super::*;
 
@@ -264,7 +265,10 @@ mod tests {
             command.args(["-c", "read line", "mariadbd", &told]).current_dir("/").stdin(Stdio::piped());
             let mut starting = command.spawn().unwrap();
             let config = MysqlConfig { defaults_file: Some(file.clone()), ..MysqlConfig::default() };
-            let found = Settings::gather(&config, None);
+            // It has no command line in the first moment after its exec.
+            let found = testkit::poll::until(Duration::from_secs(10), "the process", || {
+                Some(Settings::gather(&config, None)).filter(|found| found.pid.is_some())
+            });
             assert_eq!(found.pid, i32::try_from(starting.id()).ok(), "{told}");
             assert_eq!(found.datadir, Some(datadir.clone()), "{told}");
             drop(starting.stdin.take());
