@@ -143,6 +143,14 @@ impl Error {
         move |source| Self::Network { what, source }
     }
 
+    /// Whether this end's files are not what they should be, whatever the reason.
+    pub(crate) fn is_about_files(&self) -> bool {
+        matches!(
+            self,
+            Self::File { .. } | Self::SourceChanged { .. } | Self::Unfit { .. } | Self::BadPage { .. }
+        )
+    }
+
     /// Whether another connection may do better.
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -226,8 +226,14 @@ fn another_tree_under_the_same_journal_starts_anew() {
 
 /// Runs a seed of which `harm` spoils the source after the walk, and gives what both ends say.
 fn spoiled(harm: impl FnOnce(&Bench)) -> (String, String) {
+    spoiled_with(|_| {}, harm)
+}
+
+fn spoiled_with(set: impl FnOnce(&mut DonorOptions), harm: impl FnOnce(&Bench)) -> (String, String) {
     let bench = large_bench();
-    let donor = Arc::new(Donor::start(bench.donor_options()).unwrap());
+    let mut options = bench.donor_options();
+    set(&mut options);
+    let donor = Arc::new(Donor::start(options).unwrap());
     donor.wait_ready().unwrap();
     harm(&bench);
     let verdict = wait_in_background(&donor);
@@ -312,6 +318,23 @@ fn a_snapshot_that_became_invalid_is_never_called_done() {
     let error = chain(&receive(bench.recipient_options(&donor)).unwrap_err());
     assert!(error.contains("snapshot overflowed"), "{error}");
     assert!(chain(&verdict.join().unwrap().unwrap_err()).contains("snapshot overflowed"));
+}
+
+#[test]
+fn a_read_error_of_a_lost_snapshot_names_the_loss() {
+    // The guard is asked because of the error: its own turn would come after an hour.
+    let guard = Arc::new(Breakable(AtomicBool::new(false)));
+    let set = |options: &mut DonorOptions| {
+        options.source_guard = Arc::clone(&guard) as Arc<dyn SourceGuard>;
+        options.guard_interval = Duration::from_secs(3600);
+    };
+    let (donor, recipient) = spoiled_with(set, |bench| {
+        fs::remove_file(bench.source().join("db/small9")).unwrap();
+        guard.0.store(true, SeqCst);
+    });
+    for side in [donor, recipient] {
+        assert!(side.contains("snapshot overflowed") && side.contains("small9"), "{side}");
+    }
 }
 
 #[test]

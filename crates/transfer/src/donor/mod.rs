@@ -252,7 +252,7 @@ fn watch(shared: &Shared) {
             shared.set_manifest(manifest);
         }
         Err(error) => {
-            shared.fail(error);
+            shared.fail(shared.cause_of(error));
             return;
         }
     }

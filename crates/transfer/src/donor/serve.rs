@@ -455,6 +455,7 @@ impl Serving<'_> {
         if self.shared.cancel.is_cancelled() && self.shared.failure().is_none() {
             return Ok(());
         }
+        let error = self.shared.cause_of(error);
         let text = match &error {
             Error::DonorFailed(text) => text.clone(),
             Error::RecipientFailed(_) => return Ok(()),

@@ -26,6 +26,8 @@ pub(super) struct Shared {
     pub(super) cancel: Arc<Cancel>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Held by who asks the guard for the cause of an error.
+    asking: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Shared {
             cancel: Arc::default(),
             state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
             changed: Condvar::new(),
+            asking: Mutex::default(),
         };
         shared.add_token(token);
         shared
@@ -238,10 +241,32 @@ impl Shared {
         }
     }
 
-    /// Whether the tree is still the one that was walked, and the guard content.
+    /// Whether the guard is content, and the tree still the one that was walked. The guard comes first: it knows why a
+    /// mount went away.
     pub(super) fn check_source(&self) -> Result<()> {
-        self.source.check_identity()?;
-        self.options.source_guard.prove().map_err(Error::SourceInvalid)
+        self.options.source_guard.prove().map_err(Error::SourceInvalid)?;
+        self.source.check_identity()
+    }
+
+    /// The cause behind an error of this side's files. A snapshot that is lost gives I/O errors, or files that are not the
+    /// ones it had, before the guard's next turn comes to say that it is lost.
+    pub(super) fn cause_of(&self, error: Error) -> Error {
+        if !error.is_about_files() {
+            return error;
+        }
+        // All connections meet such an error at once, and a look at the snapshot may cost the host a process.
+        let _one = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(text) = self.failure() {
+            return Error::DonorFailed(text.to_string());
+        }
+        match self.check_source() {
+            Ok(()) => error,
+            Err(Error::SourceInvalid(reason)) => {
+                let seen = chain_text(&error);
+                Error::SourceInvalid(format!("{reason}; it was noticed when this failed: {seen}"))
+            }
+            Err(cause) => cause,
+        }
     }
 
     /// Takes a place for a connection, if there is one.
