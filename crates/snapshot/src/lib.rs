@@ -29,6 +29,7 @@ mod tree;
 pub mod volumes;
 
 pub use error::Error;
+pub use mountinfo::unmount;
 pub use mounts::{MountLease, MountTable};
 pub use provider::{
     Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Observed, Provider, SizePolicy,

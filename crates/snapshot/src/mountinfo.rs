@@ -16,7 +16,7 @@ use crate::error::IoContext as _;
 
 const TABLE: &str = "/proc/self/mountinfo";
 /// Who only looks at all mounts, as monitoring does, or ends just now, is out again within this.
-const LOOK: Duration = Duration::from_secs(3);
+pub(crate) const LOOK: Duration = Duration::from_secs(3);
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,13 +31,17 @@ pub(crate) struct MountLine {
     pub(crate) writable: bool,
 }
 
-/// Unmounts; for a short while again and again when somebody is in there.
-pub(crate) fn unmount(path: &Path) -> Result<(), Error> {
-    unmount_pausing(path, || std::thread::sleep(Duration::from_millis(50)))
+/// Unmounts; while somebody is in there it tries again, for as long as `patience`. What is lazily detached is not
+/// unmounted, so that is never done.
+///
+/// # Errors
+/// [`Error::Io`] with the kernel's reason: `EBUSY` when somebody still is in there.
+pub fn unmount(path: &Path, patience: Duration) -> Result<(), Error> {
+    unmount_pausing(path, patience, || std::thread::sleep(Duration::from_millis(50)))
 }
 
-fn unmount_pausing(path: &Path, mut pause: impl FnMut()) -> Result<(), Error> {
-    let deadline = Instant::now() + LOOK;
+fn unmount_pausing(path: &Path, patience: Duration, mut pause: impl FnMut()) -> Result<(), Error> {
+    let deadline = Instant::now() + patience;
     loop {
         match umount2(path, MntFlags::empty()) {
             Err(Errno::EBUSY) if Instant::now() < deadline => pause(),
@@ -148,7 +152,7 @@ mod tests {
             return eprintln!("skipped, because tmpfs cannot be mounted: {error}");
         }
         let mut look = fs::File::open(dir.path()).ok();
-        unmount_pausing(dir.path(), || look = None).unwrap();
+        unmount_pausing(dir.path(), LOOK, || look = None).unwrap();
         assert!(look.is_none(), "it was busy at first");
     }
 

@@ -223,7 +223,7 @@ impl MountTable {
             if !ours {
                 return refuse("something is mounted there already".to_owned());
             }
-            mountinfo::unmount(target)?;
+            mountinfo::unmount(target, mountinfo::LOOK)?;
         }
         make_dir(target, 0o755)?;
         let mut entries = fs::read_dir(target).context("list", target)?;

@@ -402,7 +402,7 @@ impl Provider for LvmProvider {
 
     fn unmount(&self, mounted: &Mounted) -> Result<(), Error> {
         if mountinfo::is_mount_point(&mounted.path)? {
-            mountinfo::unmount(&mounted.path)?;
+            mountinfo::unmount(&mounted.path, mountinfo::LOOK)?;
         }
         mounted.view.as_deref().map_or(Ok(()), |view| self.remove_view(view))
     }

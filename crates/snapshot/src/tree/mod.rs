@@ -286,7 +286,7 @@ impl Provider for TreeProvider {
     fn unmount(&self, mounted: &Mounted) -> Result<(), Error> {
         // Where the agent may not mount, the path is below our own root and nothing was mounted.
         if !mounted.path.starts_with(&self.root) && mountinfo::is_mount_point(&mounted.path)? {
-            mountinfo::unmount(&mounted.path)?;
+            mountinfo::unmount(&mounted.path, mountinfo::LOOK)?;
         }
         match mounted.view.as_deref() {
             Some(view) if view == format!("{VIEW}{}", mounted.id) => {

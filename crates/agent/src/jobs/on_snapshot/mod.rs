@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use job::{Scope, Step, StepError, Steps};
 use mysql::Instance;
 use mysql::second::{self, SecondOptions};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::SnapshotId;
 use protocol::mysql::ServerInfo;
@@ -324,24 +324,13 @@ fn identity(datadir: &Path) -> Result<(u64, u64), WireError> {
 }
 
 fn uncover(datadir: &Path) -> Result<(), WireError> {
-    let deadline = Instant::now() + UNCOVER_LIMIT;
-    loop {
-        match umount2(datadir, MntFlags::empty()) {
-            Ok(()) => return Ok(()),
-            Err(nix::Error::EBUSY) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(100));
-            }
-            Err(e) => {
-                return Err(system(
-                    format!(
-                        "the snapshot cannot be taken from {}: end who works in it, then repeat the command",
-                        datadir.display()
-                    ),
-                    &e,
-                ));
-            }
-        }
-    }
+    snapshot::unmount(datadir, UNCOVER_LIMIT).map_err(|error| {
+        let text = format!(
+            "the snapshot cannot be taken from {}: end who works in it, then repeat the command",
+            datadir.display()
+        );
+        WireError::caused(ErrorCode::System, text, &error)
+    })
 }
 
 /// Below the parent of the mount root, which servers of other users get through to.
