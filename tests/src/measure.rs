@@ -20,8 +20,29 @@ pub fn cpu_ticks(pid: u32) -> u64 {
 /// When there is no such process.
 #[must_use]
 pub fn rss_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most memory that a process held since [`forget_peak`], KiB.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn peak_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
+}
+
+/// From now on the peak is counted anew (`5` in proc_pid_clear_refs(5)).
+///
+/// # Panics
+/// When there is no such process, or it is another user's.
+pub fn forget_peak(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 

@@ -78,6 +78,8 @@ pub struct WorldOptions {
     pub donor_lines: Vec<String>,
     /// MiB of BLOBs on the donor.
     pub data_mib: u32,
+    /// Size of the volume that the donor lies on, MiB, where the provider wants one; 0: 1 GiB.
+    pub donor_volume_mib: u64,
     /// Where the recipient lies; absent: in the temporary directory.
     pub recipient_volume: Option<Volume>,
     /// Called for `db1` and `db2`.
@@ -115,7 +117,7 @@ impl World {
         let bus = NatsOptions { address: options.bus_address, ..NatsOptions::jetstream() };
         let nats = NatsServer::start(&bus).unwrap();
         let mut volumes = Vec::new();
-        let (parent, provider) = ground(options.provider, &options.vendor, &mut volumes);
+        let (parent, provider) = ground(&options, &mut volumes);
         let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
         volumes.extend(options.recipient_volume);
         let is_btrfs = provider == "btrfs";

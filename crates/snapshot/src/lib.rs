@@ -19,6 +19,7 @@ pub mod freeze;
 pub mod guardian;
 mod instant;
 mod lvm;
+mod mapped;
 mod mountinfo;
 pub mod mounts;
 mod names;

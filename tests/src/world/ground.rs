@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
 
-use super::Provider;
+use super::{Provider, WorldOptions};
 use crate::volume::{Kind, Volume};
 
 /// A row by which old data are known again.
@@ -19,12 +19,8 @@ pub(super) async fn mark(db: &Mysqld) {
 }
 
 /// The directory that the donor lies in, and the name of its provider.
-pub(super) fn ground(
-    provider: Provider,
-    vendor: &Vendor,
-    volumes: &mut Vec<Volume>,
-) -> (Option<PathBuf>, &'static str) {
-    let (kind, name) = match provider {
+pub(super) fn ground(options: &WorldOptions, volumes: &mut Vec<Volume>) -> (Option<PathBuf>, &'static str) {
+    let (kind, name) = match options.provider {
         Provider::Reflink => (Kind::Xfs, "reflink"),
         Provider::Btrfs => (Kind::Btrfs, "btrfs"),
         Provider::Directory => return (None, "directory"),
@@ -34,7 +30,8 @@ pub(super) fn ground(
         eprintln!("{name} snapshots skipped, because mounting needs root: plain copies instead");
         return (None, "directory");
     }
-    let volume = Volume::make_below(&vendor.short_dir(), kind, 1024);
+    let size_mib = if options.donor_volume_mib == 0 { 1024 } else { options.donor_volume_mib };
+    let volume = Volume::make_below(&options.vendor.short_dir(), kind, size_mib);
     let path = volume.path().to_owned();
     volumes.push(volume);
     (Some(path), name)

@@ -256,7 +256,11 @@ impl Instant {
             let paused =
                 self.pause.map(|pid| snapshot::freeze::pause(pid, Duration::from_secs(10))).transpose()?;
             take()?;
-            drop(paused);
+            if let Some(paused) = paused {
+                let still_ms = u64::try_from(paused.paused_for().as_millis()).unwrap_or(u64::MAX);
+                drop(paused);
+                tracing::info!(still_ms, "the server stood still for the instant of its snapshot");
+            }
         }
         let mut observed = Observed {
             freeze: if self.pause.is_some() { Freeze::Paused } else { Freeze::Atomic },

@@ -12,6 +12,9 @@ use crate::Error;
 use crate::error::IoContext as _;
 use crate::provider::Features;
 
+/// Completes a copy, in the instant.
+pub(super) type Take<'a> = Box<dyn FnOnce() -> Result<(), Error> + 'a>;
+
 /// How trees are copied and deleted.
 pub(super) trait Backend: Send + Sync + fmt::Debug {
     fn kind(&self) -> ProviderKind;
@@ -20,8 +23,8 @@ pub(super) trait Backend: Send + Sync + fmt::Debug {
     fn missing(&self, root: &Path) -> Option<String>;
     /// What to copy for a data directory, checked.
     fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error>;
-    /// Copies `source` to `target`, which does not exist.
-    fn take(&self, source: &Path, target: &Path) -> Result<(), Error>;
+    /// Begins a copy of `source` at `target`, which does not exist, with all that need not wait for the instant.
+    fn begin<'a>(&'a self, source: &'a Path, target: &'a Path) -> Result<Take<'a>, Error>;
     /// Makes a writable copy of a snapshot's tree.
     fn view(&self, tree: &Path, target: &Path) -> Result<(), Error>;
     /// Deletes a tree, or nothing.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 use protocol::snapshot::ProviderKind;
 
-use super::backend::{Backend, Plan, check_tree, nearest_existing};
+use super::backend::{Backend, Plan, Take, check_tree, nearest_existing};
 use crate::Error;
 use crate::error::IoContext as _;
 use crate::provider::Features;
@@ -59,20 +59,8 @@ impl Backend for Subvolumes {
         Ok(Plan { source: source.to_owned(), inside })
     }
 
-    fn take(&self, source: &Path, target: &Path) -> Result<(), Error> {
-        btrfs(&["subvolume", "snapshot", "-r"], &[source, target]).map_err(|error| match error {
-            // The tool's line alone does not tell a person what to change.
-            Error::Tool { last_line, .. } if last_line.contains("Invalid cross-device link") => {
-                Error::Origin {
-                    datadir: source.to_owned(),
-                    reason: format!(
-                        "{} is on another file system; the snapshot root must be on the same one",
-                        target.display()
-                    ),
-                }
-            }
-            other => other,
-        })
+    fn begin<'a>(&'a self, source: &'a Path, target: &'a Path) -> Result<Take<'a>, Error> {
+        Ok(Box::new(|| take(source, target)))
     }
 
     fn view(&self, tree: &Path, target: &Path) -> Result<(), Error> {
@@ -96,6 +84,20 @@ impl Backend for Subvolumes {
     fn is_snapshot(&self, path: &Path) -> bool {
         is_subvolume(path)
     }
+}
+
+fn take(source: &Path, target: &Path) -> Result<(), Error> {
+    btrfs(&["subvolume", "snapshot", "-r"], &[source, target]).map_err(|error| match error {
+        // The tool's line alone does not tell a person what to change.
+        Error::Tool { last_line, .. } if last_line.contains("Invalid cross-device link") => Error::Origin {
+            datadir: source.to_owned(),
+            reason: format!(
+                "{} is on another file system; the snapshot root must be on the same one",
+                target.display()
+            ),
+        },
+        other => other,
+    })
 }
 
 fn is_subvolume(path: &Path) -> bool {

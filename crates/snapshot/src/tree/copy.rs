@@ -1,7 +1,7 @@
 //! Copies of trees, file by file: plain, or with shared blocks.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -9,15 +9,15 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use protocol::snapshot::ProviderKind;
-use walkdir::WalkDir;
 
-use super::backend::{Backend, Plan, check_tree, nearest_existing};
+use super::backend::{Backend, Plan, Take, check_tree, nearest_existing};
+use super::mirror::Mirror;
 use crate::Error;
 use crate::error::IoContext as _;
 use crate::ficlone::clone_file;
 use crate::provider::Features;
 
-/// Copies that are made file after file, so that the server must stand still meanwhile.
+/// Copies that are made file after file: the server must stand still while the last of them are made.
 #[derive(Debug)]
 pub(super) struct Copies {
     pub(super) reflink: bool,
@@ -52,12 +52,14 @@ impl Backend for Copies {
         Ok(Plan { source: datadir.to_owned(), inside: PathBuf::new() })
     }
 
-    fn take(&self, source: &Path, target: &Path) -> Result<(), Error> {
-        copy_tree(source, target, self.reflink)
+    fn begin<'a>(&'a self, source: &'a Path, target: &'a Path) -> Result<Take<'a>, Error> {
+        let mut mirror = Mirror::new(source, target, self.reflink);
+        mirror.ahead()?;
+        Ok(Box::new(|| mirror.complete()))
     }
 
     fn view(&self, tree: &Path, target: &Path) -> Result<(), Error> {
-        copy_tree(tree, target, self.reflink)
+        Mirror::new(tree, target, self.reflink).complete()
     }
 
     fn delete_tree(&self, path: &Path) -> Result<(), Error> {
@@ -86,34 +88,8 @@ fn clone_probe(dir: &Path) -> Result<(), Errno> {
     clone_file(&unnamed()?, &unnamed()?)
 }
 
-fn copy_tree(source: &Path, target: &Path, reflink: bool) -> Result<(), Error> {
-    // Times of directories change while they are filled, so they are set at the end, innermost first.
-    let mut directories = Vec::new();
-    for entry in WalkDir::new(source).follow_links(false) {
-        let entry = entry.map_err(|e| Error::Io {
-            action: "read",
-            path: e.path().unwrap_or(source).to_owned(),
-            source: e.into_io_error().unwrap_or_else(|| std::io::ErrorKind::Other.into()),
-        })?;
-        let below = entry.path().strip_prefix(source).unwrap_or(entry.path());
-        let to = if below.as_os_str().is_empty() { target.to_owned() } else { target.join(below) };
-        let meta = entry.metadata().map_err(std::io::Error::from).context("look at", entry.path())?;
-        if meta.is_dir() {
-            DirBuilder::new().mode(0o700).create(&to).context("create directory", &to)?;
-            directories.push((to, meta));
-        } else if meta.is_file() {
-            copy_file(entry.path(), &to, reflink)?;
-            set_attributes(&to, &meta)?;
-        } else if meta.is_symlink() {
-            let link = fs::read_link(entry.path()).context("read", entry.path())?;
-            std::os::unix::fs::symlink(link, &to).context("create link", &to)?;
-        }
-        // Sockets, pipes and devices hold no data.
-    }
-    directories.iter().rev().try_for_each(|(dir, meta)| set_attributes(dir, meta))
-}
-
-fn copy_file(from: &Path, to: &Path, reflink: bool) -> Result<(), Error> {
+/// Copies the bytes of a file, or has them shared.
+pub(super) fn copy_file(from: &Path, to: &Path, reflink: bool) -> Result<(), Error> {
     if !reflink {
         return fs::copy(from, to).map(drop).context("copy", from);
     }
@@ -132,7 +108,7 @@ fn copy_file(from: &Path, to: &Path, reflink: bool) -> Result<(), Error> {
 }
 
 /// Owner, mode and times, in the order in which none undoes another.
-fn set_attributes(path: &Path, meta: &Metadata) -> Result<(), Error> {
+pub(super) fn set_attributes(path: &Path, meta: &Metadata) -> Result<(), Error> {
     match std::os::unix::fs::chown(path, Some(meta.uid()), Some(meta.gid())) {
         // Without root the copy belongs to the agent, which is then the server's user as well.
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && !nix::unistd::geteuid().is_root() => {}

@@ -7,6 +7,7 @@
 mod backend;
 mod btrfs;
 mod copy;
+mod mirror;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -135,7 +136,7 @@ impl TreeProvider {
     ) -> Result<Observed, Error> {
         DirBuilder::new().mode(0o700).create(new).context("create directory", new)?;
         let target = new.join(DATA);
-        let mut instant = Instant::new(|| self.backend.take(&plan.source, &target));
+        let mut instant = Instant::new(self.backend.begin(&plan.source, &target)?);
         let observed = instant.run(at_instant)?;
         if !self.backend.features().atomic && (observed.freeze == Freeze::Atomic) {
             let detail = format!("it was neither ({:?})", observed.consistency);

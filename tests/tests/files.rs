@@ -1,0 +1,89 @@
+//! A datadir of many small files, as a host with tens of thousands of tables has: `OA_FILES` says how many.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use e2e::measure::{forget_peak, peak_kib};
+use e2e::tree;
+use e2e::world::{Host, PATIENCE, World, WorldOptions, swiftly};
+use serde_json::Value;
+use testkit::poll;
+
+/// A schema that the server only sees as a directory: making as many tables would take it an hour.
+const SCHEMA: &str = "archive";
+/// Files in CI.
+const FILES: u32 = 20_000;
+/// What an agent may take above what it had before, KiB.
+const MEMORY_KIB: u64 = 64 << 10;
+
+fn fill(schema: &Path, files: u32) {
+    let server = fs::metadata(schema.parent().unwrap()).unwrap();
+    let give = |path: &Path| chown(path, Some(server.uid()), Some(server.gid())).unwrap();
+    fs::create_dir(schema).unwrap();
+    give(schema);
+    for n in 0..files {
+        let path = schema.join(format!("t{n:06}.MYD"));
+        fs::write(&path, n.to_le_bytes().repeat((n % 400) as usize)).unwrap();
+        give(&path);
+    }
+}
+
+/// For how many ms the agent held its server, by its log.
+fn stood_still(host: &Host) -> u64 {
+    let log = host.agent.log();
+    let told = log.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    told.filter_map(|line| line.pointer("/fields/still_ms")?.as_u64()).next().expect("the agent tells it")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_datadir_of_many_files_is_seeded_within_the_same_memory() {
+    let files = std::env::var("OA_FILES").map_or(FILES, |files| files.parse().unwrap());
+    let donor_volume_mib = 1024 + u64::from(files) / 100;
+    let world = World::start(WorldOptions { donor_volume_mib, ..WorldOptions::default() }).await;
+    fill(&world.donor.db.datadir().join(SCHEMA), files);
+    let newest = fs::metadata(world.donor.db.datadir().join(SCHEMA)).unwrap();
+    poll::until_true(PATIENCE, "the files to be left alone", || {
+        newest.modified().unwrap().elapsed().is_ok_and(|quiet| quiet > Duration::from_secs(2))
+    });
+    let agents = [&world.donor, &world.recipient].map(|host| (host.id(), host.agent.pid().unwrap()));
+    let before = agents.clone().map(|(_, pid)| {
+        forget_peak(pid);
+        peak_kib(pid)
+    });
+
+    let began = Instant::now();
+    world.snapshot().await;
+    let (snapshot, still_ms) = (began.elapsed(), stood_still(&world.donor));
+    // What is copied while it stands still takes as long as all the rest; a quarter leaves room for noise.
+    assert!(
+        u128::from(still_ms) * 4 < snapshot.as_millis(),
+        "MySQL stood still for {still_ms} ms of {snapshot:?}"
+    );
+    let began = Instant::now();
+    let job = world.seed(swiftly()).await;
+    world.succeeded(&world.recipient, job).await;
+    println!(
+        "{files} files: snapshot {snapshot:.1?} with the server still for {still_ms} ms, seed {:.1?}",
+        began.elapsed()
+    );
+    let schema = |host: &Host| tree::contents(&host.db.datadir().join(SCHEMA));
+    assert_eq!(schema(&world.recipient).len(), files as usize + 1);
+    tree::assert_copy(&schema(&world.recipient), &schema(&world.donor));
+    for ((host, pid), before) in agents.into_iter().zip(before) {
+        let grown = peak_kib(pid).saturating_sub(before);
+        println!(
+            "{host}: {} KiB more than before, {:.0} bytes a file",
+            grown,
+            grown as f64 * 1024.0 / f64::from(files)
+        );
+        assert!(grown < MEMORY_KIB, "{host} took {grown} KiB for {files} files");
+    }
+    world.nothing_left(PATIENCE).await;
+}
