@@ -8,6 +8,7 @@ mod argv;
 mod filesystem;
 pub(crate) mod host;
 mod parse;
+mod plan;
 mod size;
 mod tags;
 
@@ -23,8 +24,9 @@ use protocol::snapshot::{ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Va
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use self::host::{Host, volume_of};
+use self::host::Host;
 pub(crate) use self::parse::Lv;
+use self::plan::Plan;
 use crate::error::IoContext as _;
 use crate::instant::{self, Instant};
 use crate::mountinfo::{self, MountLine};
@@ -58,20 +60,6 @@ struct Sidecar {
     /// Names are used again, uuids are not.
     lv_uuid: String,
     meta: SnapshotMeta,
-}
-
-/// What a creation needs to know.
-#[derive(Debug)]
-struct Plan {
-    group: String,
-    origin: String,
-    inside: PathBuf,
-    name: String,
-    /// The thin pool, if it is in one.
-    pool: Vec<Lv>,
-    /// For a classic snapshot.
-    extents: Option<u64>,
-    size_bytes: u64,
 }
 
 impl LvmProvider {
@@ -170,75 +158,6 @@ impl LvmProvider {
             mounts: mounts_of(lv, mounts),
             meta: self.meta_of(lv, &id),
             id,
-        })
-    }
-
-    fn plan(&self, request: &CreateRequest) -> Result<Plan, Error> {
-        let unavailable = |reason| Error::Unavailable { provider: self.name(), reason };
-        let volumes = self.host.volumes().map_err(|error| self.host.missing().map_or(error, unavailable))?;
-        if volumes.is_empty() {
-            return Err(unavailable(self.host.missing().unwrap_or_else(|| "there is no volume".to_owned())));
-        }
-        let (origin, inside) = volume_of(&volumes, &request.datadir)?;
-        let refuse = |reason: String| Err(Error::Origin { datadir: request.datadir.clone(), reason });
-        if let Some(configured) = self.config.origin.as_ref().filter(|c| **c != origin.full_name()) {
-            return refuse(format!(
-                "it lies on {}, not on the configured origin {configured}",
-                origin.full_name()
-            ));
-        }
-        if origin.is_classic_snapshot() {
-            return refuse(format!(
-                "{} is itself a classic snapshot, and those have no snapshots",
-                origin.full_name()
-            ));
-        }
-        match (self.kind, origin.is_thin()) {
-            (ProviderKind::LvmThin, false) => {
-                return refuse(format!(
-                    "{} is not a thin volume; use provider = \"lvm\"",
-                    origin.full_name()
-                ));
-            }
-            (ProviderKind::Lvm, true) => {
-                return refuse(format!(
-                    "{} is a thin volume; use provider = \"lvm-thin\"",
-                    origin.full_name()
-                ));
-            }
-            _ => {}
-        }
-        let (extents, size_bytes) = if self.kind == ProviderKind::Lvm {
-            let vg = self.host.group(&origin.group)?;
-            let policy = request.size.unwrap_or(self.config.size);
-            let extents = size::classic_extents(
-                policy,
-                self.config.min_size_bytes,
-                origin.size_bytes,
-                &origin.group,
-                &vg,
-            )?;
-            (Some(extents), extents * vg.extent_bytes)
-        } else {
-            (None, 0)
-        };
-        let taken = |name: &str| {
-            let view = format!("{name}{VIEW_SUFFIX}");
-            volumes.iter().any(|l| l.group == origin.group && (l.name == name || l.name == view))
-        };
-        let name = self.pattern.expand(request, &origin.name, Timestamp::now(), &taken);
-        let pool = volumes
-            .iter()
-            .filter(|l| l.group == origin.group && Some(&l.name) == origin.pool.as_ref())
-            .cloned();
-        Ok(Plan {
-            group: origin.group.clone(),
-            origin: origin.full_name(),
-            inside,
-            name,
-            pool: pool.collect(),
-            extents,
-            size_bytes,
         })
     }
 
