@@ -1,4 +1,4 @@
-//! A datadir of many small files, as a host with tens of thousands of tables has: `OA_FILES` says how many.
+//! What lies in a datadir beside tablespaces: very many files, and files that are not seeded. `OA_FILES` says how many.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -86,4 +86,22 @@ async fn a_datadir_of_many_files_is_seeded_within_the_same_memory() {
         assert!(grown < MEMORY_KIB, "{host} took {grown} KiB for {files} files");
     }
     world.nothing_left(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn relay_logs_stay_with_the_donor_whatever_they_are_called() {
+    let donor_lines = vec!["relay_log=feed".to_owned()];
+    let world = World::start(WorldOptions { donor_lines, ..WorldOptions::default() }).await;
+    let datadir = world.donor.db.datadir();
+    let names = ["feed.index", "feed.000007", "feed-eu.000001"];
+    for name in names {
+        fs::write(datadir.join(name), "./feed.000007\n").unwrap();
+    }
+    world.snapshot().await;
+    let job = world.seed(swiftly()).await;
+    world.succeeded(&world.recipient, job).await;
+    for name in names {
+        assert!(datadir.join(name).exists(), "{name} is the donor's");
+        assert!(!world.recipient.db.datadir().join(name).exists(), "{name} came along");
+    }
 }

@@ -16,6 +16,7 @@ pub use apply::{Applied, apply};
 pub use format::{Header, inspect};
 pub use text::{TextStream, text};
 
+use crate::datadir::LogNames;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::settings::Settings;
@@ -94,6 +95,17 @@ impl Instance {
         })?;
         let base = settings.datadir.clone().unwrap_or_default();
         read_index(&index, &base, &settings.root)
+    }
+
+    /// What the logs of this server are called, by their indexes: what an option named is not told by a file's name.
+    pub async fn log_names(&self) -> LogNames {
+        let mut names = LogNames::default();
+        for (kind, bases) in [(LogKind::Binary, &mut names.log_bin), (LogKind::Relay, &mut names.relay_log)] {
+            let Ok(logs) = self.logs(kind).await else { continue };
+            let files = std::iter::once(logs.index).chain(logs.files.into_iter().map(|file| file.path));
+            bases.extend(files.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())));
+        }
+        names
     }
 }
 

@@ -200,4 +200,10 @@ async fn relay_logs_of_a_replica_are_listed_to_their_end() {
         logs.end().unwrap()
     })
     .await;
+    let names = instance.log_names().await;
+    assert_eq!(names.log_bin, ["binlog".to_owned()].into());
+    assert!(
+        names.relay_log.iter().all(|base| base.contains("relay")) && !names.relay_log.is_empty(),
+        "{names:?}"
+    );
 }

@@ -268,7 +268,8 @@ async fn donor_options(
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let snapshot = choose(host, params.snapshot.as_ref()).await?;
-    options.exclude = blocking(move || exclude(&root, &snapshot)).await?;
+    let names = host.instance.log_names().await;
+    options.exclude = blocking(move || exclude(&root, &snapshot, &names)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,
         PageCheck::Warn => PagePolicy::Warn,
@@ -280,12 +281,10 @@ async fn donor_options(
 }
 
 /// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
-fn exclude(root: &Path, snapshot: &Snapshot) -> Result<Exclude, WireError> {
+fn exclude(root: &Path, snapshot: &Snapshot, names: &LogNames) -> Result<Exclude, WireError> {
     let entries = top_entries(root).map_err(|e| crate::errors::from_mysql(&e))?;
     let policy = clone_policy(snapshot);
-    Ok(Exclude::new(
-        entries.into_iter().filter(|name| unwanted(name, &policy, &LogNames::default()).is_some()),
-    ))
+    Ok(Exclude::new(entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some())))
 }
 
 /// Only a server that was stopped needs no binary log: with a log, the engine's commits are not flushed one by one, and

@@ -1,0 +1,212 @@
+//! The data directory: what is not cloned with it, whose it is, and emptying it without a mistake.
+
+mod cloning;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::User;
+
+use crate::error::{Error, Result};
+use crate::find::{self, DataLock};
+
+pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
+
+/// The names at the top of a directory that are text.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be listed.
+pub fn top_entries(datadir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(datadir).map_err(Error::io("list", datadir))?;
+    Ok(entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect())
+}
+
+/// Removes a file or a whole directory, never following a link. False when it was not there.
+fn remove(path: &Path) -> Result<bool> {
+    let done = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match done {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(Error::io("remove", path)(e)),
+    }
+}
+
+/// Uid and gid that own a datadir's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// Whose a datadir must be: the old one's owner, else the user that the options name, else `mysql`.
+///
+/// # Errors
+/// [`Error::NotFound`] when there is neither a datadir nor such a user.
+pub fn owner(old_datadir: Option<&Path>, user_option: Option<&str>) -> Result<Owner> {
+    if let Some(meta) = old_datadir.and_then(|d| fs::metadata(d).ok()) {
+        return Ok(Owner { uid: meta.uid(), gid: meta.gid() });
+    }
+    let user = User::from_name(user_option.unwrap_or("mysql")).ok().flatten();
+    let user = user.ok_or(Error::NotFound { what: "the operating system user" })?;
+    Ok(Owner { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+}
+
+/// Gives a whole tree to its owner, links themselves and not what they point at. Blocking.
+///
+/// # Errors
+/// [`Error::Io`] for the first file that cannot be given away.
+pub fn give_to(root: &Path, owner: Owner) -> Result<()> {
+    for entry in walkdir::WalkDir::new(root) {
+        let entry = entry.map_err(|e| {
+            let path = e.path().unwrap_or(root).to_owned();
+            Error::Io { action: "walk", path, source: e.into() }
+        })?;
+        let meta = entry.metadata().map_err(|e| Error::Io {
+            action: "read",
+            path: entry.path().to_owned(),
+            source: e.into(),
+        })?;
+        if (meta.uid(), meta.gid()) != (owner.uid, owner.gid) {
+            std::os::unix::fs::lchown(entry.path(), Some(owner.uid), Some(owner.gid))
+                .map_err(Error::io("change the owner of", entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes an empty datadir of the servers' usual mode for its owner.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn create_empty(path: &Path, owner: Owner) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs::DirBuilder::new().mode(0o750).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create", path)(e)),
+        _ => {}
+    }
+    chown(path, Some(owner.uid), Some(owner.gid)).map_err(Error::io("change the owner of", path))
+}
+
+/// True for a directory with InnoDB's system tablespace or a grant-table directory in it.
+#[must_use]
+pub fn looks_like_datadir(path: &Path) -> bool {
+    ["ibdata1", "mysql.ibd", "aria_log_control"].iter().any(|f| path.join(f).is_file())
+        || path.join("mysql").is_dir() && path.join("performance_schema").is_dir()
+}
+
+/// True for a file at the top of a datadir that belongs to the server itself.
+pub(crate) fn is_system_file(name: &str) -> bool {
+    ["ibdata", "ib_logfile", "undo", "mysql.ibd", "#innodb_redo", "aria_log", "#ib_"]
+        .iter()
+        .any(|p| name.starts_with(p))
+}
+
+/// Checks that a directory may be emptied.
+///
+/// # Errors
+/// [`Error::Refused`] with the reason: not absolute, `/` or a system directory, a link, a mount point that holds more than
+/// a datadir, anything that does not look like a datadir, or one that a server uses.
+pub fn check_clearable(datadir: &Path) -> Result<()> {
+    let refuse = |why: &str| Err(Error::Refused { reason: format!("{} {why}", datadir.display()) });
+    if !datadir.is_absolute() || datadir.components().any(|c| matches!(c, Component::ParentDir)) {
+        return refuse("is not an absolute path without ..");
+    }
+    if datadir.components().count() < 3 {
+        return refuse("is too near the root of the file system to be a datadir of its own");
+    }
+    let meta = fs::symlink_metadata(datadir).map_err(Error::io("read", datadir))?;
+    if meta.is_symlink() {
+        return refuse("is a link; name the directory itself");
+    }
+    if !meta.is_dir() {
+        return refuse("is not a directory");
+    }
+    let is_empty = fs::read_dir(datadir).map_err(Error::io("list", datadir))?.next().is_none();
+    if !is_empty && !looks_like_datadir(datadir) {
+        return refuse("does not look like a MySQL datadir");
+    }
+    if ["etc", "usr", "bin", "proc", "home"].iter().filter(|d| datadir.join(d).is_dir()).count() >= 3 {
+        return refuse("holds a whole system");
+    }
+    if find::servers().iter().any(|s| s.owns(datadir)) || find::data_lock(datadir) == DataLock::Held {
+        return refuse("is in use by a running server");
+    }
+    Ok(())
+}
+
+/// Empties a datadir and keeps the directory itself, which may be a mount point. Blocking; stays on one file system.
+/// Returns the number of entries removed from its top.
+///
+/// # Errors
+/// As [`check_clearable`], and [`Error::Io`] for what cannot be removed.
+pub fn clear(datadir: &Path) -> Result<usize> {
+    check_clearable(datadir)?;
+    let device = fs::metadata(datadir).map_err(Error::io("read", datadir))?.dev();
+    let entries = fs::read_dir(datadir).map_err(Error::io("list", datadir))?;
+    let paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    for path in &paths {
+        let meta = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
+        if meta.dev() != device {
+            let reason = format!("{} is a mount of its own; unmount it first", path.display());
+            return Err(Error::Refused { reason });
+        }
+    }
+    let mut removed = 0;
+    for path in paths {
+        // A file system's own directory belongs to its mount point, not to the data.
+        if path.file_name().is_some_and(|n| n == "lost+found") {
+            continue;
+        }
+        removed += usize::from(remove(&path)?);
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dangerous_directories_are_not_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        for path in [
+            Path::new("/"),
+            Path::new("/var"),
+            Path::new("/usr/lib"),
+            Path::new("relative"),
+            Path::new("/tmp/../etc"),
+            dir.path(),
+            &link,
+        ] {
+            let error = clear(path).unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "{}: {error}", path.display());
+        }
+        assert!(dir.path().join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn a_stopped_datadir_is_cleared_and_stays_as_a_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let datadir = dir.path().join("mysql");
+        fs::create_dir_all(datadir.join("shop")).unwrap();
+        fs::write(datadir.join("ibdata1"), "x").unwrap();
+        fs::create_dir(datadir.join("lost+found")).unwrap();
+        let outside = dir.path().join("outside");
+        fs::write(&outside, "precious").unwrap();
+        std::os::unix::fs::symlink(&outside, datadir.join("shop/link")).unwrap();
+        assert_eq!(clear(&datadir).unwrap(), 2);
+        assert!(datadir.join("lost+found").exists() && outside.exists());
+        assert!(!datadir.join("ibdata1").exists());
+    }
+}
