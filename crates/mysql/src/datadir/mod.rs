@@ -1,18 +1,18 @@
 //! The data directory: what is not cloned with it, whose it is, and emptying it without a mistake.
 
 mod cloning;
+mod ownership;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
-
-use nix::unistd::User;
 
 use crate::error::{Error, Result};
 use crate::find::{self, DataLock};
 
 pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
+pub use self::ownership::{Ownership, give_to};
 
 /// The names at the top of a directory that are text.
 ///
@@ -35,64 +35,6 @@ fn remove(path: &Path) -> Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(Error::io("remove", path)(e)),
     }
-}
-
-/// Uid and gid that own a datadir's files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
-}
-
-/// Whose a datadir must be: the old one's owner, else the user that the options name, else `mysql`.
-///
-/// # Errors
-/// [`Error::NotFound`] when there is neither a datadir nor such a user.
-pub fn owner(old_datadir: Option<&Path>, user_option: Option<&str>) -> Result<Owner> {
-    if let Some(meta) = old_datadir.and_then(|d| fs::metadata(d).ok()) {
-        return Ok(Owner { uid: meta.uid(), gid: meta.gid() });
-    }
-    let user = User::from_name(user_option.unwrap_or("mysql")).ok().flatten();
-    let user = user.ok_or(Error::NotFound { what: "the operating system user" })?;
-    Ok(Owner { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
-}
-
-/// Gives a whole tree to its owner, links themselves and not what they point at. Blocking.
-///
-/// # Errors
-/// [`Error::Io`] for the first file that cannot be given away.
-pub fn give_to(root: &Path, owner: Owner) -> Result<()> {
-    for entry in walkdir::WalkDir::new(root) {
-        let entry = entry.map_err(|e| {
-            let path = e.path().unwrap_or(root).to_owned();
-            Error::Io { action: "walk", path, source: e.into() }
-        })?;
-        let meta = entry.metadata().map_err(|e| Error::Io {
-            action: "read",
-            path: entry.path().to_owned(),
-            source: e.into(),
-        })?;
-        if (meta.uid(), meta.gid()) != (owner.uid, owner.gid) {
-            std::os::unix::fs::lchown(entry.path(), Some(owner.uid), Some(owner.gid))
-                .map_err(Error::io("change the owner of", entry.path()))?;
-        }
-    }
-    Ok(())
-}
-
-/// Makes an empty datadir of the servers' usual mode for its owner.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn create_empty(path: &Path, owner: Owner) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    match fs::DirBuilder::new().mode(0o750).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create", path)(e)),
-        _ => {}
-    }
-    chown(path, Some(owner.uid), Some(owner.gid)).map_err(Error::io("change the owner of", path))
 }
 
 /// True for a directory with InnoDB's system tablespace or a grant-table directory in it.

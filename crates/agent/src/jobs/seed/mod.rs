@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use job::{Scope, StepError, Steps, crashsafe};
+use mysql::datadir::Ownership;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
@@ -253,8 +254,9 @@ fn datadir_problem(path: &Path) -> Option<String> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Target {
     datadir: PathBuf,
-    uid: u32,
-    gid: u32,
+    // Its fields lie beside the others in journals.
+    #[serde(flatten)]
+    owner: Ownership,
     mode: u32,
     /// MySQL may have been running when the seed began: a seed that is taken back starts it again.
     was_running: bool,

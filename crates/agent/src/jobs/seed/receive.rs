@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::store::Taker;
 use job::{OnUndoFailure, Scope, Step, StepError};
-use mysql::datadir::{self, LogNames, Owner};
+use mysql::datadir::{self, LogNames, Ownership};
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
@@ -79,10 +79,9 @@ async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Tar
     let was_running = server.state.may_be_running();
     blocking(move || {
         let old = std::fs::metadata(&datadir).ok();
-        let owner = datadir::owner(old.is_some().then_some(datadir.as_path()), user.as_deref())
-            .map_err(|e| from_mysql(&e))?;
+        let owner = Ownership::find(&datadir, user.as_deref()).map_err(|e| from_mysql(&e))?;
         let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
-        Ok(Target { datadir, uid: owner.uid, gid: owner.gid, mode, was_running })
+        Ok(Target { datadir, owner, mode, was_running })
     })
     .await
     .map_err(to_step)
@@ -307,7 +306,7 @@ async fn recipient_options(
     };
     let reuse = params.options.delta && !params.options.replace && target.datadir.exists();
     options.delta_base = reuse.then(|| target.datadir.clone());
-    options.owner = nix::unistd::geteuid().is_root().then_some((target.uid, target.gid));
+    options.owner = nix::unistd::geteuid().is_root().then_some((target.owner.uid, target.owner.gid));
     Ok((options, taker))
 }
 
@@ -380,8 +379,7 @@ impl Step<Host> for Verify {
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
             let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
             if nix::unistd::geteuid().is_root() {
-                let owner = Owner { uid: target.uid, gid: target.gid };
-                datadir::give_to(&staging, owner).map_err(|e| from_mysql(&e))?;
+                datadir::give_to(&staging, &target.owner).map_err(|e| from_mysql(&e))?;
             }
             let mode = std::fs::Permissions::from_mode(target.mode);
             std::fs::set_permissions(&staging, mode)
