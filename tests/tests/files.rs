@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use e2e::measure::{forget_peak, peak_kib};
 use e2e::tree;
-use e2e::world::{Host, PATIENCE, World, WorldOptions, swiftly};
+use e2e::world::{Configure, Host, PATIENCE, World, WorldOptions, swiftly};
 use serde_json::Value;
 use testkit::poll;
 
@@ -89,11 +89,17 @@ async fn a_datadir_of_many_files_is_seeded_within_the_same_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn relay_logs_stay_with_the_donor_whatever_they_are_called() {
+async fn what_only_the_donor_needs_does_not_come_along() {
     let donor_lines = vec!["relay_log=feed".to_owned()];
-    let world = World::start(WorldOptions { donor_lines, ..WorldOptions::default() }).await;
+    let configure: Configure = Box::new(|id, agent| {
+        if id == "db2" {
+            agent.set("seed.keep_buffer_pool", false);
+        }
+    });
+    let configure = Some(configure);
+    let world = World::start(WorldOptions { donor_lines, configure, ..WorldOptions::default() }).await;
     let datadir = world.donor.db.datadir();
-    let names = ["feed.index", "feed.000007", "feed-eu.000001"];
+    let names = ["feed.index", "feed.000007", "feed-eu.000001", "ib_buffer_pool"];
     for name in names {
         fs::write(datadir.join(name), "./feed.000007\n").unwrap();
     }

@@ -180,6 +180,8 @@ pub(crate) struct SeedConfig {
     pub(crate) replication_credentials: Option<PathBuf>,
     /// Programs that make and unpack a stream, by name; `mariabackup` and `xtrabackup` are known by themselves.
     pub(crate) streams: BTreeMap<String, StreamConfig>,
+    /// As a recipient: keep the donor's `ib_buffer_pool`, so that MySQL loads the pages that were hot there.
+    pub(crate) keep_buffer_pool: bool,
     /// A replica that does not catch up is given up after this long without progress, in seconds.
     pub(crate) replicate_patience_s: u64,
 }
@@ -203,6 +205,7 @@ impl Default for SeedConfig {
             post_copy_limit_s: 600,
             replication_credentials: None,
             streams: BTreeMap::new(),
+            keep_buffer_pool: true,
             replicate_patience_s: 120,
         }
     }

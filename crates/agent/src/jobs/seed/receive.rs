@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::store::Taker;
 use job::{OnUndoFailure, Scope, Step, StepError};
-use mysql::datadir::{self, LogNames, Ownership};
+use mysql::datadir::{self, ClonePolicy, LogNames, Ownership};
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
@@ -362,6 +362,7 @@ impl Step<Host> for Verify {
             }
             _ => None,
         };
+        let keep_buffer_pool = host.config.seed.keep_buffer_pool;
         blocking(move || {
             // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
             if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
@@ -375,6 +376,7 @@ impl Step<Host> for Verify {
                 ));
             }
             let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
+            let policy = ClonePolicy { keep_buffer_pool, ..policy };
             let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
             let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
