@@ -7,6 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use e2e::replication::{Account, vendor};
@@ -223,4 +224,44 @@ async fn a_plan_tells_space_on_both_hosts_and_a_volume_without_inodes_refuses() 
     }
     assert_eq!(refused_by(&plan(&world, swiftly()).await), [Guard::InodesSuffice]);
     refused_at_start(&world, &[], "files need inodes").await;
+}
+
+/// A table with a `DATA DIRECTORY` outside the datadir, on the same volume: a snapshot holds it, a seed would not.
+async fn a_table_elsewhere(vendor: Vendor) {
+    let elsewhere = tempfile::Builder::new().prefix("oa-fast-").tempdir_in(vendor.short_dir()).unwrap();
+    fs::set_permissions(elsewhere.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let seen_by_server = match &vendor {
+        Vendor::Mariadb => elsewhere.path().to_owned(),
+        Vendor::Mariadb11 { root } | Vendor::Mysql9 { root } => {
+            Path::new("/").join(elsewhere.path().strip_prefix(root).unwrap())
+        }
+    };
+    let donor_lines = match vendor.is_mysql() {
+        true => vec![format!("innodb_directories={}", seen_by_server.display())],
+        false => vec![],
+    };
+    let provider = Provider::Directory;
+    let world = World::start(WorldOptions { provider, vendor, donor_lines, ..WorldOptions::default() }).await;
+    world.snapshot().await;
+    assert_eq!(refused_by(&plan(&world, swiftly()).await), []);
+    let statement =
+        format!("CREATE TABLE shop.hot (id INT PRIMARY KEY) DATA DIRECTORY='{}'", seen_by_server.display());
+    world.donor.db.exec(statement).await.unwrap();
+    let plan_now = plan(&world, swiftly()).await;
+    assert_eq!(refused_by(&plan_now), [Guard::LayoutCompatible]);
+    let (_, words) = verdict(&plan_now, Guard::LayoutCompatible);
+    assert!(words.contains(&elsewhere.path().join("shop/hot.ibd").display().to_string()), "{words}");
+    refused_at_start(&world, &[], "carries the datadir only").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_with_tables_outside_its_datadir_gives_no_snapshot() {
+    a_table_elsewhere(Vendor::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_9_with_tables_outside_its_datadir_gives_no_snapshot() {
+    if let Some(vendor) = vendor("mysql9") {
+        a_table_elsewhere(vendor).await;
+    }
 }

@@ -18,6 +18,7 @@ pub mod history;
 mod instance;
 pub mod lock;
 pub mod options;
+pub mod outside;
 mod position;
 mod power;
 pub mod process;

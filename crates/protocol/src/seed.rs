@@ -129,6 +129,10 @@ pub struct DonorFacts {
     /// Encrypted tablespaces among the data; absent when it could not be told.
     #[serde(default)]
     pub encrypted_tablespaces: Option<u64>,
+    /// Some of the tablespaces that lie outside the donor's datadir, which a seed from a snapshot does not carry; absent
+    /// when it could not be told.
+    #[serde(default)]
+    pub outside: Option<Vec<PathBuf>>,
     /// Bytes free on the file system of the donor's datadir.
     #[serde(default)]
     pub free_bytes: Option<u64>,

@@ -130,6 +130,11 @@ pub(crate) async fn survey(
         overloaded: crate::load::overloaded(&load, &host.config.seed.donor_limits),
         load,
         encrypted_tablespaces: mysql::encryption::encrypted_tablespaces(&host.instance).await.ok(),
+        outside: match stream {
+            // A backup program takes along what it finds, wherever that lies.
+            Some(_) => Some(Vec::new()),
+            None => mysql::outside::tablespaces_outside(&host.instance).await.ok(),
+        },
         free_bytes: free.map(|free| free.available_bytes),
         stream: stream.map(str::to_owned),
         addresses: Vec::new(),

@@ -177,6 +177,7 @@ impl Fake {
             stream: None,
             load: HostLoad::default(),
             overloaded: vec![],
+            outside: Some(Vec::new()),
             encrypted_tablespaces: Some(0),
             free_bytes: Some(20 << 30),
             addresses: vec![],

@@ -70,6 +70,7 @@ fn donor() -> DonorFacts {
         load: HostLoad::default(),
         overloaded: vec![],
         encrypted_tablespaces: Some(0),
+        outside: Some(vec![]),
         free_bytes: Some(5 << 30),
         addresses: vec!["db1:4000".into()],
     }
@@ -146,6 +147,19 @@ fn a_donor_that_is_not_reached_gives_through_the_object_store_or_is_refused() {
     }
 }
 
+#[test]
+fn directories_at_the_same_place_below_both_datadirs_agree() {
+    let (mut d, mut m) = (donor(), recipient());
+    d.datadir = Some("/srv/mysql".into());
+    d.layout.as_mut().unwrap().innodb_undo_directory = Some("/srv/mysql/undo".into());
+    m.server.layout.as_mut().unwrap().innodb_undo_directory = Some("/var/lib/mysql/undo".into());
+    assert_eq!(refused(&d, &m, &SeedOptions::default()), []);
+    d.outside = None;
+    let plan = plan(&d, &m, &SeedOptions::default());
+    let guard = plan.guards.iter().find(|g| g.guard == Guard::LayoutCompatible).unwrap();
+    assert_eq!(guard.verdict, Verdict::Warn, "an older donor does not tell");
+}
+
 /// Each row breaks one thing, and only the guard for it refuses.
 #[test]
 fn each_guard_refuses_its_own_case() {
@@ -172,6 +186,13 @@ fn each_guard_refuses_its_own_case() {
         (Guard::LayoutCompatible, |_, m, _| {
             m.server.layout.as_mut().unwrap().innodb_log_group_home_dir = Some("/redo".into());
         }),
+        (Guard::LayoutCompatible, |d, _, _| {
+            d.layout.as_mut().unwrap().innodb_log_group_home_dir = Some("/redo".into());
+        }),
+        (Guard::LayoutCompatible, |_, m, _| {
+            m.server.layout.as_mut().unwrap().innodb_undo_directory = Some("/var/lib/mysql/undo".into());
+        }),
+        (Guard::LayoutCompatible, |d, _, _| d.outside = Some(vec!["/fast/shop/hot.ibd".into()])),
         (Guard::SnapshotValid, |d, _, _| snapshot(d).validity = Validity::Invalid("overflow".into())),
         (Guard::SnapshotValid, |d, _, _| snapshot(d).fill_percent = Some(95.0)),
         (Guard::SnapshotProven, |_, _, o| o.require_proven = true),

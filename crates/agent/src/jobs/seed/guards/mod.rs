@@ -1,10 +1,13 @@
 //! The guards of a seed: each decides one thing from facts and says what to do about it.
 
-use protocol::mysql::{Flavor, Layout};
+mod layout;
+
+use protocol::mysql::Flavor;
 use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, Transport, Verdict};
 use protocol::snapshot::Validity;
 
-use super::plan::{Reach, RecipientFacts, SourceSays, human_u64};
+use self::layout::layout_compatible;
+use crate::jobs::seed::plan::{Reach, RecipientFacts, SourceSays, human_u64};
 
 /// A classic snapshot fuller than this may overflow before the copy ends.
 const FILL_REFUSED_PERCENT: f64 = 90.0;
@@ -186,46 +189,6 @@ fn version_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
         );
     }
     pass(Guard::VersionCompatible, format!("{} → {}", theirs.text, ours.text))
-}
-
-fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
-    let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {
-        return warn(Guard::LayoutCompatible, "a file layout is unknown: compare it by hand".to_owned());
-    };
-    let differences = layout_differences(theirs, ours);
-    if differences.is_empty() {
-        return pass(Guard::LayoutCompatible, "page size, table name case and data files agree".to_owned());
-    }
-    refuse(Guard::LayoutCompatible, format!("donor and recipient differ in {}", differences.join(", ")))
-}
-
-fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
-    let mut differences = Vec::new();
-    if theirs.innodb_page_size != ours.innodb_page_size {
-        differences
-            .push(format!("innodb_page_size ({} / {})", theirs.innodb_page_size, ours.innodb_page_size));
-    }
-    if theirs.lower_case_table_names != ours.lower_case_table_names {
-        differences.push(format!(
-            "lower_case_table_names ({} / {})",
-            theirs.lower_case_table_names, ours.lower_case_table_names
-        ));
-    }
-    if let (Some(a), Some(b)) = (&theirs.innodb_data_file_path, &ours.innodb_data_file_path)
-        && a != b
-    {
-        differences.push(format!("innodb_data_file_path ({a} / {b})"));
-    }
-    for (name, elsewhere) in [
-        ("innodb_data_home_dir", &ours.innodb_data_home_dir),
-        ("innodb_log_group_home_dir", &ours.innodb_log_group_home_dir),
-        ("innodb_undo_directory", &ours.innodb_undo_directory),
-    ] {
-        if let Some(path) = elsewhere {
-            differences.push(format!("{name} ({} lies outside the recipient's datadir)", path.display()));
-        }
-    }
-    differences
 }
 
 fn snapshot_valid(donor: &DonorFacts) -> GuardResult {

@@ -1,0 +1,98 @@
+//! Whether a server at the recipient finds the donor's files where its options say they are.
+
+use std::path::Path;
+
+use protocol::mysql::Layout;
+use protocol::seed::{DonorFacts, Guard, GuardResult};
+
+use super::{pass, refuse, warn};
+use crate::jobs::seed::plan::RecipientFacts;
+
+pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {
+        return warn(Guard::LayoutCompatible, "a file layout is unknown: compare it by hand".to_owned());
+    };
+    if let Some(files) = donor.outside.as_ref().filter(|files| !files.is_empty()) {
+        let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+        let text = format!(
+            "a seed carries the datadir only, and {} has tables elsewhere: {}; seed from a stream, or move them",
+            donor.agent,
+            files.join(", ")
+        );
+        return refuse(Guard::LayoutCompatible, text);
+    }
+    let mut differences = layout_differences(theirs, ours);
+    differences
+        .extend(place_differences((donor.datadir.as_deref(), theirs), (me.server.datadir.as_deref(), ours)));
+    if !differences.is_empty() {
+        return refuse(
+            Guard::LayoutCompatible,
+            format!("donor and recipient differ in {}", differences.join(", ")),
+        );
+    }
+    if donor.outside.is_none() {
+        let text = format!("whether {} has tables outside its datadir could not be told", donor.agent);
+        return warn(Guard::LayoutCompatible, text);
+    }
+    pass(Guard::LayoutCompatible, "page size, table name case and data files agree".to_owned())
+}
+
+fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
+    let mut differences = Vec::new();
+    if theirs.innodb_page_size != ours.innodb_page_size {
+        differences
+            .push(format!("innodb_page_size ({} / {})", theirs.innodb_page_size, ours.innodb_page_size));
+    }
+    if theirs.lower_case_table_names != ours.lower_case_table_names {
+        differences.push(format!(
+            "lower_case_table_names ({} / {})",
+            theirs.lower_case_table_names, ours.lower_case_table_names
+        ));
+    }
+    if let (Some(a), Some(b)) = (&theirs.innodb_data_file_path, &ours.innodb_data_file_path)
+        && a != b
+    {
+        differences.push(format!("innodb_data_file_path ({a} / {b})"));
+    }
+    differences
+}
+
+/// InnoDB's own directories: a seed carries those below the donor's datadir, to the same place below the recipient's.
+fn place_differences(
+    (their_datadir, theirs): (Option<&Path>, &Layout),
+    (our_datadir, ours): (Option<&Path>, &Layout),
+) -> Vec<String> {
+    let mut differences = Vec::new();
+    for (name, their_place, our_place) in [
+        ("innodb_data_home_dir", &theirs.innodb_data_home_dir, &ours.innodb_data_home_dir),
+        ("innodb_log_group_home_dir", &theirs.innodb_log_group_home_dir, &ours.innodb_log_group_home_dir),
+        ("innodb_undo_directory", &theirs.innodb_undo_directory, &ours.innodb_undo_directory),
+    ] {
+        match (below(their_place.as_deref(), their_datadir), below(our_place.as_deref(), our_datadir)) {
+            (Err(path), _) => {
+                differences.push(format!("{name} ({} lies outside the donor's datadir)", path.display()));
+            }
+            (_, Err(path)) => {
+                differences.push(format!("{name} ({} lies outside the recipient's datadir)", path.display()));
+            }
+            (Ok(a), Ok(b)) if a != b => {
+                differences.push(format!(
+                    "{name} ({:?} / {:?} below the datadirs)",
+                    a.display(),
+                    b.display()
+                ));
+            }
+            _ => {}
+        }
+    }
+    differences
+}
+
+/// A directory relative to the datadir; the datadir itself where none is configured; as it is when it lies elsewhere.
+fn below<'a>(path: Option<&'a Path>, datadir: Option<&Path>) -> Result<&'a Path, &'a Path> {
+    match (path, datadir) {
+        (None, _) => Ok(Path::new("")),
+        (Some(path), Some(datadir)) => path.strip_prefix(datadir).map_err(|_| path),
+        (Some(path), None) => Err(path),
+    }
+}
