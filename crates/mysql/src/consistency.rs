@@ -20,7 +20,7 @@ pub enum Part {
     Undo,
     /// Binary log (`log_bin`): elsewhere, commits must be blocked for the instant of the snapshot.
     BinaryLog,
-    /// A database directory or table file that is a link or a mount of its own.
+    /// A database directory or table file that is a link or a mount of its own; another engine's directory.
     Data,
 }
 
@@ -141,6 +141,7 @@ fn parts(datadir: &Path, layout: &Layout) -> Vec<(Part, PathBuf)> {
     parts.extend(layout.innodb_log_group_home_dir.iter().map(|p| (Part::Redo, p.clone())));
     parts.extend(layout.innodb_undo_directory.iter().map(|p| (Part::Undo, p.clone())));
     parts.extend(layout.log_bin.iter().map(|p| (Part::BinaryLog, p.clone())));
+    parts.extend(layout.further_dirs.iter().map(|p| (Part::Data, p.clone())));
     parts
 }
 

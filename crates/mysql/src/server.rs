@@ -72,6 +72,11 @@ fn layout(vars: &Record, datadir: Option<&Path>, path: &dyn Fn(&str) -> Option<P
         innodb_log_group_home_dir: elsewhere("innodb_log_group_home_dir"),
         innodb_undo_directory: elsewhere("innodb_undo_directory"),
         log_bin: path("log_bin_basename"),
+        further_dirs: Layout::FURTHER_DIRS
+            .iter()
+            .filter_map(|name| elsewhere(name))
+            .filter(|path| datadir.is_none_or(|datadir| !path.starts_with(datadir)))
+            .collect(),
     })
 }
 

@@ -176,6 +176,11 @@ impl Settings {
             innodb_log_group_home_dir: dir("innodb-log-group-home-dir"),
             innodb_undo_directory: dir("innodb-undo-directory"),
             log_bin: self.log_bin(),
+            further_dirs: Layout::FURTHER_DIRS
+                .iter()
+                .filter_map(|name| dir(&name.replace('_', "-")))
+                .filter(|path| self.datadir.as_ref().is_none_or(|datadir| !path.starts_with(datadir)))
+                .collect(),
         }
     }
 

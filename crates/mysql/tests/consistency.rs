@@ -34,6 +34,7 @@ fn layout() -> Layout {
         innodb_log_group_home_dir: None,
         innodb_undo_directory: None,
         log_bin: None,
+        further_dirs: vec![],
     }
 }
 
@@ -58,6 +59,11 @@ fn placement_tells_what_a_snapshot_of_the_datadir_would_miss() {
         panic!("redo on another volume went unnoticed")
     };
     assert_eq!((lost[0].part, &lost[0].path), (Part::Redo, &other.0));
+
+    let Verdict::Impossible(lost) = check(&Layout { further_dirs: vec![other.0.clone()], ..layout() }) else {
+        panic!("another engine's log on another volume went unnoticed")
+    };
+    assert_eq!((lost[0].part, &lost[0].path), (Part::Data, &other.0));
 
     // A table that was moved away by a link.
     std::fs::write(other.0.join("big.ibd"), "x").unwrap();

@@ -53,6 +53,25 @@ async fn info_of_a_stopped_mariadb_comes_from_the_option_files() {
 }
 
 #[tokio::test]
+async fn logs_of_another_engine_outside_the_datadir_are_told_running_and_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let aria = dir.path().canonicalize().unwrap();
+    std::fs::set_permissions(&aria, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let lines = vec![format!("aria_log_dir_path={}", aria.display())];
+    let server = Mysqld::prepare(MysqldOptions { lines, ..MysqldOptions::default() }).unwrap();
+    let instance = instance(&server);
+    for state in [ServerState::Stopped, ServerState::Ready] {
+        if state == ServerState::Ready {
+            instance.start().await.unwrap();
+        }
+        let info = instance.info().await;
+        assert_eq!(info.state, state);
+        assert_eq!(info.layout.unwrap().further_dirs, std::slice::from_ref(&aria), "{state:?}");
+    }
+    instance.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn start_returns_when_the_server_answers_and_stop_when_it_is_gone() {
     let mut server = Mysqld::prepare(MysqldOptions::default()).unwrap();
     let instance = instance(&server);

@@ -122,4 +122,14 @@ pub struct Layout {
     pub innodb_undo_directory: Option<PathBuf>,
     /// Base path of the binary log, absolute; absent when the log is off.
     pub log_bin: Option<PathBuf>,
+    /// Directories of the doublewrite buffer and of other engines that lie outside the datadir: `innodb_doublewrite_dir`,
+    /// `aria_log_dir_path`, `rocksdb_datadir`, `rocksdb_wal_dir`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_dirs: Vec<PathBuf>,
+}
+
+impl Layout {
+    /// The variables behind [`Layout::further_dirs`].
+    pub const FURTHER_DIRS: [&str; 4] =
+        ["innodb_doublewrite_dir", "aria_log_dir_path", "rocksdb_datadir", "rocksdb_wal_dir"];
 }

@@ -45,7 +45,7 @@ pub(super) fn all_in_datadir(server: &ServerInfo, datadir: &Path) -> Result<(), 
         &layout.innodb_undo_directory,
         &layout.log_bin,
     ];
-    match named.into_iter().flatten().find(|path| !path.starts_with(datadir)) {
+    match named.into_iter().flatten().chain(&layout.further_dirs).find(|path| !path.starts_with(datadir)) {
         None => Ok(()),
         Some(path) => Err(WireError::new(
             ErrorCode::Refused,
@@ -74,6 +74,7 @@ mod tests {
             innodb_log_group_home_dir: Some(redo.to_owned()),
             innodb_undo_directory: None,
             log_bin: Some("/srv/mysql/data/binlog".into()),
+            further_dirs: vec![],
         }
     }
 

@@ -19,6 +19,7 @@ fn layout() -> Layout {
         innodb_log_group_home_dir: None,
         innodb_undo_directory: None,
         log_bin: None,
+        further_dirs: vec![],
     }
 }
 
@@ -191,6 +192,9 @@ fn each_guard_refuses_its_own_case() {
         }),
         (Guard::LayoutCompatible, |_, m, _| {
             m.server.layout.as_mut().unwrap().innodb_undo_directory = Some("/var/lib/mysql/undo".into());
+        }),
+        (Guard::LayoutCompatible, |d, _, _| {
+            d.layout.as_mut().unwrap().further_dirs = vec!["/srv/aria".into()];
         }),
         (Guard::LayoutCompatible, |d, _, _| d.outside = Some(vec!["/fast/shop/hot.ibd".into()])),
         (Guard::SnapshotValid, |d, _, _| snapshot(d).validity = Validity::Invalid("overflow".into())),

@@ -85,6 +85,11 @@ fn place_differences(
             _ => {}
         }
     }
+    for (whose, layout) in [("donor", theirs), ("recipient", ours)] {
+        let further = layout.further_dirs.iter();
+        differences
+            .extend(further.map(|path| format!("{} (lies outside the {whose}'s datadir)", path.display())));
+    }
     differences
 }
 
