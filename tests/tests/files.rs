@@ -11,9 +11,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e::measure::{forget_peak, peak_kib};
+use e2e::replication::vendor;
+use e2e::rows::{self, Writer};
 use e2e::tree;
 use e2e::world::{Configure, Host, PATIENCE, World, WorldOptions, swiftly};
 use serde_json::Value;
+use testkit::mysqld::{Mysqld, Vendor};
 use testkit::poll;
 
 /// A schema that the server only sees as a directory: making as many tables would take it an hour.
@@ -129,5 +132,56 @@ async fn seeded_files_have_the_label_of_the_old_datadir() {
     for path in [datadir.to_owned(), datadir.join("shop"), datadir.join("shop/items.ibd")] {
         let label = xattr::get(&path, NAME).unwrap();
         assert_eq!(label.as_deref(), Some(LABEL), "{}", path.display());
+    }
+}
+
+/// The donor's older logs stay at home; the new server recovers with the last ones, lists what it has, and writes on.
+async fn needed_binlogs(vendor: Vendor) {
+    let configure: Configure = Box::new(|id, agent| {
+        if id == "db1" {
+            agent.set("seed.binlogs", "needed");
+        }
+    });
+    let configure = Some(configure);
+    let world = World::start(WorldOptions { vendor, configure, ..WorldOptions::default() }).await;
+    let writer = Writer::start(&world.donor.db).await;
+    for n in 2..7 {
+        let written = rows::last_write(&world.donor.db).await;
+        poll::until_async(PATIENCE, "some writes", || async {
+            (rows::last_write(&world.donor.db).await > written + 5).then_some(())
+        })
+        .await;
+        world.donor.db.exec("FLUSH BINARY LOGS").await.unwrap();
+        assert!(logs(&world.donor.db).await.len() >= n, "the log was rotated");
+    }
+    world.snapshot().await;
+    let job = world.seed(swiftly()).await;
+    world.succeeded(&world.recipient, job).await;
+    writer.stop().await;
+    let (theirs, ours) = (logs(&world.donor.db).await, logs(&world.recipient.db).await);
+    assert!(!ours.contains(&theirs[0]) && !ours.contains(&theirs[1]), "{ours:?} of {theirs:?}");
+    assert!(!world.recipient.db.datadir().join(&theirs[0]).exists());
+    for log in &ours {
+        world.recipient.db.exec(format!("SHOW BINLOG EVENTS IN '{log}' LIMIT 1")).await.unwrap();
+    }
+    world.recipient.db.exec("FLUSH BINARY LOGS").await.unwrap();
+    world.recipient.db.exec(format!("PURGE BINARY LOGS TO '{}'", ours.last().unwrap())).await.unwrap();
+    let rows = rows::last_write(&world.recipient.db).await;
+    assert!(rows > 25, "what was committed before the snapshot is there: {rows}");
+}
+
+async fn logs(db: &Mysqld) -> Vec<String> {
+    db.query("SHOW BINARY LOGS").await.unwrap().into_iter().map(|row| row[0].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_is_seeded_without_the_binlogs_that_it_does_not_need() {
+    needed_binlogs(Vendor::Mariadb).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_9_is_seeded_without_the_binlogs_that_it_does_not_need() {
+    if let Some(vendor) = vendor("mysql9") {
+        needed_binlogs(vendor).await;
     }
 }

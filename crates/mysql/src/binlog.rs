@@ -4,6 +4,7 @@
 
 mod apply;
 mod format;
+mod needed;
 mod text;
 
 use std::fs::{self, File};
@@ -14,6 +15,7 @@ use protocol::mysql::BinlogPosition;
 
 pub use apply::{Applied, apply};
 pub use format::{Header, inspect};
+pub use needed::{prune_indexes, superfluous};
 pub use text::{TextStream, text};
 
 use crate::datadir::LogNames;

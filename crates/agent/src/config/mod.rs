@@ -151,6 +151,8 @@ pub(crate) struct SeedConfig {
     pub(crate) listen: SocketAddr,
     /// As a donor: what to do about InnoDB pages with a wrong checksum: `off`, `warn` or `fail`.
     pub(crate) pages: PageCheck,
+    /// As a donor: which binary logs in the datadir go along, `all` or only those that are `needed` for crash recovery.
+    pub(crate) binlogs: Binlogs,
     /// As a donor: beyond these nothing is given without leave.
     pub(crate) donor_limits: DonorLimits,
     /// As a donor: give more slowly while all work waits for a disk more than this percent of the time; 0: never. What is
@@ -191,6 +193,7 @@ impl Default for SeedConfig {
         Self {
             listen: SocketAddr::from(([0, 0, 0, 0], 0)),
             pages: PageCheck::Warn,
+            binlogs: Binlogs::All,
             donor_limits: DonorLimits::default(),
             ease_io_pressure_percent: 0.0,
             idle_io: false,
@@ -227,6 +230,16 @@ impl Default for DonorLimits {
     fn default() -> Self {
         Self { io_pressure_percent: 60.0, threads_running: 100, lag_s: 300 }
     }
+}
+
+/// Which of a donor's binary logs go along with a seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Binlogs {
+    /// All that lie in the datadir.
+    All,
+    /// Those without which the copy's crash recovery could not tell what was committed.
+    Needed,
 }
 
 /// What to do about a page with a wrong checksum.

@@ -14,6 +14,10 @@ pub(crate) const MAGIC_BYTES: u64 = 4;
 /// Timestamp, type, server id, length, end position, flags.
 const HEADER_BYTES: usize = 19;
 const FORMAT_DESCRIPTION_EVENT: u8 = 15;
+/// MariaDB's event with the name of the log that crash recovery has to begin with; its length in 4 bytes, then the name.
+const CHECKPOINT_EVENT: u8 = 161;
+/// Longest path of the systems that servers run on.
+const MAX_NAME_BYTES: u32 = 4096;
 /// MariaDB writes this behind the format description of an encrypted log.
 const START_ENCRYPTION_EVENT: u8 = 164;
 /// Post-header of a format description before its list of lengths: version, server version, time, header length.
@@ -108,6 +112,27 @@ fn walk(path: &Path, limit: u64) -> Result<u64> {
     Ok(at)
 }
 
+/// The log that MariaDB's recovery has to begin with, by the last checkpoint in this one; absent without any.
+pub(super) fn checkpoint(path: &Path) -> Result<Option<String>> {
+    let mut log = Log::open(path)?;
+    let (mut at, mut named) = (MAGIC_BYTES, None);
+    while let Some(event) = log.event(at)? {
+        if event.kind == CHECKPOINT_EVENT {
+            let mut length = [0; 4];
+            log.fill(&mut length)?;
+            let length = u32::from_le_bytes(length);
+            if length > MAX_NAME_BYTES || at + HEADER_BYTES as u64 + 4 + u64::from(length) > event.end {
+                return Err(problem(path, &format!("the event at position {at} is damaged")));
+            }
+            let mut name = vec![0; length as usize];
+            log.fill(&mut name)?;
+            named = Some(String::from_utf8_lossy(&name).into_owned());
+        }
+        at = event.end;
+    }
+    Ok(named)
+}
+
 struct Event {
     kind: u8,
     start: u64,
@@ -182,6 +207,19 @@ mod tests {
         event
     }
 
+    #[test]
+    fn the_last_checkpoint_counts() {
+        let named = |name: &str| {
+            let length = u32::try_from(name.len()).unwrap().to_le_bytes();
+            event(CHECKPOINT_EVENT, &[&length, name.as_bytes(), &[9; 4]].concat())
+        };
+        let file = log(&[named("binlog.000001"), event(2, &[1; 50]), named("binlog.000002")]);
+        assert_eq!(checkpoint(file.path()).unwrap().as_deref(), Some("binlog.000002"));
+        assert_eq!(checkpoint(log(&[]).path()).unwrap(), None);
+        let damaged = log(&[event(CHECKPOINT_EVENT, &[255; 20])]);
+        assert!(checkpoint(damaged.path()).unwrap_err().to_string().contains("damaged"));
+    }
+
     fn log(more: &[Vec<u8>]) -> tempfile::NamedTempFile {
         let mut body = vec![0; FORMAT_FIXED_BYTES + 40];
         body[2..9].copy_from_slice(b"10.11.6");
@@ -229,6 +267,7 @@ mod tests {
             let bytes = if magic { [&MAGIC[..], &bytes].concat() } else { bytes };
             std::fs::write(file.path(), &bytes).unwrap();
             let _ = inspect(file.path());
+            let _ = checkpoint(file.path());
             if let Ok(end) = last_event_end(file.path(), None) {
                 prop_assert!(end <= (bytes.len() as u64).max(MAGIC_BYTES));
             }

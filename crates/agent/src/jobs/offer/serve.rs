@@ -17,7 +17,7 @@ use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
 
 use super::{Params, Private, Served, choose, hex, stream, transfer_error, transfer_failure};
-use crate::config::{DonorLimits, PageCheck};
+use crate::config::{Binlogs, DonorLimits, PageCheck};
 use crate::errors::{from_snapshot, to_step};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
@@ -269,7 +269,8 @@ async fn donor_options(
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let snapshot = choose(host, params.snapshot.as_ref()).await?;
     let names = host.instance.log_names().await;
-    options.exclude = blocking(move || exclude(&root, &snapshot, &names)).await?;
+    let binlogs = host.config.seed.binlogs;
+    options.exclude = blocking(move || exclude(&root, &snapshot, &names, binlogs)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,
         PageCheck::Warn => PagePolicy::Warn,
@@ -281,10 +282,20 @@ async fn donor_options(
 }
 
 /// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
-fn exclude(root: &Path, snapshot: &Snapshot, names: &LogNames) -> Result<Exclude, WireError> {
+fn exclude(
+    root: &Path,
+    snapshot: &Snapshot,
+    names: &LogNames,
+    binlogs: Binlogs,
+) -> Result<Exclude, WireError> {
     let entries = top_entries(root).map_err(|e| crate::errors::from_mysql(&e))?;
     let policy = clone_policy(snapshot);
-    Ok(Exclude::new(entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some())))
+    let mut left_out: Vec<String> =
+        entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some()).collect();
+    if binlogs == Binlogs::Needed {
+        left_out.extend(mysql::binlog::superfluous(root, names).map_err(|e| crate::errors::from_mysql(&e))?);
+    }
+    Ok(Exclude::new(left_out))
 }
 
 /// Only a server that was stopped needs no binary log: with a log, the engine's commits are not flushed one by one, and

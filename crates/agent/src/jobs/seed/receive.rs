@@ -380,6 +380,7 @@ impl Step<Host> for Verify {
             let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
             let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
+            mysql::binlog::prune_indexes(&staging).map_err(|e| from_mysql(&e))?;
             if nix::unistd::geteuid().is_root() {
                 datadir::give_to(&staging, &target.owner).map_err(|e| from_mysql(&e))?;
             }
