@@ -79,10 +79,12 @@ pub fn unwanted(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Re
         return (!policy.keep_buffer_pool).then_some(Reason::BufferPool);
     }
     let log = log_base(name);
-    if is_replica_file(name) || log.is_some_and(|base| is_relay_base(base, &names.relay_log)) {
+    // `db1-bin` is no relay log of a connection `bin` where the relay log is called `db1`.
+    let is_binary = log.is_some_and(|base| names.log_bin.contains(base));
+    if is_replica_file(name) || !is_binary && log.is_some_and(|base| is_relay_base(base, &names.relay_log)) {
         return (!policy.keep_relay_logs).then_some(Reason::RelayLog);
     }
-    if log.is_some_and(|base| base == "binlog" || base.ends_with("-bin") || names.log_bin.contains(base)) {
+    if is_binary || log.is_some_and(|base| base == "binlog" || base.ends_with("-bin")) {
         return (!policy.keep_binlogs).then_some(Reason::BinaryLog);
     }
     None
@@ -261,13 +263,15 @@ mod tests {
 
     #[test]
     fn configured_log_names_are_recognised_beside_the_usual_ones() {
-        let names = LogNames { log_bin: ["audit".into()].into(), relay_log: ["feed".into()].into() };
+        let log_bin = ["audit".into(), "feed-bin".into()].into();
+        let names = LogNames { log_bin, relay_log: ["feed".into()].into() };
         let policy = ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() };
         for (name, reason) in [
             ("audit.000042", Some(Reason::BinaryLog)),
             ("audit.000042.idx", Some(Reason::BinaryLog)),
             ("old-bin.000001", Some(Reason::BinaryLog)),
             ("feed.000042", Some(Reason::RelayLog)),
+            ("feed-bin.000042", Some(Reason::BinaryLog)),
             ("feed-eu.index", Some(Reason::RelayLog)),
             ("db1-relay-bin-eu.000001", Some(Reason::RelayLog)),
             ("relay-bin.000001", Some(Reason::RelayLog)),

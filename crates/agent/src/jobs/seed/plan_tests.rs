@@ -161,6 +161,18 @@ fn directories_at_the_same_place_below_both_datadirs_agree() {
     assert_eq!(guard.verdict, Verdict::Warn, "an older donor does not tell");
 }
 
+#[test]
+fn a_backup_program_takes_along_what_lies_outside_the_donors_datadir() {
+    let (mut d, mut m) = (donor(), recipient());
+    (d.snapshot, d.stream) = (None, Some("mariabackup".into()));
+    let layout = d.layout.as_mut().unwrap();
+    layout.innodb_log_group_home_dir = Some("/redo".into());
+    layout.further_dirs = vec!["/aria".into()];
+    assert_eq!(refused(&d, &m, &SeedOptions::default()), []);
+    m.server.layout.as_mut().unwrap().further_dirs = vec!["/aria".into()];
+    assert_eq!(refused(&d, &m, &SeedOptions::default()), [Guard::LayoutCompatible]);
+}
+
 /// Each row breaks one thing, and only the guard for it refuses.
 #[test]
 fn each_guard_refuses_its_own_case() {

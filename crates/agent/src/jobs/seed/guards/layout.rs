@@ -22,8 +22,7 @@ pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> Guar
         return refuse(Guard::LayoutCompatible, text);
     }
     let mut differences = layout_differences(theirs, ours);
-    differences
-        .extend(place_differences((donor.datadir.as_deref(), theirs), (me.server.datadir.as_deref(), ours)));
+    differences.extend(place_differences(donor, theirs, me, ours));
     if !differences.is_empty() {
         return refuse(
             Guard::LayoutCompatible,
@@ -57,36 +56,34 @@ fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
     differences
 }
 
-/// InnoDB's own directories: a seed carries those below the donor's datadir, to the same place below the recipient's.
-fn place_differences(
-    (their_datadir, theirs): (Option<&Path>, &Layout),
-    (our_datadir, ours): (Option<&Path>, &Layout),
-) -> Vec<String> {
+/// InnoDB's own directories: a seed carries those below the donor's datadir, to the same place below the recipient's. A
+/// backup program finds them wherever they are, and puts all into one.
+fn place_differences(donor: &DonorFacts, theirs: &Layout, me: &RecipientFacts, ours: &Layout) -> Vec<String> {
     let mut differences = Vec::new();
+    let by_program = donor.stream.is_some();
     for (name, their_place, our_place) in [
         ("innodb_data_home_dir", &theirs.innodb_data_home_dir, &ours.innodb_data_home_dir),
         ("innodb_log_group_home_dir", &theirs.innodb_log_group_home_dir, &ours.innodb_log_group_home_dir),
         ("innodb_undo_directory", &theirs.innodb_undo_directory, &ours.innodb_undo_directory),
     ] {
-        match (below(their_place.as_deref(), their_datadir), below(our_place.as_deref(), our_datadir)) {
-            (Err(path), _) => {
-                differences.push(format!("{name} ({} lies outside the donor's datadir)", path.display()));
-            }
-            (_, Err(path)) => {
-                differences.push(format!("{name} ({} lies outside the recipient's datadir)", path.display()));
-            }
+        let their_place = their_place.as_deref().filter(|_| !by_program);
+        let outside =
+            |path: &Path, whose| format!("{name} ({} lies outside the {whose}'s datadir)", path.display());
+        match (
+            below(their_place, donor.datadir.as_deref()),
+            below(our_place.as_deref(), me.server.datadir.as_deref()),
+        ) {
+            (Err(path), _) => differences.push(outside(path, "donor")),
+            (_, Err(path)) => differences.push(outside(path, "recipient")),
             (Ok(a), Ok(b)) if a != b => {
-                differences.push(format!(
-                    "{name} ({:?} / {:?} below the datadirs)",
-                    a.display(),
-                    b.display()
-                ));
+                let text = format!("{name} (\"{}\" / \"{}\" below the datadirs)", a.display(), b.display());
+                differences.push(text);
             }
             _ => {}
         }
     }
-    for (whose, layout) in [("donor", theirs), ("recipient", ours)] {
-        let further = layout.further_dirs.iter();
+    for (whose, layout, counts) in [("donor", theirs, !by_program), ("recipient", ours, true)] {
+        let further = layout.further_dirs.iter().filter(|_| counts);
         differences
             .extend(further.map(|path| format!("{} (lies outside the {whose}'s datadir)", path.display())));
     }
