@@ -44,6 +44,10 @@ struct Work {
     last_failure: Option<Error>,
 }
 
+/// A question for each small file that has come would cost both ends as much as the file: fewer bytes than these are not
+/// asked for while others are on their way.
+const QUESTION_MIN: u64 = 256 << 10;
+
 /// How much a connection wants to have on its way, in content bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
@@ -55,6 +59,16 @@ pub(super) struct Window {
     pub(super) least: u64,
     /// Most to ask for at once.
     pub(super) batch: u64,
+}
+
+impl Window {
+    /// Bytes to ask for now, where `fair` is this connection's part of what is left; `None` while enough is on its way.
+    fn question(&self, fair: u64) -> Option<u64> {
+        let target = self.ahead.min(fair.max(self.least));
+        let bytes = target.checked_sub(self.asked).filter(|&bytes| bytes > 0)?;
+        let is_worth_it = self.asked == 0 || bytes >= QUESTION_MIN.min(target / 4);
+        is_worth_it.then(|| bytes.min(self.batch))
+    }
 }
 
 /// What a connection finds when it asks for work.
@@ -117,11 +131,7 @@ impl<'a> Shared<'a> {
         }
         // Near the end nobody sits on work that another connection could do meanwhile.
         let fair = (work.queue.left() + window.asked) / self.connections as u64;
-        let target = window.ahead.min(fair.max(window.least));
-        let Some(bytes) = target.checked_sub(window.asked).filter(|&bytes| bytes > 0) else {
-            return Take::Enough;
-        };
-        let bytes = bytes.min(window.batch);
+        let Some(bytes) = window.question(fair) else { return Take::Enough };
         match work.queue.take(self.manifest, &work.proven, who, (bytes, count), out) {
             0 => Take::Nothing,
             sum => Take::Chunks(sum),
@@ -293,4 +303,28 @@ pub(super) fn data_chunks(manifest: &Manifest) -> u64 {
             }
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn small_files_are_asked_for_many_at_once() {
+        let window = |asked| Window { asked, ahead: 8 * MIB, least: 1, batch: 4 * MIB };
+        assert_eq!(window(0).question(100 * MIB), Some(4 * MIB));
+        assert_eq!(window(8 * MIB - 11_000).question(100 * MIB), None, "one small file has come");
+        assert_eq!(window(8 * MIB - QUESTION_MIN).question(100 * MIB), Some(QUESTION_MIN));
+        assert_eq!(window(9 * MIB).question(100 * MIB), None);
+    }
+
+    #[test]
+    fn the_last_files_are_asked_for_however_few_they_are() {
+        let window = |asked| Window { asked, ahead: 8 * MIB, least: 1, batch: 4 * MIB };
+        assert_eq!(window(0).question(100), Some(100));
+        assert_eq!(window(700).question(1000), Some(300));
+        assert_eq!(window(0).question(0), Some(1));
+    }
 }
