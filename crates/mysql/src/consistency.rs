@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::mysql::{Layout, ServerInfo};
 
-use crate::datadir::is_system_file;
+use crate::datadir::{is_system_file, stays_at_home};
 use crate::error::{Error, Result};
 
 /// A part of the database.
@@ -100,6 +100,10 @@ impl Placement {
     fn add_links(&mut self, device: u64, datadir: &Path) -> Result<()> {
         let top = fs::read_dir(datadir).map_err(Error::io("list", datadir))?;
         for entry in top.filter_map(std::result::Result::ok) {
+            // Such as a link to the socket, which containers have.
+            if stays_at_home(&entry.file_name()) {
+                continue;
+            }
             let path = entry.path();
             let Ok(meta) = fs::metadata(&path) else { continue };
             if meta.dev() != device {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::mysql::Flavor;
 
+use crate::datadir::stays_at_home;
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::server;
@@ -60,6 +61,9 @@ fn named_by_files(datadir: &Path, resolve: &dyn Fn(&Path) -> PathBuf) -> Result<
         found.extend(target.filter(|target| !is_below(target, datadir)));
     };
     for entry in fs::read_dir(datadir).map_err(Error::io("list", datadir))?.flatten() {
+        if stays_at_home(&entry.file_name()) {
+            continue;
+        }
         look(&entry);
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             // A database that is dropped meanwhile has no tables elsewhere.
@@ -92,6 +96,8 @@ mod tests {
         let link = |to: &Path, at: &str| std::os::unix::fs::symlink(to, datadir.join(at)).unwrap();
         link(&datadir.join("shop/cold.ibd"), "shop/inside.ibd");
         link(&fast, "archive");
+        // As in MySQL's container images.
+        link(&fast.join("hot.ibd"), "mysql.sock");
         fs::write(datadir.join("shop/hot.isl"), format!("{}\n", fast.join("hot.ibd").display())).unwrap();
         let mut found = named_by_files(&datadir, &|path| datadir.join(path)).unwrap();
         found.sort();

@@ -51,6 +51,9 @@ fn placement_tells_what_a_snapshot_of_the_datadir_would_miss() {
     let other = Volume::mount(&dir.path().join("other"));
     let check = |layout: &Layout| Placement::check_layout(&datadir, Some(layout)).unwrap().verdict();
 
+    std::fs::write(other.0.join("mysqld.sock"), "").unwrap();
+    std::os::unix::fs::symlink(other.0.join("mysqld.sock"), datadir.join("mysql.sock")).unwrap();
+    assert_eq!(check(&layout()), Verdict::OneVolume, "a socket belongs to no database");
     assert_eq!(check(&Layout { log_bin: Some(datadir.join("binlog")), ..layout() }), Verdict::OneVolume);
     assert_eq!(check(&Layout { log_bin: Some(other.0.join("binlog")), ..layout() }), Verdict::BlockCommits);
     let Verdict::Impossible(lost) =

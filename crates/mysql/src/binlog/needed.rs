@@ -1,12 +1,12 @@
 //! Which binary logs a copy of a datadir needs to recover, and an index without the others.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
 use super::MAX_INDEX_BYTES;
 use super::format::{checkpoint, inspect};
-use crate::datadir::{ClonePolicy, LogNames, Reason, top_entries, unwanted};
+use crate::datadir::{ClonePolicy, LogNames, Reason, remove, top_entries, unwanted};
 use crate::error::{Error, Result};
 
 /// Binary logs at the top of a datadir without which its server recovers just as well.
@@ -66,12 +66,15 @@ pub fn prune_indexes(datadir: &Path) -> Result<()> {
         if kept.is_empty() || kept.len() == named.len() {
             continue;
         }
+        // Always the same name: what a crash has left of it goes the next time.
+        let new = datadir.join(format!("{name}.new"));
+        remove(&new)?;
         let write = || {
-            let mut file = tempfile::NamedTempFile::new_in(datadir)?;
+            let mut file = File::create_new(&new)?;
             kept.iter().try_for_each(|line| writeln!(file, "{line}"))?;
-            file.as_file().set_permissions(fs::metadata(&index)?.permissions())?;
-            file.as_file().sync_all()?;
-            file.persist(&index).map_err(|e| e.error)
+            file.set_permissions(fs::metadata(&index)?.permissions())?;
+            file.sync_all()?;
+            fs::rename(&new, &index)
         };
         write().map_err(Error::io("write the log index", &index))?;
     }
@@ -106,6 +109,7 @@ mod tests {
         write("elsewhere.index", "/logs/a.000001\n");
         write("words.index", "no log at all\n");
         fs::create_dir(dir.path().join("db.index")).unwrap();
+        write("binlog.index.new", "left by a crash, and longer than what will be written\n");
         for _ in 0..2 {
             prune_indexes(dir.path()).unwrap();
             assert_eq!(read("binlog.index"), "/srv/mysql/binlog.000007\n");

@@ -1,6 +1,7 @@
 //! Which files of a datadir are not cloned with it, and their removal from a copy.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -88,6 +89,12 @@ pub fn unwanted(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Re
         return (!policy.keep_binlogs).then_some(Reason::BinaryLog);
     }
     None
+}
+
+/// Whether a file at the top of a datadir is never seeded, whatever the donor's logs are called, so that it may lie anywhere.
+pub(crate) fn stays_at_home(name: &OsStr) -> bool {
+    let unwanted = |name| unwanted(name, &ClonePolicy::default(), &LogNames::default());
+    name.to_str().is_some_and(|name| unwanted(name).is_some())
 }
 
 /// Files that hold a replica's settings: `master.info`, `relay-log.info`, `master-conn.info`, `multi-master.info`.

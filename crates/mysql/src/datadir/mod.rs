@@ -11,6 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::find::{self, DataLock};
 
+pub(crate) use self::cloning::stays_at_home;
 pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
 pub use self::ownership::{Ownership, give_to};
 
@@ -24,7 +25,7 @@ pub fn top_entries(datadir: &Path) -> Result<Vec<String>> {
 }
 
 /// Removes a file or a whole directory, never following a link. False when it was not there.
-fn remove(path: &Path) -> Result<bool> {
+pub(crate) fn remove(path: &Path) -> Result<bool> {
     let done = match fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
