@@ -83,7 +83,7 @@ fn build() -> Result<PathBuf> {
     }
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // As `scripts/test` does it beforehand: another choice of packages would choose other features and build anew.
-    cargo.args(["build", "--quiet", "--workspace", "--bins", "--target-dir"]);
+    cargo.args(["build", "--quiet", "--workspace", "--all-targets", "--target-dir"]);
     cargo.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
     if profile != "debug" {
         cargo.args(["--profile", profile]);
