@@ -2,8 +2,7 @@
 
 mod guards;
 pub(crate) mod plan;
-mod receive;
-mod settle;
+mod stages;
 mod stream;
 pub(crate) mod swap;
 pub(crate) mod undo;
@@ -29,6 +28,7 @@ use super::{Origin, probe};
 use crate::errors::{system, to_step};
 use crate::host::Host;
 use plan::{Reach, RecipientFacts, SourceSays};
+use stages::replicate;
 use swap::Layout;
 
 /// A source that does not answer within this time would not serve a replica either.
@@ -44,19 +44,9 @@ const KEPT: &str = "kept";
 /// A note of *swap*, when it is taken back: MySQL did not start on the old data at once.
 const STOPPED: &str = "stopped";
 
-/// The stages, in order. The last one that can be taken back commits; only clean-up follows.
+/// The stages, in order.
 pub(crate) fn steps() -> Steps<Host> {
-    vec![
-        Arc::new(receive::Plan),
-        Arc::new(receive::Prepare),
-        Arc::new(receive::Transfer),
-        Arc::new(receive::Verify),
-        Arc::new(settle::Swap),
-        Arc::new(settle::PostCopy),
-        Arc::new(settle::Start),
-        Arc::new(settle::Replicate),
-        Arc::new(settle::Cleanup),
-    ]
+    stages::steps()
 }
 
 /// `seed.plan`.
@@ -186,7 +176,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         datadir_bytes: used,
         free_bytes: free.as_ref().map_or(0, |f| f.available_bytes),
         free_inodes: free.and_then(|f| f.available_inodes),
-        measured_rate: settle::measured_rate(host),
+        measured_rate: stages::cleanup::measured_rate(host),
         other_seed,
         takes_writes: host.seen().takes_writes && server.state.may_be_running(),
         has_post_copy: !host.config.seed.post_copy.is_empty(),
@@ -208,14 +198,14 @@ async fn counted(path: &Path) -> u64 {
 async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SourceSays {
     use mysql::history::Availability;
     let Some(from) = &options.replicate_from else { return SourceSays::NotAsked };
-    let source = match settle::source(host, from) {
+    let source = match replicate::source(host, from) {
         Ok(source) => source,
         Err(error) => return SourceSays::Refused(error.message),
     };
     let coordinates = match (&donor.coordinates, &donor.stream) {
         (Some(coordinates), _) => coordinates,
         (None, Some(_)) => return SourceSays::Later,
-        (None, None) => return SourceSays::Refused(settle::NO_POSITION.to_owned()),
+        (None, None) => return SourceSays::Refused(replicate::NO_POSITION.to_owned()),
     };
     match mysql::history::check_source(&source, coordinates, SOURCE_LIMIT).await {
         Ok(Availability::Available) => SourceSays::Available,

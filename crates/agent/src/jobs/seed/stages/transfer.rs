@@ -1,167 +1,30 @@
-//! The stages before the swap: nothing of the old datadir is touched, unless `--replace` said so.
+//! The bytes travel.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bus::store::Taker;
-use job::{OnUndoFailure, Scope, Step, StepError};
-use mysql::datadir::{self, ClonePolicy, LogNames, Ownership};
+use job::{Scope, Step, StepError};
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 
-use super::{
-    KEPT, RECEIVED, REMOVED, STOPPED, Target, admit_plan, forget, has_noted, private_dir, taken_of, token,
-};
-use crate::errors::{from_mysql, system, to_step};
+use super::super::{RECEIVED, Target, private_dir, stream, taken_of, token};
+use crate::errors::{system, to_step};
 use crate::host::{Host, blocking};
-use crate::jobs::offer::{clone_policy, hex, transfer_error};
-use crate::jobs::{service, store};
+use crate::jobs::offer::{hex, transfer_error};
+use crate::jobs::store;
 
 /// A way through the bus answers later than a direct one.
 const STORE_TELL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Every guard again, on the recipient itself.
-#[derive(Debug)]
-pub(super) struct Plan;
-
-/// The staging directory.
-#[derive(Debug)]
-pub(super) struct Prepare;
-
 /// The bytes travel.
 #[derive(Debug)]
 pub(super) struct Transfer;
-
-/// What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
-#[derive(Debug)]
-pub(super) struct Verify;
-
-#[async_trait]
-impl Step<Host> for Plan {
-    fn name(&self) -> &'static str {
-        SeedStage::Plan.as_str()
-    }
-
-    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        let params: SeedStartParams = scope.params()?;
-        let plan = admit_plan(host, &params, Some(scope.job_id())).await.map_err(to_step)?;
-        let server = host.instance.info().await;
-        let target = target(host, &server).await?;
-        let mut output = json!(target);
-        output["plan"] = json!(plan);
-        Ok(output)
-    }
-
-    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        abandon(host, scope).await?;
-        forget(host, scope.job_id())?;
-        let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
-        if has_noted(scope, SeedStage::Swap, STOPPED) && !target.layout(scope.job_id())?.exists() {
-            // It may still be on its way down, for lack of the space that is there now.
-            service::stop(host, scope).await?;
-            service::start(host, scope).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Target, StepError> {
-    let datadir =
-        server.datadir.clone().ok_or_else(|| StepError::new("not_found", "the datadir is not known"))?;
-    let settings = host.instance.settings().await;
-    let user = settings.options.get("user").map(str::to_owned);
-    let was_running = server.state.may_be_running();
-    blocking(move || {
-        let old = std::fs::metadata(&datadir).ok();
-        let owner = Ownership::find(&datadir, user.as_deref()).map_err(|e| from_mysql(&e))?;
-        let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
-        Ok(Target { datadir, owner, mode, was_running })
-    })
-    .await
-    .map_err(to_step)
-}
-
-#[async_trait]
-impl Step<Host> for Prepare {
-    fn name(&self) -> &'static str {
-        SeedStage::Prepare.as_str()
-    }
-
-    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        let params: SeedStartParams = scope.params()?;
-        let target = Target::of(scope)?;
-        let layout = target.layout(scope.job_id())?;
-        // A delta compares with the old data and a replacement removes them: neither may move meanwhile.
-        let early = params.options.replace || params.options.delta;
-        if early && params.options.stop_mysql {
-            service::stop(host, scope).await?;
-        }
-        if params.options.replace && target.datadir.exists() {
-            scope.note(json!({ REMOVED: target.datadir })).await?;
-            let datadir = target.datadir.clone();
-            blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
-        }
-        let staging = layout.staging();
-        blocking(move || layout.prepare().map_err(|e| system("the staging directory cannot be made", &e)))
-            .await
-            .map_err(to_step)?;
-        Ok(json!({ "staging": staging }))
-    }
-
-    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
-        let params: SeedStartParams = scope.params()?;
-        let layout = target.layout(scope.job_id())?;
-        blocking(move || match layout.holds_old() {
-            Ok(false) => layout.remove().map_err(|e| system("the staging directory cannot be removed", &e)),
-            Ok(true) => Err(WireError::new(
-                ErrorCode::Internal,
-                format!("the new data are still in place; the old ones are in {}", layout.old().display()),
-            )),
-            Err(e) => Err(system("whether the new data are in place cannot be told", &e)),
-        })
-        .await
-        .map_err(to_step)?;
-        if params.options.replace {
-            return after_removal(host, scope, &target).await;
-        }
-        if params.options.delta && target.was_running {
-            service::start(host, scope).await?;
-        }
-        Ok(())
-    }
-
-    /// The donor must hear of the end all the same, and the secrets go.
-    fn on_undo_failure(&self) -> OnUndoFailure {
-        OnUndoFailure::GoOn
-    }
-}
-
-/// What is left of a host whose old data `--replace` has removed, or was about to remove.
-async fn after_removal(host: &Host, scope: &Scope, target: &Target) -> Result<(), StepError> {
-    if has_noted(scope, SeedStage::Swap, KEPT) {
-        return Ok(());
-    }
-    if !has_noted(scope, SeedStage::Prepare, REMOVED) {
-        if target.was_running {
-            service::start(host, scope).await?;
-        }
-        return Ok(());
-    }
-    Err(StepError::new(
-        "refused",
-        format!(
-            "--replace had the old data removed before the copy: {} is empty or incomplete and MySQL is stopped; seed again",
-            target.datadir.display()
-        ),
-    ))
-}
 
 #[async_trait]
 impl Step<Host> for Transfer {
@@ -182,9 +45,7 @@ impl Step<Host> for Transfer {
             .insert(scope.job_id(), Arc::clone(&throttle));
         let options = recipient_options(host, scope, &params, throttle).await;
         let moved = match (options, &params.offer.facts.stream) {
-            (Ok((options, _taker)), Some(name)) => {
-                super::stream::receive(host, scope, &params, name, options).await
-            }
+            (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, &params, name, options).await,
             (Ok((options, taker)), None) => {
                 receive_tree(scope, options).await.map_err(|error| store::explain(error, taker.as_ref()))
             }
@@ -219,7 +80,7 @@ async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Value,
 
 /// Tells the donor that nobody comes for its offer any more: without a word it would hold the snapshot until the offer
 /// lapses. Best effort, and nothing where the donor has ended already.
-async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
+pub(super) async fn abandon(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let params: SeedStartParams = scope.params()?;
     let Ok(token) = token(host, scope.job_id()) else { return Ok(()) };
     // Kept until the donor was told.
@@ -344,56 +205,4 @@ async fn resolve(names: Vec<String>) -> Result<Vec<SocketAddr>, WireError> {
         }
     })
     .await
-}
-
-#[async_trait]
-impl Step<Host> for Verify {
-    fn name(&self) -> &'static str {
-        SeedStage::Verify.as_str()
-    }
-
-    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        let params: SeedStartParams = scope.params()?;
-        let target = Target::of(scope)?;
-        let layout = target.layout(scope.job_id())?;
-        let coordinates = match &params.offer.facts.stream {
-            Some(name) if !layout.is_swapped().unwrap_or(false) => {
-                super::stream::prepare(host, scope, &params, name, &layout.staging()).await?
-            }
-            _ => None,
-        };
-        let keep_buffer_pool = host.config.seed.keep_buffer_pool;
-        blocking(move || {
-            // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
-            if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
-                return Ok(Value::Null);
-            }
-            let staging = layout.staging();
-            if !datadir::looks_like_datadir(&staging) {
-                return Err(WireError::new(
-                    ErrorCode::Transfer,
-                    "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
-                ));
-            }
-            let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
-            let policy = ClonePolicy { keep_buffer_pool, ..policy };
-            let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
-            let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
-            let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
-            mysql::binlog::prune_indexes(&staging).map_err(|e| from_mysql(&e))?;
-            if nix::unistd::geteuid().is_root() {
-                datadir::give_to(&staging, &target.owner).map_err(|e| from_mysql(&e))?;
-            }
-            let mode = std::fs::Permissions::from_mode(target.mode);
-            std::fs::set_permissions(&staging, mode)
-                .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
-            Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
-        })
-        .await
-        .map_err(to_step)
-    }
-
-    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
-        Ok(())
-    }
 }

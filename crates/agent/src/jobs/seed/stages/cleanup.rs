@@ -1,0 +1,80 @@
+//! The old tree goes, or is kept for a time.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use job::{OnFailure, Scope, Step, StepError, crashsafe};
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
+use serde_json::{Value, json};
+
+use super::super::{Target, forget, undo};
+use super::replicate::coordinates;
+use super::swap::on_layout;
+use crate::host::Host;
+
+/// The old tree goes, or is kept for a time.
+#[derive(Debug)]
+pub(super) struct Cleanup;
+
+#[async_trait]
+impl Step<Host> for Cleanup {
+    fn name(&self) -> &'static str {
+        SeedStage::Cleanup.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        let keep = params.options.keep_old_s;
+        if keep > 0 && !params.options.replace {
+            undo::keep(host, scope.job_id(), &target.datadir, expiry(keep))?;
+        } else {
+            on_layout(layout, |layout| {
+                layout.remove()?;
+                layout.remove_marker()
+            })
+            .await?;
+        }
+        forget(host, scope.job_id())?;
+        host.look_now().await;
+        let transfer: Value = scope.output(SeedStage::Transfer.as_str())?;
+        if let Some(rate) =
+            transfer["bytes_per_s"].as_u64().filter(|_| transfer["bytes_moved"].as_u64() > Some(1 << 20))
+        {
+            let _ = crashsafe::write(&rate_file(host), rate.to_string().as_bytes(), 0o600);
+        }
+        Ok(json!({
+            "donor": params.offer.facts.agent,
+            "snapshot": params.offer.facts.snapshot.as_ref().map(|snapshot| &snapshot.id),
+            "stream": params.offer.facts.stream,
+            "coordinates": coordinates(scope, &params)?,
+            "transfer": transfer,
+            "old_datadir": (keep > 0).then(|| target.layout(scope.job_id()).ok()).flatten().map(|l| l.old()),
+        }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn on_failure(&self) -> OnFailure {
+        OnFailure::GoOn
+    }
+}
+
+fn expiry(keep_s: u64) -> Timestamp {
+    let keep = SignedDuration::from_secs(i64::try_from(keep_s).unwrap_or(i64::MAX / 4));
+    Timestamp::now().checked_add(keep).unwrap_or(Timestamp::MAX)
+}
+
+fn rate_file(host: &Host) -> PathBuf {
+    host.config.agent.state_dir.join("seed-rate")
+}
+
+/// Bytes per second of the last seed onto this host.
+pub(in crate::jobs::seed) fn measured_rate(host: &Host) -> Option<u64> {
+    std::fs::read_to_string(rate_file(host)).ok()?.trim().parse().ok()
+}

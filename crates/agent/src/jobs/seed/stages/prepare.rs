@@ -1,0 +1,94 @@
+//! The staging directory, and what must not move from here on.
+
+use async_trait::async_trait;
+use job::{OnUndoFailure, Scope, Step, StepError};
+use mysql::datadir;
+use protocol::error::{ErrorCode, WireError};
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
+use serde_json::{Value, json};
+
+use super::super::{KEPT, REMOVED, Target, has_noted};
+use crate::errors::{from_mysql, system, to_step};
+use crate::host::{Host, blocking};
+use crate::jobs::service;
+
+/// The staging directory.
+#[derive(Debug)]
+pub(super) struct Prepare;
+
+#[async_trait]
+impl Step<Host> for Prepare {
+    fn name(&self) -> &'static str {
+        SeedStage::Prepare.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        // A delta compares with the old data and a replacement removes them: neither may move meanwhile.
+        let early = params.options.replace || params.options.delta;
+        if early && params.options.stop_mysql {
+            service::stop(host, scope).await?;
+        }
+        if params.options.replace && target.datadir.exists() {
+            scope.note(json!({ REMOVED: target.datadir })).await?;
+            let datadir = target.datadir.clone();
+            blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
+        }
+        let staging = layout.staging();
+        blocking(move || layout.prepare().map_err(|e| system("the staging directory cannot be made", &e)))
+            .await
+            .map_err(to_step)?;
+        Ok(json!({ "staging": staging }))
+    }
+
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
+        let params: SeedStartParams = scope.params()?;
+        let layout = target.layout(scope.job_id())?;
+        blocking(move || match layout.holds_old() {
+            Ok(false) => layout.remove().map_err(|e| system("the staging directory cannot be removed", &e)),
+            Ok(true) => Err(WireError::new(
+                ErrorCode::Internal,
+                format!("the new data are still in place; the old ones are in {}", layout.old().display()),
+            )),
+            Err(e) => Err(system("whether the new data are in place cannot be told", &e)),
+        })
+        .await
+        .map_err(to_step)?;
+        if params.options.replace {
+            return after_removal(host, scope, &target).await;
+        }
+        if params.options.delta && target.was_running {
+            service::start(host, scope).await?;
+        }
+        Ok(())
+    }
+
+    /// The donor must hear of the end all the same, and the secrets go.
+    fn on_undo_failure(&self) -> OnUndoFailure {
+        OnUndoFailure::GoOn
+    }
+}
+
+/// What is left of a host whose old data `--replace` has removed, or was about to remove.
+async fn after_removal(host: &Host, scope: &Scope, target: &Target) -> Result<(), StepError> {
+    if has_noted(scope, SeedStage::Swap, KEPT) {
+        return Ok(());
+    }
+    if !has_noted(scope, SeedStage::Prepare, REMOVED) {
+        if target.was_running {
+            service::start(host, scope).await?;
+        }
+        return Ok(());
+    }
+    Err(StepError::new(
+        "refused",
+        format!(
+            "--replace had the old data removed before the copy: {} is empty or incomplete and MySQL is stopped; seed again",
+            target.datadir.display()
+        ),
+    ))
+}

@@ -1,0 +1,93 @@
+//! Replication runs, when it was asked for. The point of no return.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use job::{Scope, Step, StepError};
+use mysql::replicate::{CatchUp, Credentials, Source};
+use protocol::error::{ErrorCode, WireError};
+use protocol::mysql::Coordinates;
+use protocol::params::SeedStartParams;
+use protocol::seed::{ReplicationSource, SeedStage};
+use serde_json::{Value, json};
+
+use crate::errors::{from_mysql, to_step};
+use crate::host::Host;
+use crate::jobs::service;
+
+/// Replication runs, when it was asked for. The point of no return.
+#[derive(Debug)]
+pub(super) struct Replicate;
+
+#[async_trait]
+impl Step<Host> for Replicate {
+    fn name(&self) -> &'static str {
+        SeedStage::Replicate.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        if params.options.start_mysql || params.options.replicate_from.is_some() {
+            // It may have died since it answered: what comes now cannot be taken back.
+            service::start(host, scope).await?;
+        }
+        let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
+        let coordinates =
+            coordinates(scope, &params)?.ok_or_else(|| StepError::new("refused", NO_POSITION))?;
+        let source = source(host, from).map_err(to_step)?;
+        let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
+        let report =
+            |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
+        let follow = async {
+            mysql::replicate::start(&host.instance, &source, &coordinates).await?;
+            let goal = CatchUp { patience, ..CatchUp::default() };
+            mysql::replicate::wait(&host.instance, &source, goal, &report).await
+        };
+        let following = tokio::select! {
+            following = follow => following.map_err(|e| to_step(from_mysql(&e)))?,
+            () = scope.cancelled() => return Err(StepError::stopped()),
+        };
+        Ok(json!({ "lag_seconds": following.lag_seconds, "took_ms": millis(following.took) }))
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        // The swap back takes the replica's settings away with the data that they lie in.
+        Ok(())
+    }
+
+    fn commits(&self) -> bool {
+        true
+    }
+}
+
+pub(in crate::jobs::seed) const NO_POSITION: &str =
+    "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0";
+
+/// Where the data stand: recorded with the snapshot, or told by the stream's program with its last bytes.
+pub(super) fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Option<Coordinates>, StepError> {
+    if let Some(recorded) = &params.offer.facts.coordinates {
+        return Ok(Some(recorded.clone()));
+    }
+    let told: Value = scope.output(SeedStage::Verify.as_str())?;
+    Ok(serde_json::from_value(told["coordinates"].clone()).ok())
+}
+
+/// The server to replicate from, with the account of this host's file.
+pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Result<Source, WireError> {
+    let file = host.config.seed.replication_credentials.clone().ok_or_else(|| {
+        WireError::new(
+            ErrorCode::MissingCapability,
+            format!("seed.replication_credentials is not set in the configuration of {}", host.id),
+        )
+    })?;
+    Ok(Source {
+        host: from.host.clone(),
+        port: from.port,
+        credentials: Credentials::OptionFile(file),
+        tls: false,
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,72 @@
+//! What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use async_trait::async_trait;
+use job::{Scope, Step, StepError};
+use mysql::datadir::{self, ClonePolicy, LogNames};
+use protocol::error::{ErrorCode, WireError};
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
+use serde_json::{Value, json};
+
+use super::super::{Target, stream};
+use crate::errors::{from_mysql, system, to_step};
+use crate::host::{Host, blocking};
+use crate::jobs::offer::clone_policy;
+
+/// What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
+#[derive(Debug)]
+pub(super) struct Verify;
+
+#[async_trait]
+impl Step<Host> for Verify {
+    fn name(&self) -> &'static str {
+        SeedStage::Verify.as_str()
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SeedStartParams = scope.params()?;
+        let target = Target::of(scope)?;
+        let layout = target.layout(scope.job_id())?;
+        let coordinates = match &params.offer.facts.stream {
+            Some(name) if !layout.is_swapped().unwrap_or(false) => {
+                stream::prepare(host, scope, &params, name, &layout.staging()).await?
+            }
+            _ => None,
+        };
+        let keep_buffer_pool = host.config.seed.keep_buffer_pool;
+        blocking(move || {
+            // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
+            if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
+                return Ok(Value::Null);
+            }
+            let staging = layout.staging();
+            if !datadir::looks_like_datadir(&staging) {
+                return Err(WireError::new(
+                    ErrorCode::Transfer,
+                    "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
+                ));
+            }
+            let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
+            let policy = ClonePolicy { keep_buffer_pool, ..policy };
+            let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
+            let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
+            let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
+            mysql::binlog::prune_indexes(&staging).map_err(|e| from_mysql(&e))?;
+            if nix::unistd::geteuid().is_root() {
+                datadir::give_to(&staging, &target.owner).map_err(|e| from_mysql(&e))?;
+            }
+            let mode = std::fs::Permissions::from_mode(target.mode);
+            std::fs::set_permissions(&staging, mode)
+                .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
+            Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
+        })
+        .await
+        .map_err(to_step)
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
