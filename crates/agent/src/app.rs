@@ -11,6 +11,7 @@ use bus::{Authority, Bus, Outbox, ReplyCache, ServeConfig};
 use jiff::Timestamp;
 use job::{Inject, Options, Recovery, Retention, Runner, StepError, crashsafe};
 use mysql::Instance;
+use protocol::error::ErrorCode;
 use protocol::event::{AgentStarted, AgentStopped, EventData};
 use protocol::ids::{AgentId, BootId};
 use snapshot::MountTable;
@@ -241,7 +242,8 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
             Ok(()) => resumed.push(job.spec.id),
             Err(error) => {
                 tracing::error!(job = %job.spec.id, %error, "a job of an earlier run cannot go on");
-                let why = StepError::new("internal", format!("it cannot go on after a restart: {error}"));
+                let why =
+                    StepError::new(ErrorCode::Internal, format!("it cannot go on after a restart: {error}"));
                 let _ = host.runner.give_up(job.spec.id, why).await;
             }
         }

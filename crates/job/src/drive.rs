@@ -18,7 +18,7 @@ use crate::journal::{
 use crate::live::Live;
 use crate::runner::{Shared, Steps};
 use crate::step::{OnFailure, OnUndoFailure, Retry, Step, StepError};
-use crate::{Inject, Scope};
+use crate::{Code, Inject, Scope};
 
 /// How long a step that was dropped gets to let go; one that blocks its thread never does.
 const DROP_GRACE: Duration = Duration::from_millis(200);
@@ -150,7 +150,7 @@ impl<C: Send + Sync + 'static> Driver<C> {
                 let event = Event::StepFinished { step: name.clone(), output };
                 match self.live.append::<()>(move |_| Ok(event)).await {
                     Err(JournalError::TooLarge { size_bytes }) => {
-                        StepError::new("job.output", format!("the step's output takes {size_bytes} bytes"))
+                        StepError::new(Code::Output, format!("the step's output takes {size_bytes} bytes"))
                     }
                     other => return other.map(|_| ()),
                 }
@@ -159,7 +159,7 @@ impl<C: Send + Sync + 'static> Driver<C> {
             Ended::Dropped => {
                 tracing::warn!(job = %self.live.id(), step = name, "the step did not stop in time and was dropped");
                 StepError::new(
-                    "job.unresponsive",
+                    Code::Unresponsive,
                     "the step did not stop when it was told to, and was dropped",
                 )
             }
@@ -263,15 +263,15 @@ async fn supervise<T>(
 
 fn panicked(error: tokio::task::JoinError) -> StepError {
     let Ok(panic) = error.try_into_panic() else {
-        return StepError::new("job.dropped", "the step was dropped with the program's runtime");
+        return StepError::new(Code::Dropped, "the step was dropped with the program's runtime");
     };
     let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-    StepError::new("job.panicked", format!("the step panicked: {}", said.unwrap_or("without a message")))
+    StepError::new(Code::Panicked, format!("the step panicked: {}", said.unwrap_or("without a message")))
 }
 
 fn bounded(mut error: StepError) -> StepError {
     error.causes.truncate(MAX_CAUSES);
-    for text in error.causes.iter_mut().chain([&mut error.code, &mut error.message]) {
+    for text in error.causes.iter_mut().chain([&mut error.message]) {
         if text.len() > MAX_TEXT_BYTES {
             text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES));
             text.push('…');

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 
 use crate::crashsafe;
@@ -66,4 +67,18 @@ pub enum JobError {
         /// Why.
         source: JournalError,
     },
+}
+
+impl From<JobError> for WireError {
+    fn from(error: JobError) -> Self {
+        let code = match error {
+            JobError::Unknown(_) => ErrorCode::NotFound,
+            JobError::Running(_) => ErrorCode::Busy,
+            JobError::Finished(_) => ErrorCode::Refused,
+            JobError::Parked => ErrorCode::ShuttingDown,
+            _ => ErrorCode::Internal,
+        };
+        let retryable = matches!(error, JobError::Running(_) | JobError::Parked);
+        Self { retryable, ..Self::from_error(code, &error) }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,17 @@ pub enum AbortError {
         /// Why.
         source: JournalError,
     },
+}
+
+impl From<AbortError> for WireError {
+    fn from(error: AbortError) -> Self {
+        let code = match error {
+            AbortError::Unknown(_) => ErrorCode::NotFound,
+            AbortError::Finished(_) | AbortError::Committed(_) => ErrorCode::Refused,
+            _ => ErrorCode::Internal,
+        };
+        Self::from_error(code, &error)
+    }
 }
 
 /// The ways to stop a job, shared by its handle and its driver.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{Scope, StepError};
+use crate::{Code, Scope, StepError};
 
 const POLL: Duration = Duration::from_millis(5);
 
@@ -147,7 +147,7 @@ impl Fault {
                     let count =
                         |left: u32| (left > 0).then(|| if left == u32::MAX { left } else { left - 1 });
                     if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok() {
-                        return Err(StepError::new("job.injected", "a fault was injected").retryable());
+                        return Err(StepError::new(Code::Injected, "a fault was injected").retryable());
                     }
                 }
                 Action::Repeat => {}

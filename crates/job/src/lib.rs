@@ -2,7 +2,7 @@
 //!
 //! A job is a list of [`Step`]s, each idempotent and each with its undo. Every intent is on disk before it is
 //! acted upon, so that a job ends in one of two ways whatever dies meanwhile: all of its steps ran, or what they
-//! did is undone. This crate must not learn what a step does: of the project it knows the ids only.
+//! did is undone. This crate must not learn what a step does: of the project it knows the ids and the words for failures.
 //!
 //! The order of reading: [`Step`] and [`Scope`] are what the author of a job writes against, [`Runner`] is what the
 //! program holds, [`journal`] is the truth on disk, and [`journal::History`] decides, purely, what comes next.
@@ -16,6 +16,7 @@
 //!   abort is refused, and a later failure undoes no further back than the step after it.
 //! - **Abort undoes, park does not.** A parked job goes on at the next start, exactly as after a crash.
 
+mod code;
 pub mod crashsafe;
 mod drive;
 mod error;
@@ -29,6 +30,7 @@ mod scope;
 mod step;
 mod store;
 
+pub use code::Code;
 pub use error::JobError;
 pub use handle::{AbortError, Aborting, Ending, JobHandle};
 pub use inject::Inject;

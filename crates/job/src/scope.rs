@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal::{Event, JournalError};
 use crate::live::Live;
-use crate::{JobSpec, Progress, StepError};
+use crate::{Code, JobSpec, Progress, StepError};
 
 /// One step's view of its job. Cheap to clone, and usable from blocking threads.
 #[derive(Debug, Clone)]
@@ -65,12 +65,12 @@ impl Scope {
     /// The job's parameters.
     ///
     /// # Errors
-    /// `job.params`: they do not have the form of a `T`.
+    /// [`Code::Params`]: they do not have the form of a `T`.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         let params = self.live.read(|history| history.spec().params.clone());
         serde_json::from_value(params).map_err(|error| {
             StepError::new(
-                "job.params",
+                Code::Params,
                 format!("the parameters of job {} do not fit its kind", self.job_id()),
             )
             .caused_by(&error)
@@ -80,20 +80,20 @@ impl Scope {
     /// What the finished step `step` returned.
     ///
     /// # Errors
-    /// `job.output`: it has not finished, or returned something else than a `T`.
+    /// [`Code::Output`]: it has not finished, or returned something else than a `T`.
     pub fn output<T: DeserializeOwned>(&self, step: &str) -> Result<T, StepError> {
         self.try_output(step)?
-            .ok_or_else(|| StepError::new("job.output", format!("the step {step} has left no output")))
+            .ok_or_else(|| StepError::new(Code::Output, format!("the step {step} has left no output")))
     }
 
     /// What the step `step` returned, or `None` if it has not finished: for an undo, which must be right in any case.
     ///
     /// # Errors
-    /// `job.output`: it returned something else than a `T`.
+    /// [`Code::Output`]: it returned something else than a `T`.
     pub fn try_output<T: DeserializeOwned>(&self, step: &str) -> Result<Option<T>, StepError> {
         let Some(output) = self.live.read(|history| history.output(step).cloned()) else { return Ok(None) };
         serde_json::from_value(output).map(Some).map_err(|error| {
-            StepError::new("job.output", format!("the output of the step {step} is not what was expected"))
+            StepError::new(Code::Output, format!("the output of the step {step} is not what was expected"))
                 .caused_by(&error)
         })
     }
@@ -115,7 +115,7 @@ impl Scope {
     /// For milestones and intents, not for streams: every note stays in memory and in the journal for the job's life.
     ///
     /// # Errors
-    /// `job.journal`: it could not be written; the step must not go on to what the note announces.
+    /// [`Code::Journal`]: it could not be written; the step must not go on to what the note announces.
     pub async fn note(&self, note: Value) -> Result<(), StepError> {
         let event = Event::Note { step: self.step.to_owned(), note };
         noted(self.live.append::<()>(move |_| Ok(event)).await)
@@ -165,6 +165,6 @@ impl Scope {
 
 fn noted<T>(appended: Result<T, JournalError>) -> Result<(), StepError> {
     appended.map(|_| ()).map_err(|error| {
-        StepError::new("job.journal", "cannot write a note into the journal").caused_by(&error)
+        StepError::new(Code::Journal, "cannot write a note into the journal").caused_by(&error)
     })
 }

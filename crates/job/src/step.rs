@@ -5,10 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use protocol::error::WireError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::Scope;
+use crate::{Code, Scope};
 
 /// One step of a job over a context `C` (the handles to the world that the steps share).
 ///
@@ -112,8 +113,8 @@ pub enum OnUndoFailure {
 /// Why a step, or its undo, failed: what the journal keeps and the bus carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepError {
-    /// A stable code for programs, for example `transfer.stalled`. The engine's own begin with `job.`.
-    pub code: String,
+    /// What kind of failure it is, for programs.
+    pub code: Code,
     /// What failed, on what, and what to do.
     pub message: String,
     /// Whether trying again can help.
@@ -125,19 +126,19 @@ pub struct StepError {
 
 impl StepError {
     /// A failure that trying again cannot help.
-    pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(code: impl Into<Code>, message: impl Into<String>) -> Self {
         Self { code: code.into(), message: message.into(), retryable: false, causes: Vec::new() }
     }
 
     /// A failure from an error: its message, and the whole chain of its sources as causes.
-    pub fn from_error(code: impl Into<String>, error: &(dyn Error + 'static)) -> Self {
+    pub fn from_error(code: impl Into<Code>, error: &(dyn Error + 'static)) -> Self {
         Self::new(code, error.to_string()).with_causes(error.source())
     }
 
     /// What a step returns that saw [`Scope::cancelled`].
     #[must_use]
     pub fn stopped() -> Self {
-        Self::new("job.stopped", "the step stopped because it was told to")
+        Self::new(Code::Stopped, "the step stopped because it was told to")
     }
 
     /// The same failure, worth another attempt.
@@ -170,8 +171,19 @@ impl fmt::Display for StepError {
 
 impl Error for StepError {}
 
+/// Whatever can travel in a reply can fail a step: a step's `?` takes the errors of all crates below.
+impl<E: Into<WireError>> From<E> for StepError {
+    fn from(error: E) -> Self {
+        let error: WireError = error.into();
+        let WireError { code, message, retryable, causes, .. } = error;
+        Self { code: code.into(), message, retryable, causes }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use protocol::error::ErrorCode;
+
     use super::*;
 
     #[test]
@@ -189,12 +201,12 @@ mod tests {
         #[error("cannot open the socket")]
         struct Outer(#[source] std::io::Error);
         let outer = Outer(std::io::Error::other("no route"));
-        let error = StepError::from_error("net", &outer).retryable();
+        let error = StepError::from_error(ErrorCode::System, &outer).retryable();
         assert_eq!(
             (error.message.as_str(), &error.causes[..]),
             ("cannot open the socket", &["no route".to_owned()][..])
         );
-        let error = StepError::new("net", "the donor is away").caused_by(&outer);
+        let error = StepError::new(ErrorCode::System, "the donor is away").caused_by(&outer);
         assert_eq!(error.causes, ["cannot open the socket", "no route"]);
     }
 }

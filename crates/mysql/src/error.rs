@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::error::{ErrorCode, WireError};
+
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -150,5 +152,19 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Timeout { .. } | Self::Lock { .. })
+    }
+}
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::NotFound { .. } => ErrorCode::NotFound,
+            Error::NoService { .. } => ErrorCode::MissingCapability,
+            Error::Timeout { .. } => ErrorCode::TimedOut,
+            Error::Refused { .. } => ErrorCode::Refused,
+            Error::Io { .. } | Error::Program { .. } => ErrorCode::System,
+            _ => ErrorCode::Mysql,
+        };
+        Self { retryable: error.is_retryable(), ..Self::from_error(code, &error) }
     }
 }

@@ -129,6 +129,14 @@ impl WireError {
         failure
     }
 
+    /// The failure that `error` is: its own words as the message, its sources as the causes.
+    pub fn from_error(code: ErrorCode, error: &(dyn std::error::Error + 'static)) -> Self {
+        match error.source() {
+            Some(source) => Self::caused(code, error.to_string(), source),
+            None => Self::new(code, error.to_string()),
+        }
+    }
+
     /// Marks that the same request may succeed later.
     #[must_use]
     pub fn retryable(mut self) -> Self {

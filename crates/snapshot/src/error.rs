@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use protocol::error::{ErrorCode, WireError};
+
 /// A failure or refusal. Each message tells its own layer only; causes are chained as sources.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -191,5 +193,17 @@ pub(crate) trait IoContext<T> {
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn context(self, action: &'static str, path: &Path) -> Result<T, Error> {
         self.map_err(|e| Error::Io { action, path: path.to_owned(), source: e.into() })
+    }
+}
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::Unavailable { .. } | Error::Unsupported { .. } => ErrorCode::MissingCapability,
+            Error::NotListed { .. } | Error::NotHeld { .. } => ErrorCode::NotFound,
+            Error::Held { .. } => ErrorCode::Busy,
+            _ => ErrorCode::Snapshot,
+        };
+        Self { retryable: code == ErrorCode::Busy, ..Self::from_error(code, &error) }
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use protocol::error::{ErrorCode, WireError};
+
 /// The result of everything fallible here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -174,4 +176,10 @@ pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+impl From<Error> for WireError {
+    fn from(error: Error) -> Self {
+        Self::from_error(ErrorCode::Transfer, &error)
+    }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
 use mysql::process::{self, Limits};
+use protocol::error::ErrorCode;
 use protocol::params::{BinlogApplyParams, CustomRunParams};
 use serde_json::{Value, json};
 
-use crate::errors::{from_mysql, to_step};
 use crate::host::Host;
 
 /// Bytes kept of what a command prints.
@@ -32,11 +32,14 @@ impl Step<Host> for RunCommand {
         once(scope)?;
         let params: CustomRunParams = scope.params()?;
         let custom = host.config.custom.get(&params.name).ok_or_else(|| {
-            StepError::new("not_found", format!("{:?} is no command of this host any more", params.name))
+            StepError::new(
+                ErrorCode::NotFound,
+                format!("{:?} is no command of this host any more", params.name),
+            )
         })?;
         let limits = Limits { time: Duration::from_secs(custom.time_limit_s), output_bytes: OUTPUT_LIMIT };
         let output = tokio::select! {
-            output = process::run(&custom.argv, &limits) => output.map_err(|e| to_step(from_mysql(&e)))?,
+            output = process::run(&custom.argv, &limits) => output?,
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
         let result = json!({
@@ -44,7 +47,7 @@ impl Step<Host> for RunCommand {
             "stdout": String::from_utf8_lossy(&output.stdout),
             "stderr": String::from_utf8_lossy(&output.stderr),
         });
-        output.success(&params.name).map_err(|e| to_step(from_mysql(&e)))?;
+        output.success(&params.name)?;
         Ok(result)
     }
 
@@ -62,7 +65,7 @@ impl Step<Host> for Apply {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         once(scope)?;
         let params: BinlogApplyParams = scope.params()?;
-        crate::queries::binlog::apply(host, &params).await.map_err(to_step)
+        crate::queries::binlog::apply(host, &params).await.map_err(StepError::from)
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
@@ -74,7 +77,7 @@ impl Step<Host> for Apply {
 fn once(scope: &Scope) -> Result<(), StepError> {
     if scope.is_rerun() {
         return Err(StepError::new(
-            "internal",
+            ErrorCode::Internal,
             "the agent died while this ran; whether it had its effect is not known, so it was not run again",
         ));
     }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
 use mysql::process::{self, Limits};
+use protocol::error::{ErrorCode, WireError};
 use protocol::params::DatadirClearParams;
 use serde_json::{Value, json};
 
-use crate::errors::{from_mysql, to_step};
 use crate::host::{Host, blocking};
 
 /// Bytes kept of what a command prints.
@@ -34,12 +34,12 @@ impl Step<Host> for Clear {
         let server = host.instance.info().await;
         if server.state.may_be_running() {
             return Err(StepError::new(
-                "refused",
+                ErrorCode::Refused,
                 "MySQL is not proven to be stopped: stop it first (mysql stop)",
             ));
         }
         let Some(datadir) = server.datadir else {
-            return Err(StepError::new("not_found", "the datadir of this instance is not known"));
+            return Err(StepError::new(ErrorCode::NotFound, "the datadir of this instance is not known"));
         };
         if !same_directory(&params.datadir, &datadir) {
             let why = format!(
@@ -47,10 +47,10 @@ impl Step<Host> for Clear {
                 datadir.display(),
                 params.datadir.display()
             );
-            return Err(StepError::new("refused", why));
+            return Err(StepError::new(ErrorCode::Refused, why));
         }
-        let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(|e| from_mysql(&e)));
-        Ok(json!({ "entries_removed": removed.await.map_err(to_step)? }))
+        let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(WireError::from));
+        Ok(json!({ "entries_removed": removed.await? }))
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
@@ -82,10 +82,10 @@ pub(crate) async fn run_post_copy(host: &Host, scope: &Scope) -> Result<Value, S
     let limits =
         Limits { time: Duration::from_secs(host.config.seed.post_copy_limit_s), output_bytes: OUTPUT_LIMIT };
     let output = tokio::select! {
-        output = process::run(argv, &limits) => output.map_err(|e| to_step(from_mysql(&e)))?,
+        output = process::run(argv, &limits) => output?,
         () = scope.cancelled() => return Err(StepError::stopped()),
     };
-    let output = output.success(&argv[0]).map_err(|e| to_step(from_mysql(&e)))?;
+    let output = output.success(&argv[0])?;
     Ok(json!({ "post_copy_output": String::from_utf8_lossy(&output.stdout) }))
 }
 

@@ -21,7 +21,6 @@ use protocol::job::{JobAccepted, JobView};
 use serde_json::{Value, json};
 
 use crate::admission::{self, Running};
-use crate::errors::{from_abort, from_job};
 use crate::host::Host;
 
 /// Who asked for a job, and by which request.
@@ -123,7 +122,7 @@ pub(crate) async fn begin_with(
         actor: Some(origin.actor.clone()),
         context: json!({ "traceparent": origin.traceparent }),
     };
-    host.runner.create(spec).await.map_err(|e| from_job(&e))?;
+    host.runner.create(spec).await?;
     host.jobs_of_requests.lock().await.insert(origin.request, id);
     launch(host, id, kind).await?;
     Ok(JobAccepted { job: id })
@@ -134,13 +133,13 @@ pub(crate) async fn launch(host: &Arc<Host>, id: JobId, kind: &str) -> Result<()
     let steps = steps(kind).ok_or_else(|| {
         WireError::new(ErrorCode::Internal, format!("this agent knows no jobs of kind {kind}"))
     })?;
-    host.runner.run(id, steps, Arc::clone(host)).await.map_err(|e| from_job(&e))?;
+    host.runner.run(id, steps, Arc::clone(host)).await?;
     Ok(())
 }
 
 /// `jobs.abort`.
 pub(crate) async fn abort(host: &Arc<Host>, id: JobId, actor: &str) -> Result<JobView, WireError> {
-    host.runner.abort(id, format!("asked by {actor}")).await.map_err(|e| from_abort(&e))?;
+    host.runner.abort(id, format!("asked by {actor}")).await?;
     view::show(host, id).await
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use job::{Ending, StepError, Steps, crashsafe};
+use job::{Ending, Steps, crashsafe};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{AgentId, JobId, OfferId, SnapshotId};
 use protocol::mysql::ServerState;
@@ -29,7 +29,6 @@ pub(crate) use serve::clone_policy;
 
 use super::Origin;
 use super::{probe, store};
-use crate::errors::{from_abort, from_snapshot};
 use crate::host::{Host, blocking};
 use crate::jobs::view;
 use crate::queries::host::usage_of;
@@ -152,16 +151,14 @@ pub(crate) fn machine_id() -> Option<String> {
 pub(crate) async fn choose(host: &Host, wanted: Option<&SnapshotId>) -> Result<Snapshot, WireError> {
     let snapshots = host.snapshots()?.clone();
     let mut list = blocking(move || {
-        let mut list = snapshots.provider.list().map_err(|e| from_snapshot(&e))?;
+        let mut list = snapshots.provider.list()?;
         snapshots.mounts.annotate(&mut list);
         Ok(list)
     })
     .await?;
     if let Some(id) = wanted {
-        return list
-            .into_iter()
-            .find(|s| s.id == *id)
-            .ok_or_else(|| from_snapshot(&snapshot::Error::NotListed { id: id.to_string() }));
+        let found = list.into_iter().find(|s| s.id == *id);
+        return Ok(found.ok_or_else(|| snapshot::Error::NotListed { id: id.to_string() })?);
     }
     list.sort_by_key(|s| std::cmp::Reverse((s.is_proven(), s.created_at)));
     list.into_iter().find(Snapshot::is_usable).ok_or_else(|| {
@@ -220,7 +217,7 @@ pub(crate) async fn open(
         token: Secret::new(token.expose()),
         identity: match params.plain {
             true => None,
-            false => Some(Secret::new(Identity::generate().map_err(|e| transfer_failure(&e))?.expose())),
+            false => Some(Secret::new(Identity::generate()?.expose())),
         },
         // Through the object store nobody needs to reach it.
         listen: match &store {
@@ -295,7 +292,7 @@ pub(crate) async fn release(host: &Host, offer: OfferId, actor: &str) -> Result<
     let Some(job) = job else { return Ok(Empty {}) };
     match host.runner.abort(job, format!("released by {actor}")).await {
         Ok(_) | Err(job::AbortError::Finished(_) | job::AbortError::Unknown(_)) => Ok(Empty {}),
-        Err(error) => Err(from_abort(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -341,15 +338,6 @@ impl Private {
     fn forget(host: &Host, job: JobId) {
         let _ = crashsafe::remove_file(&Self::path(host, job));
     }
-}
-
-/// A data plane failure as a step's.
-pub(crate) fn transfer_error(error: &transfer::Error) -> StepError {
-    StepError::from_error("transfer", error)
-}
-
-fn transfer_failure(error: &transfer::Error) -> WireError {
-    WireError::caused(ErrorCode::Transfer, "the data plane refuses", error)
 }
 
 /// Bytes as hexadecimal digits.

@@ -4,7 +4,6 @@ use async_trait::async_trait;
 use job::{Scope, Step, StepError};
 use serde_json::{Value, json};
 
-use crate::errors::{from_mysql, to_step};
 use crate::host::Host;
 
 /// Starts the server; done when it answers.
@@ -73,7 +72,7 @@ pub(crate) async fn start(host: &Host, scope: &Scope) -> Result<Value, StepError
         scope.report(done, progress.percent.map(|_| 100), json!({ "message": progress.message }));
     };
     tokio::select! {
-        started = host.instance.start_with(&report) => started.map_err(|e| to_step(from_mysql(&e)))?,
+        started = host.instance.start_with(&report) => started?,
         () = scope.cancelled() => return Err(StepError::stopped()),
     }
     host.look_soon();
@@ -83,7 +82,7 @@ pub(crate) async fn start(host: &Host, scope: &Scope) -> Result<Value, StepError
 /// Stops the server and waits until it is gone.
 pub(crate) async fn stop(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
-    host.instance.stop_with(&report).await.map_err(|e| to_step(from_mysql(&e)))?;
+    host.instance.stop_with(&report).await?;
     host.look_soon();
     Ok(())
 }

@@ -20,7 +20,6 @@ use snapshot::{CreateRequest, MountMode, Mounted, Observed, SizePolicy};
 use tokio::runtime::Handle;
 
 use super::on_snapshot::layout_in;
-use crate::errors::{from_mysql, from_snapshot, to_step};
 use crate::host::{Host, Snapshots, blocking};
 
 /// Makes a snapshot of the live datadir.
@@ -44,9 +43,9 @@ impl Step<Host> for Take {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SnapshotCreateParams = scope.params()?;
         let acting = Acting::begin(host, scope);
-        let snapshot = take(host, &params).await.map_err(to_step)?;
+        let snapshot = take(host, &params).await?;
         acting.end(host).await;
-        serde_json::to_value(snapshot).map_err(|e| StepError::from_error("internal", &e))
+        serde_json::to_value(snapshot).map_err(|e| StepError::from_error(ErrorCode::Internal, &e))
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
@@ -62,15 +61,15 @@ impl Step<Host> for Remove {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SnapshotRemoveParams = scope.params()?;
-        let snapshots = host.snapshots().map_err(to_step)?.clone();
+        let snapshots = host.snapshots()?.clone();
         let acting = Acting::begin(host, scope);
         let rerun = scope.is_rerun();
         let removed = blocking(move || match snapshots.mounts.remove_snapshot(&params.snapshot) {
             // The run before had removed it and died before it could say so.
             Err(snapshot::Error::NotListed { .. }) if rerun => Ok(()),
-            result => result.map_err(|e| from_snapshot(&e)),
+            result => result.map_err(WireError::from),
         });
-        removed.await.map_err(to_step)?;
+        removed.await?;
         acting.end(host).await;
         Ok(Value::Null)
     }
@@ -89,36 +88,37 @@ impl Step<Host> for Verify {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SnapshotVerifyParams = scope.params()?;
         let holder = format!("verify {}", scope.job_id());
-        let snapshots = host.snapshots().map_err(to_step)?.clone();
+        let snapshots = host.snapshots()?.clone();
         let (mounts, id, name) = (snapshots.mounts.clone(), params.snapshot.clone(), holder.clone());
         let lease =
-            blocking(move || mounts.acquire(&id, MountMode::Writable, &name).map_err(|e| from_snapshot(&e)))
-                .await
-                .map_err(to_step)?;
+            blocking(move || mounts.acquire(&id, MountMode::Writable, &name).map_err(WireError::from))
+                .await?;
         let mounted = lease.mounted().clone();
         let proof = tokio::select! {
             proof = prove(host, &mounted, params.budget_s, scope) => proof,
             () = scope.cancelled() => Err(StepError::stopped()),
         };
-        let released = blocking(move || lease.release().map_err(|e| from_snapshot(&e))).await;
+        let released = blocking(move || lease.release().map_err(WireError::from)).await;
         let proof = proof?;
-        released.map_err(to_step)?;
-        let snapshot = record(&snapshots, &params, proof.clone()).await.map_err(to_step)?;
+        released?;
+        let snapshot = record(&snapshots, &params, proof.clone()).await?;
         let by = scope.spec().actor.unwrap_or_default();
         host.emit(EventData::SnapshotVerified(SnapshotEvent { snapshot, by }));
         host.look_soon();
         if !proof.passed {
             let what = format!("{} is not proven: {}", params.snapshot, proof.detail);
-            return Err(StepError::new("snapshot", what));
+            return Err(StepError::new(ErrorCode::Snapshot, what));
         }
-        serde_json::to_value(proof).map_err(|e| StepError::from_error("internal", &e))
+        serde_json::to_value(proof).map_err(|e| StepError::from_error(ErrorCode::Internal, &e))
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
         let params: SnapshotVerifyParams = scope.params()?;
         let Ok(snapshots) = host.snapshots().cloned() else { return Ok(()) };
         let holder = format!("verify {}", scope.job_id());
-        blocking(move || release_if_held(&snapshots, &params.snapshot, &holder)).await.map_err(to_step)
+        blocking(move || release_if_held(&snapshots, &params.snapshot, &holder))
+            .await
+            .map_err(StepError::from)
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn release_if_held(
 ) -> Result<(), WireError> {
     match snapshots.mounts.release(id, holder) {
         Ok(()) | Err(snapshot::Error::NotHeld { .. } | snapshot::Error::NotListed { .. }) => Ok(()),
-        Err(error) => Err(from_snapshot(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -172,7 +172,7 @@ async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, Wi
     let instant = Instant::decide(host, &snapshots, server, &datadir).await?;
     blocking(move || {
         let mut at_instant = |take: TakeNow<'_>| instant.run(take);
-        snapshots.provider.create(&request, &mut at_instant).map_err(|e| from_snapshot(&e))
+        snapshots.provider.create(&request, &mut at_instant).map_err(WireError::from)
     })
     .await
 }
@@ -202,7 +202,7 @@ impl Instant {
         let layout = server.layout.clone();
         let path = datadir.to_owned();
         let placement = blocking(move || {
-            mysql::consistency::Placement::check_layout(&path, layout.as_ref()).map_err(|e| from_mysql(&e))
+            mysql::consistency::Placement::check_layout(&path, layout.as_ref()).map_err(WireError::from)
         })
         .await?;
         let must_lock = match placement.verdict() {
@@ -307,13 +307,13 @@ async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> 
     options.log_bin = log_bin.and_then(|base| base.to_str()).map(str::to_owned);
     // A directory outside the datadir is looked for in the snapshot, never opened where the live server has it.
     let live = server.datadir.clone().unwrap_or_default();
-    options.layout = layout_in(server.layout.as_ref(), &live, mounted).map_err(to_step)?;
+    options.layout = layout_in(server.layout.as_ref(), &live, mounted)?;
     options.extra_args = settings.key_arguments();
     options.binary = settings.binary;
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
     sandbox::verify(options, CheckBudget { time: Duration::from_secs(budget_s) }, &report)
         .await
-        .map_err(|e| to_step(from_mysql(&e)))
+        .map_err(StepError::from)
 }
 
 /// Keeps the proof with the snapshot. One made by others has no metadata of ours to keep it in.
@@ -324,14 +324,14 @@ async fn record(
 ) -> Result<Snapshot, WireError> {
     let (provider, id) = (snapshots.provider.clone(), params.snapshot.clone());
     blocking(move || {
-        let list = provider.list().map_err(|e| from_snapshot(&e))?;
+        let list = provider.list()?;
         let mut snapshot = list
             .into_iter()
             .find(|s| s.id == id)
-            .ok_or_else(|| from_snapshot(&snapshot::Error::NotListed { id: id.to_string() }))?;
+            .ok_or_else(|| snapshot::Error::NotListed { id: id.to_string() })?;
         if let Some(meta) = &mut snapshot.meta {
             meta.proof = Some(proof);
-            provider.record(&id, meta).map_err(|e| from_snapshot(&e))?;
+            provider.record(&id, meta)?;
         }
         Ok(snapshot)
     })

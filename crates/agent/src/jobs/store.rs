@@ -72,7 +72,7 @@ pub(crate) async fn give(
         match opened.await {
             Ok(giver) => return Ok(giver),
             Err(error) if !error.is_transient() => {
-                return Err(StepError::from_error("transfer", &error));
+                return Err(StepError::from_error(ErrorCode::Transfer, &error));
             }
             Err(error) => tracing::warn!(error = %chain(&error), "the object store cannot be used yet"),
         }
@@ -107,7 +107,7 @@ pub(crate) async fn take(host: &Host, offer: &Offer) -> Result<Taker, WireError>
 
 /// The data plane sees only that its connections end; the cause is with who carries them.
 pub(crate) fn explain(mut error: StepError, taker: Option<&Taker>) -> StepError {
-    if error.code == "transfer" {
+    if error.code == ErrorCode::Transfer.into() {
         error.causes.extend(taker.and_then(Taker::trouble));
     }
     error

@@ -9,7 +9,7 @@ use protocol::params::{JobsListParams, JobsRecordParams, JournalPart};
 use protocol::seed::{SeedStage, TransferProgress};
 use serde_json::Value;
 
-use crate::errors::{from_job, from_step};
+use crate::errors::from_step;
 use crate::host::Host;
 
 /// Bytes of a journal in one reply: quoted as JSON it may take twice as much, and a NATS message holds 1 MiB.
@@ -20,7 +20,7 @@ pub(crate) async fn list(host: &Host, params: &JobsListParams) -> Result<Vec<Job
     if !(1..=1000).contains(&params.limit) {
         return Err(WireError::new(ErrorCode::BadRequest, "limit must be 1 to 1000"));
     }
-    let mut jobs = host.runner.list().await.map_err(|e| from_job(&e))?;
+    let mut jobs = host.runner.list().await?;
     jobs.sort_by_key(|job| std::cmp::Reverse((job.created_at, job.id)));
     jobs.retain(|job| !params.unfinished || !matches!(job.state, State::Finished(_)));
     let mut views = Vec::new();
@@ -35,13 +35,13 @@ pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
     if let Some(handle) = host.runner.handle(id) {
         return Ok(of_running(&handle));
     }
-    let shown = host.runner.show(id).await.map_err(|e| from_job(&e))?;
+    let shown = host.runner.show(id).await?;
     Ok(of_history(&shown.history))
 }
 
 /// `jobs.record`: the journal as it lies on disk, whatever became of it; its reader checks the chain.
 pub(crate) async fn record(host: &Host, params: &JobsRecordParams) -> Result<JournalPart, WireError> {
-    let lines = host.runner.journal_lines(params.job).await.map_err(|e| from_job(&e))?;
+    let lines = host.runner.journal_lines(params.job).await?;
     let first = usize::try_from(params.from).unwrap_or(usize::MAX);
     let mut part = JournalPart { lines: Vec::new(), next: None };
     let mut bytes = 0;

@@ -11,7 +11,7 @@ use protocol::params::{
 };
 use serde_json::{Value, json};
 
-use crate::errors::{from_mysql, system};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::uploads;
 
@@ -34,7 +34,7 @@ pub(crate) async fn relay_files(host: &Host) -> Result<RelayFiles, WireError> {
 /// `binlog.relay-end`.
 pub(crate) async fn relay_end(host: &Host) -> Result<BinlogPosition, WireError> {
     let logs = logs(host, LogKind::Relay).await?;
-    let end = blocking(move || logs.end().map_err(|e| from_mysql(&e))).await?;
+    let end = blocking(move || logs.end().map_err(WireError::from)).await?;
     end.ok_or_else(|| WireError::new(ErrorCode::NotFound, "this server has no relay logs"))
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn binary(host: &Host, params: BinlogBinaryParams) -> Result<Lo
     blocking(move || {
         let range = Range { first: params.file, start: params.start, last: None, stop: params.stop };
         let range = Range { last: Some(range.first.clone()), ..range };
-        let mut reader = logs.binary(&range, MAX_BYTES).map_err(|e| from_mysql(&e))?;
+        let mut reader = logs.binary(&range, MAX_BYTES)?;
         let total = reader.total_bytes;
         let read = |e: std::io::Error| system("the log could not be read", &e);
         std::io::copy(&mut (&mut reader).take(params.offset), &mut std::io::sink()).map_err(read)?;
@@ -63,13 +63,11 @@ pub(crate) async fn text(host: &Host, params: BinlogTextParams) -> Result<LogChu
     let logs = holding(host, &params.file).await?;
     let range =
         Range { last: Some(params.file.clone()), first: params.file, start: params.start, stop: params.stop };
-    let mut stream = mysql::binlog::text(&host.instance, &logs, &range, false, MAX_BYTES)
-        .await
-        .map_err(|e| from_mysql(&e))?;
+    let mut stream = mysql::binlog::text(&host.instance, &logs, &range, false, MAX_BYTES).await?;
     let mut skip = params.offset;
     let mut chunk = Vec::new();
     while chunk.len() < CHUNK_BYTES {
-        let Some(piece) = stream.next().await.map_err(|e| from_mysql(&e))? else {
+        let Some(piece) = stream.next().await? else {
             return Ok(LogChunk { content: STANDARD.encode(chunk), next_offset: None });
         };
         let skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(piece.len());
@@ -124,14 +122,14 @@ pub(crate) async fn apply(host: &Host, params: &BinlogApplyParams) -> Result<Val
         }
         (None, None) => return Err(WireError::new(ErrorCode::BadRequest, "give either content or upload")),
     };
-    let applied = applied.map_err(|e| from_mysql(&e))?;
+    let applied = applied?;
     Ok(
         json!({ "bytes": applied.bytes, "took_ms": u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX) }),
     )
 }
 
 async fn logs(host: &Host, kind: LogKind) -> Result<LogSet, WireError> {
-    host.instance.logs(kind).await.map_err(|e| from_mysql(&e))
+    host.instance.logs(kind).await.map_err(WireError::from)
 }
 
 /// The log, binary or relay, whose index names the file.

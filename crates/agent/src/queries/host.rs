@@ -8,7 +8,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::host::{DiskFree, DiskUsage, Volume};
 use protocol::params::{HostDiskFreeParams, HostDiskUsageParams, HostVolumesParams};
 
-use crate::errors::{from_mysql, from_snapshot, system};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 
 /// How long an answer waits for new figures where it has old ones.
@@ -31,7 +31,7 @@ pub(crate) async fn usage_of(host: &Host, path: PathBuf, fresh: bool) -> Result<
             None => host.instance.disk_usage(&path).await,
         }
     };
-    let usage = counted.await.map_err(|e| from_mysql(&e))?;
+    let usage = counted.await?;
     Ok(DiskUsage {
         path,
         used_bytes: usage.allocated_bytes,
@@ -49,7 +49,7 @@ pub(crate) async fn disk_free(host: &Host, params: &HostDiskFreeParams) -> Resul
 /// Space of the file system of a path that was checked.
 pub(crate) async fn free_of(path: PathBuf) -> Result<DiskFree, WireError> {
     blocking(move || {
-        let free = mysql::usage::disk_free(&path).map_err(|e| from_mysql(&e))?;
+        let free = mysql::usage::disk_free(&path)?;
         Ok(DiskFree {
             path,
             total_bytes: free.total_bytes,
@@ -63,7 +63,7 @@ pub(crate) async fn free_of(path: PathBuf) -> Result<DiskFree, WireError> {
 /// `host.volumes`.
 pub(crate) async fn volumes(params: HostVolumesParams) -> Result<Vec<Volume>, WireError> {
     blocking(move || {
-        let volumes = ::snapshot::volumes::list(params.pattern.as_deref()).map_err(|e| from_snapshot(&e))?;
+        let volumes = ::snapshot::volumes::list(params.pattern.as_deref())?;
         Ok(volumes)
     })
     .await

@@ -7,7 +7,6 @@ use protocol::host::{DiskFree, DiskUsage};
 use protocol::params::{MysqlDiskUsageParams, MysqlErrorLogParams};
 
 use super::host::{free_of, usage_of};
-use crate::errors::from_mysql;
 use crate::host::Host;
 
 /// `mysql.disk-usage`.
@@ -25,7 +24,7 @@ pub(crate) async fn error_log(host: &Host, params: &MysqlErrorLogParams) -> Resu
     if !(1..=1000).contains(&params.lines) {
         return Err(WireError::new(ErrorCode::BadRequest, "lines must be 1 to 1000"));
     }
-    host.instance.error_log_tail(params.lines as usize).await.map_err(|e| from_mysql(&e))
+    host.instance.error_log_tail(params.lines as usize).await.map_err(WireError::from)
 }
 
 /// The datadir of the instance.

@@ -9,7 +9,6 @@ use protocol::params::{Empty, MountStatus, SnapshotListParams, SnapshotMountPara
 use protocol::snapshot::{Snapshot, SnapshotMount};
 use snapshot::MountMode;
 
-use crate::errors::from_snapshot;
 use crate::host::{Host, blocking};
 use crate::jobs::offer::choose;
 
@@ -21,7 +20,7 @@ pub(crate) async fn list(host: &Host, params: &SnapshotListParams) -> Result<Vec
     let snapshots = host.snapshots()?.clone();
     let usable_only = params.usable;
     blocking(move || {
-        let mut list = snapshots.provider.list().map_err(|e| from_snapshot(&e))?;
+        let mut list = snapshots.provider.list()?;
         snapshots.mounts.annotate(&mut list);
         list.retain(|s| !usable_only || s.is_usable());
         list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
@@ -65,7 +64,7 @@ pub(crate) async fn mount(host: &Arc<Host>, params: SnapshotMountParams) -> Resu
             None => snapshots.mounts.acquire(&id, mode, OPERATOR),
         };
         // The hold outlives this request, and the agent: it ends by `snapshot.unmount`.
-        let mounted = lease.map_err(|e| from_snapshot(&e))?.keep();
+        let mounted = lease?.keep();
         Ok(SnapshotMount {
             path: mounted.path,
             writable: params.writable,
@@ -84,9 +83,8 @@ pub(crate) async fn unmount(host: &Arc<Host>, params: SnapshotUnmountParams) -> 
         Some(id) => blocking(move || release(&snapshots.mounts, &id)).await?,
         None => {
             let target = mount_point(host)?;
-            let released = blocking(move || {
-                snapshots.mounts.release_at(&target, OPERATOR).map_err(|e| from_snapshot(&e))
-            });
+            let released =
+                blocking(move || snapshots.mounts.release_at(&target, OPERATOR).map_err(WireError::from));
             released.await?;
         }
     }
@@ -118,8 +116,8 @@ fn release(mounts: &snapshot::MountTable, id: &SnapshotId) -> Result<(), WireErr
         .collect();
     match mounts.release(id, OPERATOR) {
         Err(snapshot::Error::NotHeld { .. }) if !holders.is_empty() => {
-            Err(from_snapshot(&snapshot::Error::Held { id: id.to_string(), holders }))
+            Err(snapshot::Error::Held { id: id.to_string(), holders }.into())
         }
-        result => result.map_err(|e| from_snapshot(&e)),
+        result => result.map_err(WireError::from),
     }
 }

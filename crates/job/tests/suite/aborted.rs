@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use job::journal::{Event, State};
-use job::{AbortError, Aborting, JobSpec, Outcome, Undo};
+use job::{AbortError, Aborting, Code, JobSpec, Outcome, Undo};
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use serde_json::Value;
 
@@ -52,7 +53,7 @@ async fn a_deaf_step_is_dropped_and_named() {
     finished(&handle).await;
     let records = runner.show(handle.id()).await.unwrap().records;
     let dropped = |event: &Event| match event {
-        Event::StepFailed { step, error, .. } => step == "two" && error.code == "job.unresponsive",
+        Event::StepFailed { step, error, .. } => step == "two" && error.code == Code::Unresponsive,
         _ => false,
     };
     let named = records.iter().any(|record| dropped(&record.event));
@@ -139,7 +140,7 @@ impl job::Step<crate::world::World> for Patient {
         "patient"
     }
     async fn run(&self, _: &crate::world::World, _: &job::Scope) -> Result<Value, job::StepError> {
-        Err(job::StepError::new("toy.later", "come back later").retryable())
+        Err(job::StepError::new(ErrorCode::Busy, "come back later").retryable())
     }
     async fn undo(&self, _: &crate::world::World, _: &job::Scope) -> Result<(), job::StepError> {
         Ok(())

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use job::journal::JournalError;
 use job::{Ending, JobError, JobSpec, Outcome, Runner, Scope, Step, StepError, Undo};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use serde_json::{Value, json};
 
@@ -61,10 +62,11 @@ impl Step<PathBuf> for Greedy {
         let message = "no space ".repeat(1000);
         fill(&disk.join("greed"))
             .map(|()| Value::Null)
-            .map_err(|error| StepError::new("toy.full", message).caused_by(&error))
+            .map_err(|error| StepError::new(ErrorCode::System, message).caused_by(&error))
     }
     async fn undo(&self, disk: &PathBuf, _: &Scope) -> Result<(), StepError> {
-        std::fs::remove_file(disk.join("greed")).map_err(|error| StepError::from_error("toy", &error))
+        std::fs::remove_file(disk.join("greed"))
+            .map_err(|error| StepError::from_error(ErrorCode::System, &error))
     }
 }
 

@@ -1,7 +1,9 @@
 //! Each step fails in turn, and is repeated in turn.
 
 use job::journal::{Event, State};
-use job::{JobError, OnFailure, OnUndoFailure, Outcome, Undo};
+use job::{Code, JobError, OnFailure, OnUndoFailure, Outcome, Undo};
+
+use protocol::error::ErrorCode;
 
 use crate::world::{Bench, Mood, NAMES, Toy, finished, left, steps, toys, toys_but};
 
@@ -25,7 +27,7 @@ async fn each_step_failing_before_or_after_its_work_leaves_nothing() {
             let bench = Bench::new();
             let (_, _, outcome) = bench.whole(&format!("fail@{name}:{moment}"), toys()).await;
             let Outcome::Failed { failure, left } = &outcome else { panic!("{outcome:?}") };
-            assert_eq!((failure.step.as_str(), failure.error.code.as_str()), (*name, "job.injected"));
+            assert_eq!((failure.step.as_str(), failure.error.code), (*name, Code::Injected));
             assert_eq!(*left, Undo::Complete);
             bench.world.assert_empty();
             let undone: Vec<String> = NAMES[..=at].iter().rev().map(|n| format!("undo {n}")).collect();
@@ -81,7 +83,7 @@ async fn a_panic_is_a_failure_and_a_huge_message_is_cut() {
     let bench = Bench::new();
     let (_, _, outcome) = bench.whole("", toys_but("three", |toy| toy.mood = Mood::Panics)).await;
     let Outcome::Failed { failure, left: Undo::Complete } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(failure.error.code, "job.panicked");
+    assert_eq!(failure.error.code, Code::Panicked);
     assert!(failure.error.message.contains("toy panic"));
     bench.world.assert_empty();
 
@@ -129,7 +131,7 @@ async fn an_undo_that_fails_stops_the_way_back_until_it_is_reopened() {
         !bench.world.calls().contains(&"undo one".to_owned()),
         "nothing before the stuck step may be undone"
     );
-    assert_eq!(failures[0].error.code, "toy.stuck");
+    assert_eq!(failures[0].error.code, ErrorCode::Refused.into());
     bench.world.assert_files(&["one", "two"]);
     assert!(matches!(
         runner.run(handle.id(), steps(toys()), bench.world.clone()).await,

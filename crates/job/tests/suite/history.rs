@@ -6,6 +6,7 @@ use job::journal::{
 };
 use job::{Outcome, StepError, Undo};
 use proptest::prelude::*;
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use serde_json::{Value, json};
 
@@ -25,7 +26,7 @@ fn planned(commits: [bool; 3]) -> Event {
 }
 
 fn error() -> StepError {
-    StepError::new("x", "it failed")
+    StepError::new(ErrorCode::System, "it failed")
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

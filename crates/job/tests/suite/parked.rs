@@ -2,6 +2,7 @@
 
 use job::journal::{Event, State};
 use job::{AbortError, Ending, JobError, JobSpec, Outcome, StepError, Undo};
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use serde_json::Value;
 
@@ -90,7 +91,7 @@ async fn a_job_that_nobody_can_run_is_given_up_and_says_what_is_left() {
     let runner = bench.runner("");
     let handle = bench.start(&runner, toys_but("two", |toy| toy.mood = Mood::Waits)).await;
     until("two is in its middle", || bench.world.dir.join("two.half").exists()).await;
-    let why = || StepError::new("job.kind", "this program does not know the kind");
+    let why = || StepError::new(ErrorCode::Internal, "this program does not know the kind");
     assert!(matches!(runner.give_up(handle.id(), why()).await, Err(JobError::Running(_))));
     handle.park();
     ended(&handle).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use job::journal::State;
 use job::{JobError, JobSpec, Retention, StepError};
+use protocol::error::ErrorCode;
 use protocol::ids::{JobId, RequestId};
 use serde_json::json;
 
@@ -77,5 +78,5 @@ async fn observers_that_panic_do_not_harm_the_job() {
     let runner = job::Runner::open(&bench.root(), options).unwrap();
     let handle = bench.start(&runner, toys()).await;
     assert_eq!(finished(&handle).await, job::Outcome::Done { warnings: vec![] });
-    runner.give_up(handle.id(), StepError::new("x", "x")).await.unwrap_err();
+    runner.give_up(handle.id(), StepError::new(ErrorCode::Internal, "x")).await.unwrap_err();
 }

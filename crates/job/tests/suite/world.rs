@@ -11,6 +11,7 @@ use job::{
     Ending, JobHandle, JobSpec, Observer, OnFailure, OnUndoFailure, Options, Outcome, Record, Retry, Runner,
     Scope, Step, StepError, Undo,
 };
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -101,9 +102,9 @@ impl Step<World> for Toy {
             Mood::FinishesLate => scope.cancelled().await,
             Mood::Deaf => std::future::pending().await,
             Mood::Panics => panic!("toy panic"),
-            Mood::FailsLoudly => return Err(StepError::new("toy.loud", "x".repeat(1 << 20))),
+            Mood::FailsLoudly => return Err(StepError::new(ErrorCode::System, "x".repeat(1 << 20))),
             Mood::FailsTimes(times) if self.fails_again(times) => {
-                return Err(StepError::new("toy.flaky", "not yet").retryable());
+                return Err(StepError::new(ErrorCode::Busy, "not yet").retryable());
             }
             _ => {}
         }
@@ -123,7 +124,7 @@ impl Step<World> for Toy {
         if let Mood::UndoFailsTimes(times) = self.mood
             && self.fails_again(times)
         {
-            return Err(StepError::new("toy.stuck", "cannot be undone"));
+            return Err(StepError::new(ErrorCode::Refused, "cannot be undone"));
         }
         let _: Option<Made> = scope.try_output(self.name)?;
         for name in [self.name.to_owned(), format!("{}.half", self.name)] {

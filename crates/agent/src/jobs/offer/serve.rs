@@ -16,9 +16,8 @@ use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
 
-use super::{Params, Private, Served, choose, hex, stream, transfer_error, transfer_failure};
+use super::{Params, Private, Served, choose, hex, stream};
 use crate::config::{Binlogs, DonorLimits, PageCheck};
-use crate::errors::{from_snapshot, to_step};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::snapshots::release_if_held;
@@ -76,14 +75,14 @@ impl Step<Host> for Serve {
         if let Some(served) = scope.notes().into_iter().rev().find_map(|note| note.get(SERVED).cloned()) {
             return Ok(served);
         }
-        let private = Private::load(host, scope.job_id()).map_err(to_step)?;
+        let private = Private::load(host, scope.job_id())?;
         // After a restart the mount may be gone; the hold is the same.
         let Some(lease) = acquire(host, &params).await? else {
             return stream::give(host, scope, &params, &private).await;
         };
-        let options = donor_options(host, &params, &private, lease).await.map_err(to_step)?;
-        let donor = Arc::new(Donor::start(options).map_err(|e| transfer_error(&e))?);
-        private.listening(host, scope.job_id(), donor.addr()).map_err(to_step)?;
+        let options = donor_options(host, &params, &private, lease).await?;
+        let donor = Arc::new(Donor::start(options)?);
+        private.listening(host, scope.job_id(), donor.addr())?;
         let giver = match params.store_window {
             Some(window) => Some(store::give(host, scope, &params.recipient, window, donor.addr()).await?),
             None => None,
@@ -132,12 +131,12 @@ impl Step<Host> for Release {
 /// The hold on the snapshot; none for a stream.
 async fn acquire(host: &Host, params: &Params) -> Result<Option<MountLease>, StepError> {
     let Some(id) = params.snapshot.clone() else { return Ok(None) };
-    let mounts = host.snapshots().map_err(to_step)?.mounts.clone();
+    let mounts = host.snapshots()?.mounts.clone();
     let holder = holder(params);
-    blocking(move || mounts.acquire(&id, MountMode::ReadOnly, &holder).map_err(|e| from_snapshot(&e)))
+    blocking(move || mounts.acquire(&id, MountMode::ReadOnly, &holder).map_err(WireError::from))
         .await
         .map(Some)
-        .map_err(to_step)
+        .map_err(StepError::from)
 }
 
 async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
@@ -153,7 +152,7 @@ async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
     };
     let Ok(snapshots) = host.snapshots().cloned() else { return Ok(()) };
     let holder = holder(&params);
-    blocking(move || release_if_held(&snapshots, &snapshot, &holder)).await.map_err(to_step)?;
+    blocking(move || release_if_held(&snapshots, &snapshot, &holder)).await?;
     host.look_soon();
     Ok(())
 }
@@ -201,13 +200,13 @@ async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer:
         tokio::select! {
             _ = looks.tick() => spare(host).await,
             report = &mut done => {
-                let report = report.map_err(|e| StepError::from_error("internal", &e))?;
+                let report = report.map_err(|e| StepError::from_error(ErrorCode::Internal, &e))?;
                 if let Err(error) = &report {
                     tell(scope, &donor, error).await;
                 }
                 // Joins its threads: no file of the snapshot is open afterwards.
                 let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
-                return report.map_err(|e| transfer_error(&e));
+                return report.map_err(StepError::from);
             }
             () = scope.cancelled() => {
                 let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
@@ -260,8 +259,7 @@ async fn donor_options(
     options.listen = private.listen;
     options.tls = !params.plain;
     if let Some(kept) = &private.identity {
-        options.identity =
-            Some(Arc::new(Identity::from_exposed(kept.expose()).map_err(|e| transfer_failure(&e))?));
+        options.identity = Some(Arc::new(Identity::from_exposed(kept.expose())?));
     }
     options.throttle = Arc::clone(&host.donor_throttle);
     options.idle_io = host.config.seed.idle_io;
@@ -288,12 +286,12 @@ fn exclude(
     names: &LogNames,
     binlogs: Binlogs,
 ) -> Result<Exclude, WireError> {
-    let entries = top_entries(root).map_err(|e| crate::errors::from_mysql(&e))?;
+    let entries = top_entries(root)?;
     let policy = clone_policy(snapshot);
     let mut left_out: Vec<String> =
         entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some()).collect();
     if binlogs == Binlogs::Needed {
-        left_out.extend(mysql::binlog::superfluous(root, names).map_err(|e| crate::errors::from_mysql(&e))?);
+        left_out.extend(mysql::binlog::superfluous(root, names)?);
     }
     Ok(Exclude::new(left_out))
 }

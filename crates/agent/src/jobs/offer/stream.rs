@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use job::{Scope, StepError};
+use protocol::error::ErrorCode;
 use protocol::seed::TransferProgress;
 use serde_json::{Value, json};
 use transfer::stream::{GiveOptions, Giver, Program};
 use transfer::{Cancel, Identity, Progress};
 
 use super::serve::{HEALTH_INTERVAL, spare, tell_open};
-use super::{Params, Private, hex, transfer_error, transfer_failure};
-use crate::errors::to_step;
+use super::{Params, Private, hex};
 use crate::host::Host;
 use crate::streams::{self, Giving};
 
@@ -23,19 +23,19 @@ pub(super) async fn give(
     private: &Private,
 ) -> Result<Value, StepError> {
     let name = params.stream.as_deref().unwrap_or_default();
-    let argv = streams::donor_argv(host, scope.job_id(), name).await.map_err(to_step)?;
+    let argv = streams::donor_argv(host, scope.job_id(), name).await?;
     let (progress, cancel) = (Arc::new(Progress::new()), Arc::new(Cancel::new()));
     let identity = match &private.identity {
         Some(kept) => {
-            let identity =
-                Identity::from_exposed(kept.expose()).map_err(|e| to_step(transfer_failure(&e)))?;
+            let identity = Identity::from_exposed(kept.expose())?;
             Some(Arc::new(identity))
         }
         None => None,
     };
     let token = private.token.expose().parse();
-    let token =
-        token.map_err(|e| StepError::new("internal", "the offer's private file is damaged").caused_by(&e))?;
+    let token = token.map_err(|e| {
+        StepError::new(ErrorCode::Internal, "the offer's private file is damaged").caused_by(&e)
+    })?;
     let options = GiveOptions {
         listen: private.listen,
         token,
@@ -46,8 +46,8 @@ pub(super) async fn give(
         cancel: Arc::clone(&cancel),
         progress: Arc::clone(&progress),
     };
-    let mut giver = Giver::listen(options).map_err(|e| transfer_error(&e))?;
-    private.listening(host, scope.job_id(), giver.addr()).map_err(to_step)?;
+    let mut giver = Giver::listen(options)?;
+    private.listening(host, scope.job_id(), giver.addr())?;
     tell_open(host, scope.job_id(), giver.addr(), giver.fingerprint());
     let mut done = tokio::task::spawn_blocking(move || {
         giver.give(&mut || Giving::start(&argv).map(|program| Box::new(program) as Box<dyn Program>))
@@ -58,8 +58,8 @@ pub(super) async fn give(
         tokio::select! {
             _ = looks.tick() => spare(host).await,
             given = &mut done => {
-                let given = given.map_err(|e| StepError::from_error("internal", &e))?;
-                let given = given.map_err(|e| transfer_error(&e))?;
+                let given = given.map_err(|e| StepError::from_error(ErrorCode::Internal, &e))?;
+                let given = given?;
                 return Ok(json!({ "bytes_sent": given.bytes, "root_digest": hex(&given.digest) }));
             }
             () = scope.cancelled() => {

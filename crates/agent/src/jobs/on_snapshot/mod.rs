@@ -32,7 +32,7 @@ pub(crate) use self::runs::Runs;
 use self::runs::{Run, boot_id};
 use super::service;
 use super::snapshots::release_if_held;
-use crate::errors::{from_mysql, from_snapshot, system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 
 /// Someone's shell may stand in the datadir when it shall be uncovered.
@@ -108,11 +108,11 @@ impl Step<Host> for Hold {
             // What an interrupted run of this step has noted: by now the service may have been stopped.
             Some(run) if run.job == scope.job_id() => run,
             _ => {
-                let datadir = datadir_of(&server).map_err(to_step)?;
+                let datadir = datadir_of(&server)?;
                 Run {
                     job: scope.job_id(),
                     port: params.port,
-                    live: identity(&datadir).map_err(to_step)?,
+                    live: identity(&datadir)?,
                     datadir,
                     ran_before: server.state.may_be_running(),
                     boot: boot_id(),
@@ -120,14 +120,14 @@ impl Step<Host> for Hold {
             }
         };
         if run.port.is_none() {
-            all_in_datadir(&server, &run.datadir).map_err(to_step)?;
+            all_in_datadir(&server, &run.datadir)?;
         }
-        host.on_snapshot.note(&params.snapshot, &run).map_err(to_step)?;
+        host.on_snapshot.note(&params.snapshot, &run)?;
         let mounted = match acquire(host, &params.snapshot, &run).await {
             Ok(mounted) => mounted,
             Err(error) => {
-                host.on_snapshot.forget(&params.snapshot).map_err(to_step)?;
-                return Err(to_step(error));
+                host.on_snapshot.forget(&params.snapshot)?;
+                return Err(error.into());
             }
         };
         host.look_soon();
@@ -154,10 +154,10 @@ impl Step<Host> for Place {
         let params: MysqlStartOnSnapshotParams = scope.params()?;
         let run = noted(host, &params.snapshot)?;
         // After a reboot the mount is gone and the hold is the same.
-        let mounted = acquire(host, &params.snapshot, &run).await.map_err(to_step)?;
+        let mounted = acquire(host, &params.snapshot, &run).await?;
         match run.port {
             None => cover(host, scope, &run, &mounted).await?,
-            Some(port) => prepare_second(host, port, &run, &mounted).await.map_err(to_step)?,
+            Some(port) => prepare_second(host, port, &run, &mounted).await?,
         }
         Ok(Value::Null)
     }
@@ -188,9 +188,10 @@ impl Step<Host> for Start {
                 host.instance.info().await
             }
             Some(port) => {
-                let second = second_of(host, port).await.map_err(to_step)?;
-                let second = second
-                    .ok_or_else(|| StepError::new("internal", "the second server has no option file"))?;
+                let second = second_of(host, port).await?;
+                let second = second.ok_or_else(|| {
+                    StepError::new(ErrorCode::Internal, "the second server has no option file")
+                })?;
                 start_second(&second, scope).await?;
                 second.info().await
             }
@@ -225,7 +226,7 @@ impl Step<Host> for Leave {
                 return Ok(Value::Null);
             }
             return Err(StepError::new(
-                "not_found",
+                ErrorCode::NotFound,
                 format!("no server runs on snapshot {}", params.snapshot),
             ));
         };
@@ -242,19 +243,19 @@ impl Step<Host> for Leave {
 /// Ends the server and takes its place away; the service runs again on its own data if it ran before. Can be repeated.
 async fn end(host: &Host, scope: &Scope, run: &Run) -> Result<(), StepError> {
     let Some(port) = run.port else {
-        if is_covered(run).map_err(to_step)? {
+        if is_covered(run)? {
             service::stop(host, scope).await?;
             let datadir = run.datadir.clone();
-            blocking(move || uncover(&datadir)).await.map_err(to_step)?;
+            blocking(move || uncover(&datadir)).await?;
         }
         if run.ran_before {
-            host.instance.start().await.map_err(|e| to_step(from_mysql(&e)))?;
+            host.instance.start().await?;
         }
         host.look_soon();
         return Ok(());
     };
-    if let Some(second) = second_of(host, port).await.map_err(to_step)? {
-        second.stop().await.map_err(|e| to_step(from_mysql(&e)))?;
+    if let Some(second) = second_of(host, port).await? {
+        second.stop().await?;
     }
     let run_dir = run_dir(host, port);
     let removed = blocking(move || match fs::remove_dir_all(&run_dir) {
@@ -263,29 +264,30 @@ async fn end(host: &Host, scope: &Scope, run: &Run) -> Result<(), StepError> {
         }
         _ => Ok(()),
     });
-    removed.await.map_err(to_step)
+    removed.await.map_err(StepError::from)
 }
 
 async fn acquire(host: &Host, id: &SnapshotId, run: &Run) -> Result<Mounted, WireError> {
     let mounts = host.snapshots()?.mounts.clone();
     let (id, holder) = (id.clone(), run.holder());
-    let lease =
-        blocking(move || mounts.acquire(&id, MountMode::Writable, &holder).map_err(|e| from_snapshot(&e)));
+    let lease = blocking(move || mounts.acquire(&id, MountMode::Writable, &holder).map_err(WireError::from));
     Ok(lease.await?.keep())
 }
 
 async fn let_go(host: &Host, id: &SnapshotId, run: &Run) -> Result<(), StepError> {
-    let snapshots = host.snapshots().map_err(to_step)?.clone();
+    let snapshots = host.snapshots()?.clone();
     let (held, holder) = (id.clone(), run.holder());
-    blocking(move || release_if_held(&snapshots, &held, &holder)).await.map_err(to_step)?;
-    host.on_snapshot.forget(id).map_err(to_step)?;
+    blocking(move || release_if_held(&snapshots, &held, &holder)).await?;
+    host.on_snapshot.forget(id)?;
     host.look_soon();
     Ok(())
 }
 
 fn noted(host: &Host, id: &SnapshotId) -> Result<Run, StepError> {
     let run = host.on_snapshot.find(id);
-    run.ok_or_else(|| StepError::new("internal", format!("nothing is noted of a server on snapshot {id}")))
+    run.ok_or_else(|| {
+        StepError::new(ErrorCode::Internal, format!("nothing is noted of a server on snapshot {id}"))
+    })
 }
 
 fn datadir_of(server: &ServerInfo) -> Result<PathBuf, WireError> {
@@ -299,7 +301,7 @@ fn datadir_of(server: &ServerInfo) -> Result<PathBuf, WireError> {
 
 /// Stops the service and lays the snapshot over its datadir.
 async fn cover(host: &Host, scope: &Scope, run: &Run, mounted: &Mounted) -> Result<(), StepError> {
-    if is_covered(run).map_err(to_step)? {
+    if is_covered(run)? {
         return Ok(());
     }
     service::stop(host, scope).await?;
@@ -308,7 +310,7 @@ async fn cover(host: &Host, scope: &Scope, run: &Run, mounted: &Mounted) -> Resu
         mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
             .map_err(|e| system(format!("cannot mount {} on {}", source.display(), target.display()), &e))
     });
-    covered.await.map_err(to_step)
+    covered.await.map_err(StepError::from)
 }
 
 /// True when another directory is mounted over the live datadir.
@@ -340,7 +342,7 @@ fn run_dir(host: &Host, port: u16) -> PathBuf {
 }
 
 async fn second_of(host: &Host, port: u16) -> Result<Option<Instance>, WireError> {
-    second::find(&host.instance, &run_dir(host, port)).await.map_err(|e| from_mysql(&e))
+    second::find(&host.instance, &run_dir(host, port)).await.map_err(WireError::from)
 }
 
 async fn prepare_second(host: &Host, port: u16, run: &Run, mounted: &Mounted) -> Result<(), WireError> {
@@ -355,7 +357,7 @@ async fn prepare_second(host: &Host, port: u16, run: &Run, mounted: &Mounted) ->
         key_arguments: settings.key_arguments(),
     };
     let run_dir = run_dir(host, port);
-    blocking(move || second::prepare(&run_dir, &options).map_err(|e| from_mysql(&e))).await
+    blocking(move || second::prepare(&run_dir, &options).map_err(WireError::from)).await
 }
 
 async fn start_second(second: &Instance, scope: &Scope) -> Result<(), StepError> {
@@ -364,7 +366,7 @@ async fn start_second(second: &Instance, scope: &Scope) -> Result<(), StepError>
         scope.report(done, progress.percent.map(|_| 100), json!({ "message": progress.message }));
     };
     tokio::select! {
-        started = second.start_with(&report) => started.map_err(|e| to_step(from_mysql(&e))),
+        started = second.start_with(&report) => started.map_err(StepError::from),
         () = scope.cancelled() => Err(StepError::stopped()),
     }
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Origin, probe};
-use crate::errors::{system, to_step};
+use crate::errors::system;
 use crate::host::Host;
 use plan::{Reach, RecipientFacts, SourceSays};
 use stages::replicate;
@@ -258,7 +258,7 @@ impl Target {
     }
 
     fn layout(&self, job: JobId) -> Result<Layout, StepError> {
-        Layout::of(&self.datadir, job).map_err(|e| StepError::from_error("system", &e))
+        Layout::of(&self.datadir, job).map_err(|e| StepError::from_error(ErrorCode::System, &e))
     }
 }
 
@@ -283,16 +283,17 @@ fn keep_token(host: &Host, job: JobId, token: &Secret) -> Result<(), WireError> 
 
 fn token(host: &Host, job: JobId) -> Result<transfer::Token, StepError> {
     let path = private_dir(host, job).join("token");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|e| to_step(system(format!("cannot read {}", path.display()), &e)))?;
-    text.parse().map_err(|e| StepError::new("bad_request", "the offer's token is malformed").caused_by(&e))
+    let text =
+        std::fs::read_to_string(&path).map_err(|e| system(format!("cannot read {}", path.display()), &e))?;
+    text.parse()
+        .map_err(|e| StepError::new(ErrorCode::BadRequest, "the offer's token is malformed").caused_by(&e))
 }
 
 fn forget(host: &Host, job: JobId) -> Result<(), StepError> {
     let dir = private_dir(host, job);
     match std::fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(to_step(system(format!("cannot remove {}", dir.display()), &e)))
+            Err(system(format!("cannot remove {}", dir.display()), &e).into())
         }
         _ => Ok(()),
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use job::{Scope, StepError};
+use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::{Coordinates, Flavor};
 use protocol::params::SeedStartParams;
 use protocol::seed::TransferProgress;
@@ -14,9 +15,9 @@ use serde_json::{Value, json};
 use transfer::{Progress, RecipientOptions};
 
 use super::Target;
-use crate::errors::{system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
-use crate::jobs::offer::{hex, transfer_error};
+use crate::jobs::offer::hex;
 use crate::streams::{self, Running};
 
 /// Between two looks at a program that prepares.
@@ -39,19 +40,18 @@ pub(super) async fn receive(
         layout.remove().map_err(|e| system("the staging directory cannot be removed", &e))?;
         layout.prepare().map_err(|e| system("the staging directory cannot be made", &e))
     })
-    .await
-    .map_err(to_step)?;
-    let stream = streams::find(host, name).map_err(to_step)?;
-    let argv = streams::fill(&stream.take, &[("staging", &staging)]).map_err(to_step)?;
+    .await?;
+    let stream = streams::find(host, name)?;
+    let argv = streams::fill(&stream.take, &[("staging", &staging)])?;
     let mut unpacking = Running::start(&argv, Stdio::piped(), Stdio::null())
-        .map_err(|words| StepError::new("missing_capability", words))?;
-    let sink = unpacking.input().ok_or_else(|| StepError::new("internal", "no standard input"))?;
+        .map_err(|words| StepError::new(ErrorCode::MissingCapability, words))?;
+    let sink = unpacking.input().ok_or_else(|| StepError::new(ErrorCode::Internal, "no standard input"))?;
     let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
     let limit = options.stall_timeout;
     let mut done = tokio::task::spawn_blocking(move || transfer::stream::take(&options, sink));
     let taken = loop {
         tokio::select! {
-            taken = &mut done => break taken.map_err(|e| StepError::from_error("internal", &e))?,
+            taken = &mut done => break taken.map_err(|e| StepError::from_error(ErrorCode::Internal, &e))?,
             () = scope.cancelled() => {
                 cancel.cancel();
                 let _ = done.await;
@@ -63,21 +63,18 @@ pub(super) async fn receive(
     let taken = match taken {
         Ok(taken) => taken,
         Err(error) => {
-            let failure = transfer_error(&error);
+            let failure = StepError::from_error(ErrorCode::Transfer, &error);
             // Where it took no more bytes it died first, and then its own words are the cause.
             return Err(match (&error, unpacking.ended()) {
                 (transfer::Error::RecipientFailed(_), Some(Err(words))) => {
-                    StepError::new("transfer", words).caused_by(&failure)
+                    StepError::new(ErrorCode::Transfer, words).caused_by(&failure)
                 }
                 _ => failure,
             });
         }
     };
     await_end(scope, unpacking).await?;
-    let files = blocking(move || mysql::usage::walk(&staging).map_err(|e| crate::errors::from_mysql(&e)))
-        .await
-        .map_err(to_step)?
-        .files;
+    let files = blocking(move || mysql::usage::walk(&staging).map_err(WireError::from)).await?.files;
     let seconds = taken.elapsed.as_secs_f64().max(0.001);
     Ok(json!({
         "stream": name,
@@ -108,18 +105,18 @@ pub(super) async fn prepare(
     name: &str,
     staging: &Path,
 ) -> Result<Option<Coordinates>, StepError> {
-    let stream = streams::find(host, name).map_err(to_step)?;
+    let stream = streams::find(host, name)?;
     if !stream.prepare.is_empty() {
         // The program of the run before may be at work still, and two of them on one tree would spoil it.
         if scope.is_rerun() {
             return Err(StepError::new(
-                "internal",
+                ErrorCode::Internal,
                 "the agent died while the stream was prepared; nobody can tell how far it came, so seed again",
             ));
         }
-        let argv = streams::fill(&stream.prepare, &[("staging", staging)]).map_err(to_step)?;
+        let argv = streams::fill(&stream.prepare, &[("staging", staging)])?;
         let preparing = Running::start(&argv, Stdio::null(), Stdio::null())
-            .map_err(|words| StepError::new("missing_capability", words))?;
+            .map_err(|words| StepError::new(ErrorCode::MissingCapability, words))?;
         await_end(scope, preparing).await?;
     }
     let flavor = params.offer.facts.version.as_ref().map_or(Flavor::Mariadb, |version| version.flavor);
@@ -131,7 +128,7 @@ pub(super) async fn prepare(
 async fn await_end(scope: &Scope, mut running: Running) -> Result<(), StepError> {
     loop {
         if let Some(ended) = running.ended() {
-            return ended.map_err(|words| StepError::new("transfer", words));
+            return ended.map_err(|words| StepError::new(ErrorCode::Transfer, words));
         }
         tokio::select! {
             () = scope.cancelled() => return Err(StepError::stopped()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use job::{Scope, Step, StepError, crashsafe};
+use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use protocol::params::SeedUndoParams;
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::swap::Layout;
-use crate::errors::{system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::service;
 
@@ -33,7 +34,7 @@ struct Kept {
 pub(super) fn keep(host: &Host, job: JobId, datadir: &Path, until: Timestamp) -> Result<(), StepError> {
     let kept = json!(Kept { datadir: datadir.to_owned(), until }).to_string();
     crashsafe::write(&path(host, job), kept.as_bytes(), 0o600)
-        .map_err(|e| to_step(system("the old datadir cannot be kept", &e)))?;
+        .map_err(|e| system("the old datadir cannot be kept", &e))?;
     host.kept.notify_one();
     Ok(())
 }
@@ -117,20 +118,20 @@ impl Step<Host> for PutBack {
                 return Ok(Value::Null);
             }
             return Err(StepError::new(
-                "not_found",
+                ErrorCode::NotFound,
                 format!(
                     "no old datadir is kept for seed {}: it was removed, or --keep-old was not given",
                     params.job
                 ),
             ));
         };
-        let layout =
-            Layout::of(&kept.datadir, params.job).map_err(|e| StepError::from_error("system", &e))?;
+        let layout = Layout::of(&kept.datadir, params.job)
+            .map_err(|e| StepError::from_error(ErrorCode::System, &e))?;
         // A later seed's tree must not be taken for this one's, nor what this one kept be lost with it.
         let begun = !scope.notes().is_empty();
-        if !begun && !layout.is_on_top().map_err(|e| StepError::from_error("system", &e))? {
+        if !begun && !layout.is_on_top().map_err(|e| StepError::from_error(ErrorCode::System, &e))? {
             return Err(StepError::new(
-                "refused",
+                ErrorCode::Refused,
                 format!(
                     "{} is not what seed {} put there: was the host seeded again? The old tree is left in {}",
                     kept.datadir.display(),
@@ -146,8 +147,7 @@ impl Step<Host> for PutBack {
             layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
             crashsafe::remove_file(&record).map_err(|e| system("the record of the old datadir stays", &e))
         })
-        .await
-        .map_err(to_step)?;
+        .await?;
         service::start(host, scope).await?;
         Ok(json!({ "datadir": kept.datadir }))
     }

@@ -5,13 +5,13 @@ use std::os::unix::fs::MetadataExt as _;
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
 use mysql::datadir::Ownership;
+use protocol::error::ErrorCode;
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
 use super::super::{STOPPED, Target, admit_plan, forget, has_noted};
 use super::transfer::abandon;
-use crate::errors::{from_mysql, to_step};
 use crate::host::{Host, blocking};
 use crate::jobs::service;
 
@@ -27,7 +27,7 @@ impl Step<Host> for Plan {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
-        let plan = admit_plan(host, &params, Some(scope.job_id())).await.map_err(to_step)?;
+        let plan = admit_plan(host, &params, Some(scope.job_id())).await?;
         let server = host.instance.info().await;
         let target = target(host, &server).await?;
         let mut output = json!(target);
@@ -49,17 +49,19 @@ impl Step<Host> for Plan {
 }
 
 async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Target, StepError> {
-    let datadir =
-        server.datadir.clone().ok_or_else(|| StepError::new("not_found", "the datadir is not known"))?;
+    let datadir = server
+        .datadir
+        .clone()
+        .ok_or_else(|| StepError::new(ErrorCode::NotFound, "the datadir is not known"))?;
     let settings = host.instance.settings().await;
     let user = settings.options.get("user").map(str::to_owned);
     let was_running = server.state.may_be_running();
     blocking(move || {
         let old = std::fs::metadata(&datadir).ok();
-        let owner = Ownership::find(&datadir, user.as_deref()).map_err(|e| from_mysql(&e))?;
+        let owner = Ownership::find(&datadir, user.as_deref())?;
         let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
         Ok(Target { datadir, owner, mode, was_running })
     })
     .await
-    .map_err(to_step)
+    .map_err(StepError::from)
 }

@@ -9,7 +9,7 @@ use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
 use super::super::{KEPT, REMOVED, Target, has_noted};
-use crate::errors::{from_mysql, system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
 
@@ -35,12 +35,11 @@ impl Step<Host> for Prepare {
         if params.options.replace && target.datadir.exists() {
             scope.note(json!({ REMOVED: target.datadir })).await?;
             let datadir = target.datadir.clone();
-            blocking(move || datadir::clear(&datadir).map_err(|e| from_mysql(&e))).await.map_err(to_step)?;
+            blocking(move || datadir::clear(&datadir).map_err(WireError::from)).await?;
         }
         let staging = layout.staging();
         blocking(move || layout.prepare().map_err(|e| system("the staging directory cannot be made", &e)))
-            .await
-            .map_err(to_step)?;
+            .await?;
         Ok(json!({ "staging": staging }))
     }
 
@@ -56,8 +55,7 @@ impl Step<Host> for Prepare {
             )),
             Err(e) => Err(system("whether the new data are in place cannot be told", &e)),
         })
-        .await
-        .map_err(to_step)?;
+        .await?;
         if params.options.replace {
             return after_removal(host, scope, &target).await;
         }
@@ -85,7 +83,7 @@ async fn after_removal(host: &Host, scope: &Scope, target: &Target) -> Result<()
         return Ok(());
     }
     Err(StepError::new(
-        "refused",
+        ErrorCode::Refused,
         format!(
             "--replace had the old data removed before the copy: {} is empty or incomplete and MySQL is stopped; seed again",
             target.datadir.display()

@@ -11,7 +11,6 @@ use protocol::params::SeedStartParams;
 use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
-use crate::errors::{from_mysql, to_step};
 use crate::host::Host;
 use crate::jobs::service;
 
@@ -33,8 +32,8 @@ impl Step<Host> for Replicate {
         }
         let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
         let coordinates =
-            coordinates(scope, &params)?.ok_or_else(|| StepError::new("refused", NO_POSITION))?;
-        let source = source(host, from).map_err(to_step)?;
+            coordinates(scope, &params)?.ok_or_else(|| StepError::new(ErrorCode::Refused, NO_POSITION))?;
+        let source = source(host, from)?;
         let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
         let report =
             |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
@@ -44,7 +43,7 @@ impl Step<Host> for Replicate {
             mysql::replicate::wait(&host.instance, &source, goal, &report).await
         };
         let following = tokio::select! {
-            following = follow => following.map_err(|e| to_step(from_mysql(&e)))?,
+            following = follow => following?,
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
         Ok(json!({ "lag_seconds": following.lag_seconds, "took_ms": millis(following.took) }))

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
+use protocol::error::ErrorCode;
 use protocol::mysql::ServerState;
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::Value;
 
-use crate::errors::{from_mysql, to_step};
 use crate::host::Host;
 use crate::jobs::service;
 
@@ -44,11 +44,11 @@ impl Step<Host> for Start {
             // MariaDB that is told to stop in the first moments of its start does neither, for ever.
             _ => tokio::time::timeout(STARTING_STOPS_WITHIN, stop)
                 .await
-                .unwrap_or_else(|_| Err(StepError::new("mysql", "it is still starting"))),
+                .unwrap_or_else(|_| Err(StepError::new(ErrorCode::Mysql, "it is still starting"))),
         };
         let Err(error) = stopped else { return Ok(()) };
         // It was started by this seed, on data that go or that crash recovery mends: waiting for ever helps nobody.
         tracing::warn!(job = %scope.job_id(), %error, "the server on the new data does not stop and is killed");
-        host.instance.kill(KILLED_WITHIN).await.map_err(|e| to_step(from_mysql(&e)))
+        host.instance.kill(KILLED_WITHIN).await.map_err(StepError::from)
     }
 }

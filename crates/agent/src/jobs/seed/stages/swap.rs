@@ -2,13 +2,14 @@
 
 use async_trait::async_trait;
 use job::{OnUndoFailure, Scope, Step, StepError};
+use protocol::error::ErrorCode;
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
 use super::super::swap::{Layout, SwapError};
 use super::super::{KEPT, STOPPED, Target};
-use crate::errors::{system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
 
@@ -29,7 +30,7 @@ impl Step<Host> for Swap {
         let running = host.instance.state().await.may_be_running();
         if running && !params.options.stop_mysql {
             return Err(StepError::new(
-                "refused",
+                ErrorCode::Refused,
                 "MySQL was started during the copy, and there is no leave to stop it (--stop-mysql)",
             ));
         }
@@ -80,7 +81,7 @@ async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layou
     })
     .await?;
     Err(StepError::new(
-        "refused",
+        ErrorCode::Refused,
         format!(
             "--replace left no old data to put back; {} holds the complete new ones and MySQL is stopped: mend the cause, \
              then start it (mysql start)",
@@ -95,5 +96,5 @@ pub(super) async fn on_layout(
 ) -> Result<(), StepError> {
     blocking(move || act(&layout).map_err(|e| system("the datadir cannot be swapped", &e)))
         .await
-        .map_err(to_step)
+        .map_err(StepError::from)
 }

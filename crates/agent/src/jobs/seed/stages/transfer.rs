@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 
 use super::super::{RECEIVED, Target, private_dir, stream, taken_of, token};
-use crate::errors::{system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
-use crate::jobs::offer::{hex, transfer_error};
+use crate::jobs::offer::hex;
 use crate::jobs::store;
 
 /// A way through the bus answers later than a direct one.
@@ -113,8 +113,8 @@ async fn receive(scope: &Scope, options: RecipientOptions) -> Result<Received, S
         tokio::select! {
             received = &mut done => {
                 report(scope, &progress, limit);
-                let received = received.map_err(|e| StepError::from_error("internal", &e))?;
-                return received.map_err(|e| transfer_error(&e));
+                let received = received.map_err(|e| StepError::from_error(ErrorCode::Internal, &e))?;
+                return received.map_err(StepError::from);
             }
             () = scope.cancelled() => {
                 cancel.cancel();
@@ -137,14 +137,14 @@ async fn recipient_options(
     params: &SeedStartParams,
     throttle: Arc<Throttle>,
 ) -> Result<(RecipientOptions, Option<Taker>), StepError> {
-    let (addresses, taker) = way_to(host, params).await.map_err(to_step)?;
+    let (addresses, taker) = way_to(host, params).await?;
     let target = Target::of(scope)?;
     let staging = target.layout(scope.job_id())?.staging();
     let journal = private_dir(host, scope.job_id()).join("chunks");
     let mut options = RecipientOptions::new(addresses, token(host, scope.job_id())?, staging, journal);
     options.fingerprint = match &params.offer.fingerprint {
         Some(text) => Some(text.parse().map_err(|e| {
-            StepError::new("bad_request", "the offer's fingerprint is malformed").caused_by(&e)
+            StepError::new(ErrorCode::BadRequest, "the offer's fingerprint is malformed").caused_by(&e)
         })?),
         None => None,
     };

@@ -11,7 +11,7 @@ use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
 use super::super::{Target, stream};
-use crate::errors::{from_mysql, system, to_step};
+use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::offer::clone_policy;
 
@@ -50,12 +50,12 @@ impl Step<Host> for Verify {
             }
             let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
             let policy = ClonePolicy { keep_buffer_pool, ..policy };
-            let entries = datadir::top_entries(&staging).map_err(|e| from_mysql(&e))?;
+            let entries = datadir::top_entries(&staging)?;
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
-            let removed = datadir::clean(&staging, &unwanted).map_err(|e| from_mysql(&e))?;
-            mysql::binlog::prune_indexes(&staging).map_err(|e| from_mysql(&e))?;
+            let removed = datadir::clean(&staging, &unwanted)?;
+            mysql::binlog::prune_indexes(&staging)?;
             if nix::unistd::geteuid().is_root() {
-                datadir::give_to(&staging, &target.owner).map_err(|e| from_mysql(&e))?;
+                datadir::give_to(&staging, &target.owner)?;
             }
             let mode = std::fs::Permissions::from_mode(target.mode);
             std::fs::set_permissions(&staging, mode)
@@ -63,7 +63,7 @@ impl Step<Host> for Verify {
             Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
         })
         .await
-        .map_err(to_step)
+        .map_err(StepError::from)
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
