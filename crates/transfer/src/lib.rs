@@ -27,6 +27,7 @@ pub mod manifest;
 mod progress;
 pub mod recipient;
 mod secret;
+mod strangers;
 pub mod stream;
 mod throttle;
 mod tls;

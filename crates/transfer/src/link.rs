@@ -34,6 +34,8 @@ const MORE: MsgFlags = MsgFlags::from_bits_retain(libc::MSG_MORE);
 pub(crate) struct Link {
     socket: Arc<TcpStream>,
     stall: Duration,
+    /// All that is waited for must have come and gone by then.
+    deadline: Option<Instant>,
     progress: Arc<Progress>,
     inbox: Inbox,
     /// Collected and not yet sent: the first `outbox_len` bytes. Never cleared in between, which would cost as much as a copy.
@@ -67,6 +69,7 @@ impl Link {
         Self {
             socket,
             stall,
+            deadline: None,
             progress,
             inbox: Inbox {
                 content: buffer(INBOX_LEN),
@@ -87,6 +90,20 @@ impl Link {
         self.stall = stall;
     }
 
+    /// Sets a moment by which everything must have moved, whatever does move until then; `None` lifts it.
+    pub(crate) fn set_deadline(&mut self, deadline: Option<Instant>) {
+        self.deadline = deadline;
+    }
+
+    fn check_deadline(&self) -> Result<()> {
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => {
+                Err(Error::Stalled { seconds: self.stall.as_secs(), last: None })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Content received and not yet consumed.
     pub(crate) fn received(&self) -> &[u8] {
         &self.inbox.content[self.inbox.start..self.inbox.end]
@@ -102,6 +119,7 @@ impl Link {
         // Counted from the first empty wait: time that the caller spent elsewhere is no silence of the other end.
         let mut silent_since = None;
         while self.inbox.end - self.inbox.start < len {
+            self.check_deadline()?;
             if self.receive_once()? {
                 silent_since = None;
             } else if silent_since.get_or_insert_with(Instant::now).elapsed() >= self.stall {
@@ -237,7 +255,10 @@ impl Link {
                     sent += len;
                     last_moved = Instant::now();
                 }
-                Err(errno) => may_wait(errno, last_moved, self.stall)?,
+                Err(errno) => {
+                    self.check_deadline()?;
+                    may_wait(errno, last_moved, self.stall)?;
+                }
             }
         }
         self.progress.add_wire(bytes.len() as u64);

@@ -12,6 +12,7 @@ use crate::digest::{ChunkDigest, DigestKind, DigestTable};
 use crate::error::chain_text;
 use crate::handshake::token_id;
 use crate::progress::Phase;
+use crate::strangers::Strangers;
 use crate::tls::Identity;
 use crate::{BadPage, Cancel, Error, Manifest, PagePolicy, Progress, Result, Token};
 
@@ -24,10 +25,20 @@ pub(super) struct Shared {
     pub(super) identity: Option<Arc<Identity>>,
     pub(super) progress: Arc<Progress>,
     pub(super) cancel: Arc<Cancel>,
+    pub(super) strangers: Arc<Strangers>,
     state: Mutex<State>,
     changed: Condvar,
     /// Held by who asks the guard for the cause of an error.
     asking: Mutex<()>,
+}
+
+/// A connection's place among those that are served; given back when dropped.
+pub(super) struct Place(Arc<Shared>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 #[derive(Default)]
@@ -78,6 +89,7 @@ impl Shared {
             identity,
             progress: Arc::default(),
             cancel: Arc::default(),
+            strangers: Arc::default(),
             state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
             changed: Condvar::new(),
             asking: Mutex::default(),
@@ -269,17 +281,17 @@ impl Shared {
         }
     }
 
-    /// Takes a place for a connection, if there is one.
-    pub(super) fn enter(&self) -> bool {
+    /// Takes a place for a recipient's connection, if there is one.
+    pub(super) fn enter(self: &Arc<Self>) -> Option<Place> {
         let mut state = self.lock();
         if state.connections >= self.options.connections_max {
-            return false;
+            return None;
         }
         state.connections += 1;
-        true
+        Some(Place(Arc::clone(self)))
     }
 
-    pub(super) fn leave(&self) {
+    fn leave(&self) {
         let mut state = self.lock();
         state.connections -= 1;
         if state.connections == 0 {

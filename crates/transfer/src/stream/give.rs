@@ -1,8 +1,9 @@
 //! The donor's end of a stream.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -16,10 +17,9 @@ use crate::handshake::{
 };
 use crate::link::{Bare, Link, tune};
 use crate::progress::Phase;
+use crate::strangers::{PROOF_LIMIT, Strangers};
 use crate::{Cancel, DigestKind, Error, Fingerprint, Identity, Progress, Result, Throttle, Token, tls};
 
-/// How long a stranger may take to prove itself.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A sign of life at least this often while the program is silent.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
 
@@ -69,7 +69,8 @@ pub struct Giver {
     addr: SocketAddr,
     options: GiveOptions,
     /// The recipient that came first; nobody else may come.
-    session: Option<[u8; 16]>,
+    session: Arc<Mutex<Option<[u8; 16]>>>,
+    strangers: Arc<Strangers>,
 }
 
 impl Giver {
@@ -79,7 +80,7 @@ impl Giver {
         let listener = TcpListener::bind(options.listen).map_err(failed())?;
         listener.set_nonblocking(true).map_err(failed())?;
         let addr = listener.local_addr().map_err(failed())?;
-        Ok(Self { listener, addr, options, session: None })
+        Ok(Self { listener, addr, options, session: Arc::default(), strangers: Arc::default() })
     }
 
     /// Where it listens.
@@ -93,7 +94,10 @@ impl Giver {
     }
 
     /// Serves until a recipient has the whole stream of one run of the program, or says that nobody will come again.
+    ///
+    /// Whoever connects is met beside the others: one that proves nothing keeps nobody waiting.
     pub fn give(&mut self, start: &mut dyn FnMut() -> Result<Box<dyn Program>, String>) -> Result<Given> {
+        let (proven, come) = mpsc::channel();
         let mut alone_since = Instant::now();
         loop {
             if self.options.cancel.is_cancelled() {
@@ -102,22 +106,10 @@ impl Giver {
             if alone_since.elapsed() > self.options.idle_timeout {
                 return Err(Error::RecipientGone { seconds: alone_since.elapsed().as_secs() });
             }
-            let socket = match self.listener.accept() {
-                Ok((socket, _)) => socket,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    ready(&self.listener, PollFlags::POLLIN)
-                        .map_err(Error::network("wait for the recipient"))?;
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    self.options.cancel.sleep(TICK);
-                    continue;
-                }
-            };
-            match self.serve(socket, start) {
-                Ok(Some(given)) => return Ok(given),
-                Ok(None) => {}
+            self.meet_whoever_comes(&proven)?;
+            let Ok(Met { link, session }) = come.try_recv() else { continue };
+            match self.serve(link, session, start) {
+                Ok(given) => return Ok(given),
                 Err(error @ (Error::RecipientFailed(_) | Error::DonorFailed(_))) => return Err(error),
                 Err(error) => tracing::warn!(error = %chain_text(&error), "connection of a stream dropped"),
             }
@@ -125,25 +117,48 @@ impl Giver {
         }
     }
 
-    /// One connection; `None` from a stranger.
-    fn serve(
-        &mut self,
-        socket: TcpStream,
-        start: &mut dyn FnMut() -> Result<Box<dyn Program>, String>,
-    ) -> Result<Option<Given>> {
-        socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
-        let socket = Arc::new(socket);
-        self.options.cancel.watch(&socket);
-        tune(&socket, self.options.stall_timeout)?;
-        let tls = match &self.options.identity {
-            Some(identity) => {
-                Some(tls::accept(identity, &mut Bare(&socket), Instant::now() + HANDSHAKE_LIMIT)?)
+    /// Waits a moment for a connection, and has it prove itself on a thread of its own.
+    fn meet_whoever_comes(&self, proven: &Sender<Met>) -> Result<()> {
+        let (socket, peer) = match self.listener.accept() {
+            Ok(come) => come,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                return ready(&self.listener, PollFlags::POLLIN)
+                    .map(drop)
+                    .map_err(Error::network("wait for the recipient"));
             }
-            None => None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                self.options.cancel.sleep(TICK);
+                return Ok(());
+            }
         };
-        let mut link = Link::new(socket, tls, HANDSHAKE_LIMIT, Arc::clone(&self.options.progress));
-        let Some(session) = self.greet(&mut link)? else { return Ok(None) };
-        link.set_stall(self.options.stall_timeout);
+        let lobby = Lobby {
+            options: self.options.clone(),
+            strangers: Arc::clone(&self.strangers),
+            session: Arc::clone(&self.session),
+        };
+        let proven = proven.clone();
+        let met = std::thread::Builder::new().name("stream-meet".to_owned()).spawn(move || {
+            match lobby.meet(socket, peer.ip()) {
+                Ok(Some(met)) => drop(proven.send(met)),
+                Ok(None) => {}
+                Err(error) if lobby.options.cancel.is_cancelled() => drop(error),
+                Err(error) => lobby.tell(peer.ip(), &chain_text(&error)),
+            }
+        });
+        met.map(drop).or_else(|error| {
+            tracing::warn!(%error, "a connection of a stream is turned away");
+            Ok(())
+        })
+    }
+
+    /// A recipient that has proven itself.
+    fn serve(
+        &self,
+        mut link: Link,
+        session: [u8; 16],
+        start: &mut dyn FnMut() -> Result<Box<dyn Program>, String>,
+    ) -> Result<Given> {
         heed(&mut link)?;
         let sent = self.send(&mut link, session, start);
         if let Err(Error::DonorFailed(text)) = &sent {
@@ -153,36 +168,7 @@ impl Giver {
                 link.close_gently(Duration::from_secs(2));
             }
         }
-        sent.map(Some)
-    }
-
-    /// The handshake; `None` when the other end was refused and told so.
-    fn greet(&mut self, link: &mut Link) -> Result<Option<[u8; 16]>> {
-        let digests = DigestKind::Blake3.bit() | DigestKind::Xxh3.bit();
-        let greeting = Greeting { versions: VERSIONS, features: 0, digests, nonce: rand::random() }.encode();
-        link.queue(&greeting)?;
-        link.flush(false)?;
-        let message: [u8; HELLO_LEN] = link.take_array()?;
-        let hello = Hello::decode(&message)?;
-        let chosen = handshake::Versions { min: hello.version, max: hello.version };
-        let token = &self.options.token;
-        let known = hello.token_id == token_id(token) && Hello::is_proven(&message, token, &greeting);
-        let verdict = if negotiate(VERSIONS, chosen).is_none() {
-            Verdict::Version
-        } else if known && *self.session.get_or_insert(hello.session) == hello.session {
-            Verdict::Welcome
-        } else {
-            Verdict::Token
-        };
-        let proof = (verdict == Verdict::Welcome).then_some((token, &message));
-        link.queue(&encode_welcome(verdict, proof))?;
-        link.flush(false)?;
-        if verdict == Verdict::Welcome {
-            return Ok(Some(hello.session));
-        }
-        tracing::warn!(?verdict, "recipient of a stream refused");
-        link.close_gently(Duration::from_secs(1));
-        Ok(None)
+        sent
     }
 
     fn send(
@@ -288,6 +274,81 @@ impl Giver {
             *alive_at = Instant::now();
         }
         ready(pipe, PollFlags::POLLIN).map(drop).map_err(Error::network("wait for the program"))
+    }
+}
+
+/// What a connection needs to prove itself.
+struct Lobby {
+    options: GiveOptions,
+    strangers: Arc<Strangers>,
+    session: Arc<Mutex<Option<[u8; 16]>>>,
+}
+
+/// A connection that has proven to be the recipient's.
+struct Met {
+    link: Link,
+    session: [u8; 16],
+}
+
+impl Lobby {
+    /// The handshake with whoever it is; `None` when it was refused and told so.
+    fn meet(&self, socket: TcpStream, address: IpAddr) -> Result<Option<Met>> {
+        socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
+        let socket = Arc::new(socket);
+        self.options.cancel.watch(&socket);
+        tune(&socket, self.options.stall_timeout)?;
+        let visit = self.strangers.admit(address, &socket);
+        let tls = match &self.options.identity {
+            Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), visit.deadline)?),
+            None => None,
+        };
+        let mut link = Link::new(socket, tls, PROOF_LIMIT, Arc::clone(&self.options.progress));
+        link.set_deadline(Some(visit.deadline));
+        let Some(session) = self.greet(&mut link, address)? else { return Ok(None) };
+        link.set_deadline(None);
+        link.set_stall(self.options.stall_timeout);
+        Ok(Some(Met { link, session }))
+    }
+
+    fn greet(&self, link: &mut Link, address: IpAddr) -> Result<Option<[u8; 16]>> {
+        let digests = DigestKind::Blake3.bit() | DigestKind::Xxh3.bit();
+        let greeting = Greeting { versions: VERSIONS, features: 0, digests, nonce: rand::random() }.encode();
+        link.queue(&greeting)?;
+        link.flush(false)?;
+        let message: [u8; HELLO_LEN] = link.take_array()?;
+        let hello = Hello::decode(&message)?;
+        let chosen = handshake::Versions { min: hello.version, max: hello.version };
+        let token = &self.options.token;
+        let known = hello.token_id == token_id(token) && Hello::is_proven(&message, token, &greeting);
+        let verdict = if negotiate(VERSIONS, chosen).is_none() {
+            Verdict::Version
+        } else if known && self.is_the_recipient(hello.session) {
+            Verdict::Welcome
+        } else {
+            Verdict::Token
+        };
+        let proof = (verdict == Verdict::Welcome).then_some((token, &message));
+        link.queue(&encode_welcome(verdict, proof))?;
+        link.flush(false)?;
+        if verdict == Verdict::Welcome {
+            return Ok(Some(hello.session));
+        }
+        self.tell(address, &format!("refused: {verdict:?}"));
+        link.close_gently(Duration::from_secs(1));
+        Ok(None)
+    }
+
+    /// The first that has proven itself; nobody else may come.
+    fn is_the_recipient(&self, session: [u8; 16]) -> bool {
+        let mut first = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        *first.get_or_insert(session) == session
+    }
+
+    /// Anybody can make these lines: they are written at a bounded rate.
+    fn tell(&self, address: IpAddr, error: &str) {
+        if let Some(untold) = self.strangers.may_tell() {
+            tracing::warn!(%address, error, untold, "a connection that had proven nothing was dropped");
+        }
     }
 }
 

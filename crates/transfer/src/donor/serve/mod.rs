@@ -3,7 +3,7 @@
 mod chunk;
 
 use std::collections::VecDeque;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,9 @@ use crate::handshake::{
 };
 use crate::link::{Bare, Link, tune};
 use crate::progress::Phase;
+use crate::strangers::PROOF_LIMIT;
 use crate::{Error, Manifest, PagePolicy, Result, Token, kernel, tls};
 
-/// How long a stranger may take to prove itself.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// A sign of life at least this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Most chunks asked for and not yet answered on one connection.
@@ -38,23 +37,10 @@ pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
     while !shared.cancel.is_cancelled() {
         match listener.accept() {
             Ok((socket, peer)) => {
-                if !shared.enter() {
-                    tracing::warn!(%peer, "connection turned away: too many");
-                    continue;
-                }
                 let served = Arc::clone(shared);
-                let thread = spawn("donor-serve", move || {
-                    if let Err(error) = serve(socket, &served)
-                        && !served.cancel.is_cancelled()
-                        && !served.is_over()
-                    {
-                        tracing::warn!(%peer, error = %chain_text(&error), "connection dropped");
-                    }
-                    served.leave();
-                });
+                let thread = spawn("donor-serve", move || receive(socket, peer, &served));
                 if let Err(error) = thread {
-                    tracing::warn!(%peer, error = %chain_text(&error), "connection turned away");
-                    shared.leave();
+                    tell_of_stranger(shared, peer, &chain_text(&error));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -74,19 +60,54 @@ fn wait_readable(listener: &TcpListener) {
     let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(200_u8));
 }
 
-fn serve(socket: TcpStream, shared: &Arc<Shared>) -> Result<()> {
+/// One connection, from its first byte to its last.
+fn receive(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
+    let is_of_no_concern = || shared.cancel.is_cancelled() || shared.is_over();
+    let (link, guest) = match meet(socket, peer, shared) {
+        Ok(Some(met)) => met,
+        Ok(None) => return,
+        Err(error) if is_of_no_concern() => return drop(error),
+        Err(error) => return tell_of_stranger(shared, peer, &chain_text(&error)),
+    };
+    let Some(_place) = shared.enter() else {
+        tracing::warn!(%peer, "connection turned away: too many");
+        return;
+    };
+    if let Err(error) = serve(link, guest, shared)
+        && !is_of_no_concern()
+    {
+        tracing::warn!(%peer, error = %chain_text(&error), "connection dropped");
+    }
+}
+
+/// Anybody can make these lines: they are written at a bounded rate.
+fn tell_of_stranger(shared: &Shared, peer: SocketAddr, error: &str) {
+    if let Some(untold) = shared.strangers.may_tell() {
+        tracing::warn!(%peer, error, untold, "a connection that had proven nothing was dropped");
+    }
+}
+
+/// The handshake with whoever it is; `None` when it was refused and told so.
+fn meet(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Result<Option<(Link, Guest)>> {
     socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
     let socket = Arc::new(socket);
     shared.cancel.watch(&socket);
     tune(&socket, shared.options.stall_timeout)?;
-    let deadline = Instant::now() + HANDSHAKE_LIMIT;
+    let visit = shared.strangers.admit(peer.ip(), &socket);
     let tls = match &shared.identity {
-        Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), deadline)?),
+        Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), visit.deadline)?),
         None => None,
     };
-    let mut link = Link::new(socket, tls, HANDSHAKE_LIMIT, Arc::clone(&shared.progress));
-    let Some(guest) = greet(&mut link, shared)? else { return Ok(()) };
+    let mut link = Link::new(socket, tls, PROOF_LIMIT, Arc::clone(&shared.progress));
+    link.set_deadline(Some(visit.deadline));
+    let Some(guest) = greet(&mut link, peer, shared)? else { return Ok(None) };
+    link.set_deadline(None);
     link.set_stall(shared.options.stall_timeout);
+    Ok(Some((link, guest)))
+}
+
+/// Answers a recipient that has proven itself.
+fn serve(link: Link, guest: Guest, shared: &Arc<Shared>) -> Result<()> {
     if shared.options.idle_io {
         kernel::read_when_idle();
     }
@@ -122,7 +143,7 @@ struct Guest {
 }
 
 /// The handshake; `None` when the other end was refused and told so.
-fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
+fn greet(link: &mut Link, peer: SocketAddr, shared: &Shared) -> Result<Option<Guest>> {
     let digests = shared.options.digests.iter().fold(0, |set, kind| set | kind.bit());
     let features = if shared.options.compression { compress::FEATURES } else { 0 };
     let greeting = Greeting { versions: VERSIONS, features, digests, nonce: rand::random() }.encode();
@@ -159,7 +180,7 @@ fn greet(link: &mut Link, shared: &Shared) -> Result<Option<Guest>> {
             }))
         }
         _ => {
-            tracing::warn!(?verdict, "recipient refused");
+            tell_of_stranger(shared, peer, &format!("refused: {verdict:?}"));
             link.close_gently(Duration::from_secs(1));
             Ok(None)
         }
