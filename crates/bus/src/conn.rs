@@ -144,15 +144,7 @@ impl Bus {
         let attempt = options(&self.config, "attempt", None).connect(self.config.servers.clone());
         match timeout(Duration::from_millis(self.config.connect_timeout_ms), attempt).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => {
-                let mut text = error.to_string();
-                let mut cause = std::error::Error::source(&error);
-                while let Some(inner) = cause {
-                    text.push_str(&format!(": {inner}"));
-                    cause = inner.source();
-                }
-                Err(text)
-            }
+            Ok(Err(error)) => Err(sys::error::line(&error)),
             Err(_) => Err("the server does not answer".into()),
         }
     }

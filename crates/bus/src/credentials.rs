@@ -4,14 +4,13 @@ use nkeys::KeyPair;
 
 use crate::config::{BusConfig, Credentials};
 use crate::error::{BusError, Result};
-use crate::files;
 
 /// Reads a credentials file and answers the server's challenge with it; the server's nonce may be empty, to try the file.
 ///
 /// # Errors
 /// [`BusError::File`] where the file cannot be read or others can; [`BusError::Config`] where it holds no such credentials.
 pub(crate) fn make_auth(credentials: &Credentials, nonce: &[u8]) -> Result<async_nats::Auth> {
-    let text = files::read_secret(credentials.path())?;
+    let text = sys::file::read_secret(credentials.path())?;
     let bad = |why: &str| BusError::Config {
         key: "credentials",
         why: format!("{}: {why}", credentials.path().display()),
@@ -64,7 +63,7 @@ fn armored<'a>(text: &'a str, what: &str) -> Option<&'a str> {
 /// [`BusError::File`] where one cannot be read, or others can read the key.
 pub(crate) fn check_tls_files(config: &BusConfig) -> Result<()> {
     if let Some(key) = &config.tls.key {
-        files::check_secret(key)?;
+        sys::file::check_secret(key)?;
     }
     for path in [&config.tls.ca, &config.tls.cert].into_iter().flatten() {
         std::fs::File::open(path).map_err(|source| BusError::File {

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::error::{BusError, Result};
-use crate::{files, frames};
+use crate::frames;
 
 /// Entries outlive their deadline by this much.
 const MARGIN: Duration = Duration::from_secs(600);
@@ -285,7 +285,7 @@ fn rewrite(path: &Path, entries: &HashMap<RequestId, Entry>) -> std::io::Result<
             push_record(&mut content, *id, entry.fingerprint, entry.keep_until, reply);
         }
     }
-    files::replace(path, &content)?;
+    sys::file::write(path, &content, 0o600)?;
     let file = OpenOptions::new().append(true).mode(0o600).open(path)?;
     Ok((file, content.len()))
 }

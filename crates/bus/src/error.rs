@@ -149,6 +149,12 @@ pub enum BusError {
     Closed,
 }
 
+impl From<sys::file::Error> for BusError {
+    fn from(error: sys::file::Error) -> Self {
+        Self::File { action: error.action, path: error.path, source: error.source }
+    }
+}
+
 impl BusError {
     /// True when the same call may succeed later without anybody's doing.
     #[must_use]

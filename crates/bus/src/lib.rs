@@ -13,7 +13,6 @@ pub mod dedupe;
 pub mod durable;
 pub mod error;
 pub mod events;
-mod files;
 pub mod fleet;
 mod frames;
 pub mod heartbeat;

@@ -223,16 +223,9 @@ impl CtlError {
             causes.extend(error.causes.iter().cloned());
             return causes;
         }
-        let mut causes: Vec<String> = Vec::new();
-        let mut next = self.source();
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            // A transparent layer says the same as the one below it.
-            if causes.last() != Some(&text) {
-                causes.push(text);
-            }
-            next = cause.source();
-        }
+        let mut causes = sys::error::causes(self);
+        // A transparent layer says the same as the one below it.
+        causes.dedup();
         causes
     }
 

@@ -1,16 +1,11 @@
 //! Seed files of nkeys: secrets that are never shown, in files closed to others.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::Path;
 
 use nkeys::KeyPair;
 
 use crate::error::{CtlError, Result};
-
-/// A seed has 58 characters; a file much longer is something else.
-const MAX_FILE_BYTES: u64 = 4096;
 
 /// Makes a user key, writes its seed to a new file of mode 0600 and gives the public key.
 ///
@@ -20,8 +15,7 @@ pub fn generate(path: &Path) -> Result<String> {
     let failed = |source| CtlError::File { action: "make key file", path: path.to_owned(), source };
     let key = KeyPair::new_user();
     let seed = key.seed().map_err(|error| failed(io::Error::other(error)))?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(format!("{seed}\n").as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    sys::file::create(path, format!("{seed}\n").as_bytes(), 0o600).map_err(|error| failed(error.source))?;
     Ok(key.public_key())
 }
 
@@ -31,15 +25,7 @@ pub fn generate(path: &Path) -> Result<String> {
 /// The file cannot be read, is open to others, or holds no seed; the message never shows what it holds.
 pub fn read_seed(path: &Path) -> Result<KeyPair> {
     let failed = |source| CtlError::File { action: "read key file", path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.mode() & 0o077 != 0 {
-        let mode = metadata.mode() & 0o777;
-        let why = format!("its mode {mode:04o} opens it to others; run chmod 600 on it");
-        return Err(failed(io::Error::new(io::ErrorKind::PermissionDenied, why)));
-    }
-    let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
+    let text = sys::file::read_secret(path).map_err(|error| failed(error.source))?;
     let no_seed = || failed(io::Error::new(io::ErrorKind::InvalidData, "it holds no nkey seed (SU…)"));
     let seed = text.lines().map(str::trim).find(|line| line.starts_with('S')).ok_or_else(no_seed)?;
     KeyPair::from_seed(seed).map_err(|_| no_seed())
@@ -48,7 +34,7 @@ pub fn read_seed(path: &Path) -> Result<KeyPair> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 

@@ -17,7 +17,6 @@
 //! - **Abort undoes, park does not.** A parked job goes on at the next start, exactly as after a crash.
 
 mod code;
-pub mod crashsafe;
 mod drive;
 mod error;
 mod handle;
@@ -40,3 +39,5 @@ pub use runner::{Options, Runner, Steps};
 pub use scope::Scope;
 pub use step::{OnFailure, OnUndoFailure, Retry, Step, StepError};
 pub use store::{Broken, Recovered, Recovery, Retention, Shown, Summary};
+/// The writer of the journals, for who keeps files beside them.
+pub use sys::file as crashsafe;

@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use protocol::ids::SnapshotId;
 use protocol::snapshot::{Freeze, ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Validity};
 use serde::{Deserialize, Serialize};
+use sys::process::{Output, Program};
 
 use crate::error::IoContext as _;
 use crate::instant::{self, Instant};
@@ -23,7 +24,7 @@ use crate::provider::{
     AtInstant, Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Provider, kind_name,
 };
 use crate::registry::{CommandConfig, checked_inside};
-use crate::run::{Output, Tool, is_installed};
+use crate::run::run;
 use crate::{Error, durable, mountinfo};
 
 const NAME: &str = "command";
@@ -85,7 +86,7 @@ impl CommandProvider {
         let mut environment: BTreeMap<String, String> = self.config.environment.clone();
         environment.extend(parameters.iter().map(|(k, v)| ((*k).to_owned(), v.clone())));
         let limit = Duration::from_secs(self.config.timeout_seconds.max(1));
-        Tool { argv, environment, limit }.run()?.success()
+        Ok(run(argv, &environment, limit)?.success()?)
     }
 
     fn listed(&self) -> Result<Vec<(SnapshotId, Listed)>, Error> {
@@ -189,7 +190,8 @@ impl Provider for CommandProvider {
             &self.config.unmount,
             &self.config.remove,
         ];
-        let missing = commands.into_iter().filter_map(|argv| argv.first()).find(|p| !is_installed(p));
+        let missing =
+            commands.into_iter().filter_map(|argv| argv.first()).find(|p| !Program::is_installed(p));
         let reason = missing.map(|program| format!("the program {program} is not there or may not be run"));
         Capability::unless(reason, self.features())
     }
@@ -259,7 +261,7 @@ impl Provider for CommandProvider {
             return Err(Error::Held { id: id.to_string(), holders });
         }
         self.run(&self.config.remove, &[("SNAPSHOT_ID", id.to_string())])?;
-        durable::remove_file(&self.sidecar_path(id))
+        Ok(sys::file::remove_file(&self.sidecar_path(id))?)
     }
 
     fn mount(&self, id: &SnapshotId, target: &Path, mode: MountMode) -> Result<Mounted, Error> {

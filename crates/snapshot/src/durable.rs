@@ -1,8 +1,6 @@
 //! Small files that a crash leaves either as they were or as they should be.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -14,26 +12,12 @@ use crate::error::IoContext as _;
 /// Far above what any file of ours needs; a larger one is damaged.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Writes `value` as JSON: temporary file, fsync, rename, fsync of the directory.
+/// Writes `value` as JSON, closed to others.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let damaged = |detail: String| Error::Damaged { path: path.to_owned(), detail };
     let mut bytes = serde_json::to_vec_pretty(value).map_err(|e| damaged(e.to_string()))?;
     bytes.push(b'\n');
-    let parent = path.parent().ok_or_else(|| damaged("it has no directory".to_owned()))?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = Path::new(&temporary);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(temporary)
-        .context("create", temporary)?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).context("write", temporary)?;
-    drop(file);
-    fs::rename(temporary, path).context("put in place", path)?;
-    sync_dir(parent)
+    Ok(sys::file::write(path, &bytes, 0o600)?)
 }
 
 /// Reads what [`write_json`] wrote; `None` when there is no such file.
@@ -49,19 +33,6 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, E
     }
     let bytes = fs::read(path).context("read", path)?;
     serde_json::from_slice(&bytes).map(Some).map_err(|e| damaged(e.to_string()))
-}
-
-/// Makes renames and removals in a directory last.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|d| d.sync_all()).context("sync", dir)
-}
-
-/// Removes a file that may be gone already.
-pub(crate) fn remove_file(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("remove", path),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -123,32 +123,9 @@ pub enum Error {
         /// What to do.
         advice: &'static str,
     },
-    /// A tool ended with a failure.
-    #[error("{program} failed ({status}): {last_line}")]
-    Tool {
-        /// Program and sub-command.
-        program: String,
-        /// Exit status or signal.
-        status: String,
-        /// Last line that it wrote to standard error.
-        last_line: String,
-    },
-    /// A tool hung.
-    #[error("{program} did not end within {limit_ms} ms and was killed")]
-    ToolTimeout {
-        /// Program and sub-command.
-        program: String,
-        /// The limit in milliseconds.
-        limit_ms: u64,
-    },
-    /// A tool could not be started.
-    #[error("cannot start {program}")]
-    ToolStart {
-        /// Program.
-        program: String,
-        /// The system's reason.
-        source: io::Error,
-    },
+    /// A tool could not be started, hung, or ended with a failure.
+    #[error(transparent)]
+    Tool(#[from] sys::process::Error),
     /// A tool succeeded and printed something else than expected.
     #[error("cannot read the output of {program}: {detail}")]
     ToolOutput {
@@ -183,6 +160,12 @@ pub enum Error {
         /// What was expected.
         why: String,
     },
+}
+
+impl From<sys::file::Error> for Error {
+    fn from(error: sys::file::Error) -> Self {
+        Self::Io { action: error.action, path: error.path, source: error.source }
+    }
 }
 
 /// Attaches what was tried to an [`io::Error`].

@@ -14,7 +14,6 @@ mod command;
 pub mod conformance;
 mod durable;
 pub mod error;
-mod ficlone;
 pub mod freeze;
 pub mod guardian;
 mod instant;

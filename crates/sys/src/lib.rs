@@ -4,5 +4,6 @@
 //! another user may have planted.
 
 pub mod error;
+pub mod file;
 pub mod hex;
 pub mod process;

@@ -166,18 +166,6 @@ impl Error {
     }
 }
 
-/// An error and all its causes in one line.
-pub(crate) fn chain_text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
-}
-
 impl From<Error> for WireError {
     fn from(error: Error) -> Self {
         Self::from_error(ErrorCode::Transfer, &error)

@@ -38,9 +38,3 @@ pub(crate) fn read_when_idle() {
         libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, CLASS_IDLE);
     }
 }
-
-/// Makes `to` share all of `from`'s blocks on a filesystem that can (XFS, btrfs); `false` where it cannot.
-pub(crate) fn clone_file(from: &File, to: &File) -> bool {
-    // SAFETY: FICLONE takes two descriptors, both open for the length of the call because the files are borrowed.
-    unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) == 0 }
-}

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use sys::hex;
+
 /// The one-time secret that both ends of a seed share.
 ///
 /// It never travels: each end proves that it knows it (see [`crate::donor`]). `Debug` does not show it.
@@ -18,7 +20,7 @@ impl Token {
 
     /// The token as 64 hexadecimal digits, to be carried in an offer. Treat the result as a password.
     pub fn expose(&self) -> String {
-        hex(&self.0)
+        hex::encode(self.0)
     }
 
     pub(crate) fn bytes(&self) -> &[u8; 32] {
@@ -46,7 +48,7 @@ pub struct Fingerprint(pub(crate) [u8; 32]);
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex(&self.0))
+        f.write_str(&hex::encode(self.0))
     }
 }
 
@@ -69,27 +71,8 @@ impl FromStr for Fingerprint {
 #[error("expected 64 hexadecimal digits")]
 pub struct ParseSecretError;
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
 fn parse_hex(text: &str) -> Result<[u8; 32], ParseSecretError> {
-    unhex(text).and_then(|bytes| bytes.try_into().ok()).ok_or(ParseSecretError)
-}
-
-/// The bytes that an even number of hexadecimal digits stands for.
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    let value = |digit: u8| (digit as char).to_digit(16);
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits.chunks_exact(2).map(|pair| Some((value(pair[0])? * 16 + value(pair[1])?) as u8)).collect()
+    hex::decode(text).and_then(|bytes| bytes.try_into().ok()).ok_or(ParseSecretError)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{OutboxLimits, OutboxStats};
-use crate::{files, frames};
+use crate::frames;
 
 /// The segments, oldest first; the last one is appended to.
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl Spool {
             }
         }
         if lost.is_some() {
-            files::sync_parent(&self.dir.join("x"))?;
+            sys::file::sync_dir(&self.dir)?;
         }
         Ok(lost)
     }
@@ -198,7 +198,7 @@ impl Spool {
         if sequence > self.sent {
             self.sent = sequence;
             self.sent_at.push_back((sequence, now));
-            files::replace(&self.dir.join("sent"), sequence.to_string().as_bytes())?;
+            sys::file::write(&self.dir.join("sent"), sequence.to_string().as_bytes(), 0o600)?;
         }
         self.remove_old(now)
     }
@@ -320,7 +320,7 @@ fn open_segment(dir: &Path, segment: &Segment) -> io::Result<File> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
     file.set_len(segment.bytes)?;
     file.seek(SeekFrom::End(0))?;
-    files::sync_parent(&path)?;
+    sys::file::sync_parent(&path)?;
     Ok(file)
 }
 

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sys::process::{Output, Program};
+
 use super::argv;
 use super::parse::{self, Lv, Vg};
-use crate::run::{Output, Tool, is_installed};
+use crate::run::run;
 use crate::{Error, mountinfo};
 
 /// LVM, with a limit for each of its commands.
@@ -19,11 +21,11 @@ pub(crate) struct Host {
 impl Host {
     /// Runs one command that must succeed.
     pub(crate) fn run(&self, words: &[String]) -> Result<Output, Error> {
-        self.try_run(words)?.success()
+        Ok(self.try_run(words)?.success()?)
     }
 
     fn try_run(&self, words: &[String]) -> Result<Output, Error> {
-        Tool { argv: words, environment: BTreeMap::new(), limit: self.limit }.run()
+        run(words, &BTreeMap::new(), self.limit)
     }
 
     /// All volumes, by one call of `lvs`.
@@ -32,9 +34,9 @@ impl Host {
         let found = parse::lvs(&out.stdout);
         match found {
             // One damaged group makes `lvs` fail after it has listed the others.
-            Ok(volumes) if out.code() == Some(0) || !volumes.is_empty() => Ok(volumes),
-            Ok(_) => Err(out.failure()),
-            Err(_) if out.code() != Some(0) => Err(out.failure()),
+            Ok(volumes) if out.status.code() == Some(0) || !volumes.is_empty() => Ok(volumes),
+            Ok(_) => Err(out.failure().into()),
+            Err(_) if out.status.code() != Some(0) => Err(out.failure().into()),
             Err(error) => Err(error),
         }
     }
@@ -42,9 +44,9 @@ impl Host {
     /// One volume; `None` when there is no such volume or group.
     pub(crate) fn volume(&self, full_name: &str) -> Result<Option<Lv>, Error> {
         let out = self.try_run(&argv::lvs(Some(full_name)))?;
-        match out.code() {
+        match out.status.code() {
             Some(0 | 5) => {}
-            _ => return Err(out.failure()),
+            _ => return Err(out.failure().into()),
         }
         // LVM also takes tags and patterns: only the very volume counts.
         Ok(parse::lvs(&out.stdout)?.into_iter().find(|l| l.full_name() == full_name))
@@ -61,7 +63,8 @@ impl Host {
 
     /// What this host lacks for LVM; `None` when it has all.
     pub(crate) fn missing(&self) -> Option<String> {
-        if let Some(program) = ["lvs", "lvcreate", "lvremove"].into_iter().find(|p| !is_installed(p)) {
+        if let Some(program) = ["lvs", "lvcreate", "lvremove"].into_iter().find(|p| !Program::is_installed(p))
+        {
             return Some(format!("the program {program} is not installed (package lvm2)"));
         }
         if !nix::unistd::geteuid().is_root() {

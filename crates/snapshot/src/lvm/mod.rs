@@ -195,7 +195,7 @@ impl LvmProvider {
         if let Some(lv) = half_made.filter(|lv| lv.tags.iter().any(|t| t == tags::OURS)) {
             self.host.run(&argv::remove(&lv.full_name()))?;
         }
-        durable::remove_file(&self.sidecar_path(id))
+        Ok(sys::file::remove_file(&self.sidecar_path(id))?)
     }
 
     /// The device to mount: the snapshot's own, or that of a new view of a thin one.
@@ -291,7 +291,7 @@ impl Provider for LvmProvider {
             return Err(Error::Held { id: id.to_string(), holders });
         }
         self.host.run(&argv::remove(&lv.full_name()))?;
-        durable::remove_file(&self.sidecar_path(id))
+        Ok(sys::file::remove_file(&self.sidecar_path(id))?)
     }
 
     fn mount(&self, id: &SnapshotId, target: &Path, mode: MountMode) -> Result<Mounted, Error> {

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 use protocol::snapshot::ProviderKind;
+use sys::process::{Error::Failed, Program};
 
 use super::backend::{Backend, Plan, Take, check_tree, nearest_existing};
 use crate::Error;
 use crate::error::IoContext as _;
 use crate::provider::Features;
-use crate::run::{Tool, is_installed};
+use crate::run::run;
 
 /// The inode of every subvolume's root.
 const SUBVOLUME_INODE: u64 = 256;
@@ -35,7 +36,7 @@ impl Backend for Subvolumes {
 
     fn missing(&self, root: &Path) -> Option<String> {
         let dir = nearest_existing(root);
-        if !is_installed("btrfs") {
+        if !Program::is_installed("btrfs") {
             return Some("the program btrfs is not installed (package btrfs-progs)".to_owned());
         }
         match statfs(dir) {
@@ -89,13 +90,15 @@ impl Backend for Subvolumes {
 fn take(source: &Path, target: &Path) -> Result<(), Error> {
     btrfs(&["subvolume", "snapshot", "-r"], &[source, target]).map_err(|error| match error {
         // The tool's line alone does not tell a person what to change.
-        Error::Tool { last_line, .. } if last_line.contains("Invalid cross-device link") => Error::Origin {
-            datadir: source.to_owned(),
-            reason: format!(
-                "{} is on another file system; the snapshot root must be on the same one",
-                target.display()
-            ),
-        },
+        Error::Tool(Failed { last_words, .. }) if last_words.contains("Invalid cross-device link") => {
+            Error::Origin {
+                datadir: source.to_owned(),
+                reason: format!(
+                    "{} is on another file system; the snapshot root must be on the same one",
+                    target.display()
+                ),
+            }
+        }
         other => other,
     })
 }
@@ -114,5 +117,6 @@ fn btrfs(words: &[&str], paths: &[&Path]) -> Result<(), Error> {
         })?;
         argv.push(text.to_owned());
     }
-    Tool { argv: &argv, environment: BTreeMap::new(), limit: LIMIT }.run()?.success().map(drop)
+    run(&argv, &BTreeMap::new(), LIMIT)?.success()?;
+    Ok(())
 }

@@ -14,7 +14,6 @@ use super::backend::{Backend, Plan, Take, check_tree, nearest_existing};
 use super::mirror::Mirror;
 use crate::Error;
 use crate::error::IoContext as _;
-use crate::ficlone::clone_file;
 use crate::provider::Features;
 
 /// Copies that are made file after file: the server must stand still while the last of them are made.
@@ -83,9 +82,15 @@ fn clone_probe(dir: &Path) -> Result<(), Errno> {
             .mode(0o600)
             .custom_flags(OFlag::O_TMPFILE.bits())
             .open(dir)
-            .map_err(|e| Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+            .map_err(errno)
     };
-    clone_file(&unnamed()?, &unnamed()?)
+    let (original, copy) = (unnamed()?, unnamed()?);
+    sys::file::share_blocks(&original, &copy).map_err(errno)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+fn errno(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
 }
 
 /// Copies the bytes of a file, or has them shared.
@@ -95,7 +100,7 @@ pub(super) fn copy_file(from: &Path, to: &Path, reflink: bool) -> Result<(), Err
     }
     let original = File::open(from).context("open", from)?;
     let copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).context("create", to)?;
-    clone_file(&original, &copy).map_err(|e| match e {
+    sys::file::share_blocks(&original, &copy).map_err(|e| match errno(e) {
         Errno::EXDEV => Error::Origin {
             datadir: from.to_owned(),
             reason: format!(

@@ -216,7 +216,7 @@ impl Provider for TreeProvider {
             durable::write_json(&new.join(META), &sidecar)?;
             sync_file_system(&new)?;
             fs::rename(&new, &dir).context("put in place", &dir)?;
-            durable::sync_dir(&self.root)
+            Ok(sys::file::sync_dir(&self.root)?)
         });
         if let Err(error) = made {
             if let Err(also) = self.backend.delete_tree(&new) {
@@ -243,7 +243,7 @@ impl Provider for TreeProvider {
         let gone = self.root.join(format!("{GONE}{id}"));
         self.backend.delete_tree(&gone)?;
         fs::rename(&entry.dir, &gone).context("remove", &entry.dir)?;
-        durable::sync_dir(&self.root)?;
+        sys::file::sync_dir(&self.root)?;
         self.backend.delete_tree(&self.root.join(format!("{VIEW}{id}")))?;
         self.backend.delete_tree(&gone)
     }

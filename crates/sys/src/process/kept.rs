@@ -46,15 +46,15 @@ impl Kept {
 pub(super) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     // Some tools end with a pointer to their help, which says nothing.
-    let telling = |line: &&str| !line.is_empty() && !line.starts_with("Run `");
-    let mut lines: Vec<String> =
-        text.lines().rev().map(str::trim).filter(telling).take(count).map(printable).collect();
+    let telling = |line: &String| !line.is_empty() && !line.starts_with("Run `");
+    let mut lines: Vec<String> = text.lines().rev().map(printable).filter(telling).take(count).collect();
     lines.reverse();
     lines
 }
 
 fn printable(line: &str) -> String {
-    line.chars().filter(|c| !c.is_control()).take(400).collect()
+    let line: String = line.chars().filter(|c| !c.is_control()).collect();
+    line.trim().chars().take(400).collect()
 }
 
 #[cfg(test)]

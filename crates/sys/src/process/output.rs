@@ -1,6 +1,7 @@
 //! What a program left, and what can go wrong with it.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub enum Error {
         limit: Duration,
     },
     /// It ended with a failure.
-    #[error("{program} failed ({status}): {last_words}")]
+    #[error("{program} failed ({}): {last_words}", told(*status))]
     Failed {
         /// What it is called.
         program: String,
@@ -87,6 +88,14 @@ impl Output {
     /// [`Error::Failed`] with its last line.
     pub fn success(self) -> Result<Self, Error> {
         if self.status.success() { Ok(self) } else { Err(self.failure()) }
+    }
+}
+
+fn told(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "unknown status".to_owned(),
     }
 }
 

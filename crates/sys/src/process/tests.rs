@@ -35,7 +35,7 @@ async fn output_is_bounded_and_the_program_still_ends() {
     for out in both_ways(&sh(script).called("the tool"), bounded).await {
         let out = out.unwrap();
         assert_eq!((out.stdout.len(), out.stderr.len()), (1_000, 1_000));
-        assert_eq!(out.success().unwrap_err().to_string(), "the tool failed (exit status: 5): two");
+        assert_eq!(out.success().unwrap_err().to_string(), "the tool failed (exit status 5): two");
     }
 }
 
@@ -135,7 +135,7 @@ async fn a_named_user_has_its_groups_and_not_the_agents_environment() {
 #[tokio::test]
 async fn last_words_are_the_failure_of_a_program_at_work() {
     let script = "for n in 1 2 3 4 5 6 7; do echo line $n >&2; done; read x; exit 3";
-    let expected = "sh failed (exit status: 3): line 3 | line 4 | line 5 | line 6 | line 7";
+    let expected = "sh failed (exit status 3): line 3 | line 4 | line 5 | line 6 | line 7";
     let mut running = sh(script).spawn(Stdio::null(), Stdio::null()).unwrap();
     assert_eq!(running.success().await.unwrap_err().to_string(), expected);
     let mut running = sh(script).spawn_blocking(Stdio::piped(), Stdio::null()).unwrap();

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::error::chain_text;
 use crate::tls::Identity;
 use crate::{
     BadPage, DigestKind, Error, Exclude, Fingerprint, Manifest, PagePolicy, Progress, Result, Throttle, Token,
@@ -261,7 +260,7 @@ fn watch(shared: &Shared) {
         shared.check_idle();
         if Instant::now() >= next_guard {
             if let Err(error) = shared.check_source() {
-                tracing::warn!(error = %chain_text(&error), "the source is no longer good");
+                tracing::warn!(error = %sys::error::line(&error), "the source is no longer good");
                 shared.fail(error);
             }
             next_guard = Instant::now() + shared.options.guard_interval;

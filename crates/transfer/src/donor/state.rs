@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use super::source::Source;
 use super::{DonorOptions, DonorReport};
 use crate::digest::{ChunkDigest, DigestKind, DigestTable};
-use crate::error::chain_text;
 use crate::handshake::token_id;
 use crate::progress::Phase;
 use crate::strangers::Strangers;
@@ -216,7 +215,7 @@ impl Shared {
         let done =
             !state.sessions.is_empty() && state.sessions.values().all(|session| session.root.is_some());
         if state.failure.is_none() && !done {
-            let text = chain_text(&error).into();
+            let text = sys::error::line(&error).into();
             state.failure = Some(Failure { error: Some(error), text });
         }
         self.changed.notify_all();
@@ -274,7 +273,7 @@ impl Shared {
         match self.check_source() {
             Ok(()) => error,
             Err(Error::SourceInvalid(reason)) => {
-                let seen = chain_text(&error);
+                let seen = sys::error::line(&error);
                 Error::SourceInvalid(format!("{reason}; it was noticed when this failed: {seen}"))
             }
             Err(cause) => cause,

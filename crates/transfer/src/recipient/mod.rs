@@ -179,7 +179,7 @@ fn run(options: &RecipientOptions, stop: &Arc<Cancel>) -> Result<Received> {
         && donor_should_know(error)
     {
         stop.cancel();
-        tell_donor(options, session, &crate::error::chain_text(error));
+        tell_donor(options, session, &sys::error::line(error));
     }
     received
 }

@@ -248,7 +248,7 @@ impl<'a> Shared<'a> {
 
     /// A connection broke; another may do better. Fails for good when nothing has moved for too long.
     pub(super) fn note_failure(&self, error: Error) {
-        tracing::warn!(error = %crate::error::chain_text(&error), "connection to the donor lost");
+        tracing::warn!(error = %sys::error::line(&error), "connection to the donor lost");
         self.lock().last_failure = Some(error);
         self.check_stall();
     }

@@ -20,7 +20,7 @@ use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
 use super::staged::{Base, StagedFile};
 use crate::beneath::open_beneath;
 use crate::manifest::{Entry, EntryKind};
-use crate::{Error, Manifest, Result, cache, kernel};
+use crate::{Error, Manifest, Result, cache};
 
 /// Files from this size on get their space before they are written, in one piece if the disk has one.
 const PREALLOCATE_MIN: u64 = 1 << 20;
@@ -189,7 +189,7 @@ impl Staging {
         }
         // What an earlier run has begun is not cloned over: it may hold proven chunks.
         let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
-        if is_new && kernel::clone_file(&old, file) { Base::Own } else { Base::Other(old) }
+        if is_new && sys::file::share_blocks(&old, file).is_ok() { Base::Own } else { Base::Other(old) }
     }
 
     /// Notes that one more chunk of the file is proven; with the last one it gets its metadata and is closed. `true`: complete.

@@ -10,7 +10,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 
 use super::{TICK, ready, set_nonblocking};
-use crate::error::chain_text;
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, bounded_text, kind, shown_text};
 use crate::handshake::{
     self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root, token_id,
@@ -111,7 +110,9 @@ impl Giver {
             match self.serve(link, session, start) {
                 Ok(given) => return Ok(given),
                 Err(error @ (Error::RecipientFailed(_) | Error::DonorFailed(_))) => return Err(error),
-                Err(error) => tracing::warn!(error = %chain_text(&error), "connection of a stream dropped"),
+                Err(error) => {
+                    tracing::warn!(error = %sys::error::line(&error), "connection of a stream dropped")
+                }
             }
             alone_since = Instant::now();
         }
@@ -143,7 +144,7 @@ impl Giver {
                 Ok(Some(met)) => drop(proven.send(met)),
                 Ok(None) => {}
                 Err(error) if lobby.options.cancel.is_cancelled() => drop(error),
-                Err(error) => lobby.tell(peer.ip(), &chain_text(&error)),
+                Err(error) => lobby.tell(peer.ip(), &sys::error::line(&error)),
             }
         });
         met.map(drop).or_else(|error| {

@@ -7,7 +7,6 @@ use nix::errno::Errno;
 use nix::poll::PollFlags;
 
 use super::{ready, set_nonblocking};
-use crate::error::chain_text;
 use crate::frame::{Header, PIECE_MAX, bounded_text, kind};
 use crate::handshake::prove_root;
 use crate::link::Link;
@@ -54,7 +53,7 @@ fn run(options: &RecipientOptions, sink: OwnedFd) -> Result<Taken> {
     if let Err(error) = &received
         && donor_should_know(error)
     {
-        let text = chain_text(error);
+        let text = sys::error::line(error);
         let bytes = bounded_text(&text);
         let header = Header { len: bytes.len() as u32, ..Header::new(kind::GIVE_UP) };
         if link.queue(&header.encode()).is_ok() && link.queue(bytes).is_ok() {

@@ -19,8 +19,8 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::{
     CertificateError, CipherSuite, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
 };
+use sys::hex;
 
-use crate::secret::{hex, unhex};
 use crate::{Error, Fingerprint, Result};
 use session::End;
 pub(crate) use session::{Opened, RECORD_LEN_MAX, Session, is_tick};
@@ -43,13 +43,14 @@ impl Identity {
     /// Certificate and private key as one text of hexadecimal digits. Treat the result as a password.
     #[must_use]
     pub fn expose(&self) -> String {
-        format!("{}:{}", hex(&self.certificate), hex(&self.key))
+        format!("{}:{}", hex::encode(&self.certificate), hex::encode(&self.key))
     }
 
     /// The identity that [`Identity::expose`] gave.
     pub fn from_exposed(text: &str) -> Result<Self> {
-        let parts =
-            text.split_once(':').and_then(|(certificate, key)| Some((unhex(certificate)?, unhex(key)?)));
+        let parts = text
+            .split_once(':')
+            .and_then(|(certificate, key)| Some((hex::decode(certificate)?, hex::decode(key)?)));
         let (certificate, key) = parts.ok_or(Error::Options("the kept certificate is damaged"))?;
         Self::from_der(certificate, key)
     }

@@ -13,7 +13,6 @@ use crate::donor::shelf::Reader;
 use crate::donor::source::SourceFile;
 use crate::donor::spawn;
 use crate::donor::state::Shared;
-use crate::error::chain_text;
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
 use crate::handshake::{
     self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
@@ -40,7 +39,7 @@ pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
                 let served = Arc::clone(shared);
                 let thread = spawn("donor-serve", move || receive(socket, peer, &served));
                 if let Err(error) = thread {
-                    tell_of_stranger(shared, peer, &chain_text(&error));
+                    tell_of_stranger(shared, peer, &sys::error::line(&error));
                 }
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -67,7 +66,7 @@ fn receive(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
         Ok(Some(met)) => met,
         Ok(None) => return,
         Err(error) if is_of_no_concern() => return drop(error),
-        Err(error) => return tell_of_stranger(shared, peer, &chain_text(&error)),
+        Err(error) => return tell_of_stranger(shared, peer, &sys::error::line(&error)),
     };
     let Some(_place) = shared.enter() else {
         tracing::warn!(%peer, "connection turned away: too many");
@@ -76,7 +75,7 @@ fn receive(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
     if let Err(error) = serve(link, guest, shared)
         && !is_of_no_concern()
     {
-        tracing::warn!(%peer, error = %chain_text(&error), "connection dropped");
+        tracing::warn!(%peer, error = %sys::error::line(&error), "connection dropped");
     }
 }
 
@@ -388,9 +387,9 @@ impl Serving<'_> {
             Error::RecipientFailed(_) => return Ok(()),
             error if error.is_retryable() => {
                 let done = self.shared.is_over() && self.shared.failure().is_none();
-                return if done { Ok(()) } else { Err(Error::DonorFailed(chain_text(error))) };
+                return if done { Ok(()) } else { Err(Error::DonorFailed(sys::error::line(error))) };
             }
-            error => chain_text(error),
+            error => sys::error::line(error),
         };
         let bytes = bounded_text(&text);
         // In the middle of a chunk the recipient expects a piece, between chunks a frame.
