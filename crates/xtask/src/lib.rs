@@ -2,7 +2,9 @@
 //!
 //! A library beside the binary so that the same checks run as tests.
 
+mod ground;
 pub mod layering;
+mod modules;
 pub mod original;
 pub mod schemas;
 pub mod tidy;

@@ -1,5 +1,6 @@
 //! What neither rustfmt nor clippy sees and a reviewer should not have to: long files, unfinished code, tests that
-//! sleep for a fixed time, paths of one machine, unsafe code outside its one module, unused dependencies.
+//! sleep for a fixed time, paths of one machine, unsafe code outside its one module, unused dependencies, circles of modules, and
+//! what bypasses the ground floor.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +10,8 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use regex::Regex;
 
-use crate::layering;
+use crate::ground::Ground;
+use crate::{layering, modules};
 
 const MAX_LINES: usize = 800;
 
@@ -25,11 +27,12 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let rules = Rules::new()?;
     let mut found: Vec<String> = files.iter().flat_map(|(path, text)| rules.file(path, text)).collect();
     found.extend(unsafe_homes(&files));
+    found.extend(modules::circles(&files));
     found.extend(unused_dependencies(root, &files)?);
     Ok(found)
 }
 
-type Files = BTreeMap<String, String>;
+pub(crate) type Files = BTreeMap<String, String>;
 
 /// Paths from the root to texts; what is not UTF-8 has no lines to judge.
 fn files(root: &Path) -> anyhow::Result<Files> {
@@ -55,6 +58,7 @@ fn files(root: &Path) -> anyhow::Result<Files> {
 }
 
 struct Rules {
+    ground: Ground,
     machine_path: Regex,
     lock_source: Regex,
     unfinished: Regex,
@@ -68,6 +72,7 @@ struct Rules {
 impl Rules {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
+            ground: Ground::new()?,
             // Split so that the rules do not find themselves.
             machine_path: Regex::new(concat!(
                 r"(^|[^\w.])/wo",
@@ -116,6 +121,9 @@ impl Rules {
                 }
                 if self.ignored.is_match(line) {
                     say("an ignored test without a reason");
+                }
+                if !in_tests {
+                    self.ground.line(path, line).into_iter().for_each(&mut say);
                 }
                 let sleeps = self.sleep.is_match(line) && !self.played_delay.is_match(line);
                 if in_tests && sleeps && !self.may_sleep(&lines[..index]) {
