@@ -3,9 +3,11 @@
 //! The datadir is copied from a template that the first test on a machine makes. A server's option file is a real one:
 //! point an agent at it, or start the server yourself with [`Mysqld::argv`].
 
-use std::fs::{self, File, OpenOptions};
+mod place;
+
+use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,11 +16,11 @@ use anyhow::{Context, Result, bail, ensure};
 pub use mysql_async;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Row, Value};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, Uid, User};
+use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
+use self::place::{copy_tree, give_to_mysql, is_running_with, lock, mariadbd, within};
 use crate::port::Port;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -473,49 +475,6 @@ impl Vendor {
             _ => Ok(()),
         }
     }
-}
-
-/// Argv of a program in a tree of its own.
-fn within(root: &Path, program: &str) -> Vec<String> {
-    vec!["chroot".to_owned(), root.display().to_string(), program.to_owned()]
-}
-
-fn mariadbd() -> String {
-    let places = ["/usr/sbin/mariadbd", "/usr/libexec/mariadbd", "/usr/local/sbin/mariadbd"];
-    places.into_iter().find(|p| Path::new(p).exists()).unwrap_or("mariadbd").to_owned()
-}
-
-/// Servers refuse to run as root: their files are `mysql`'s then.
-fn give_to_mysql(path: &Path) -> Result<()> {
-    if Uid::effective().is_root() {
-        let user =
-            User::from_name("mysql")?.context("no user mysql on this machine: install mariadb-server")?;
-        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
-    }
-    Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to)?;
-    let output = Command::new("cp")
-        .args(["-a", "--reflink=auto", "--sparse=always"])
-        .arg(from.join("."))
-        .arg(to)
-        .stdin(Stdio::null())
-        .output()?;
-    ensure!(output.status.success(), "cp failed: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
-fn is_running_with(pid: i32, argument: &str) -> bool {
-    let Ok(cmdline) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
-    // A zombie has no command line.
-    cmdline.split(|b| *b == 0).any(|arg| arg == argument.as_bytes())
-}
-
-fn lock(path: &Path) -> Result<Flock<File>> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e.into())
 }
 
 fn text(value: &Value) -> String {

@@ -62,12 +62,18 @@ impl Ground {
 
     /// Pure: what a line of code of that file does besides `sys`.
     pub(crate) fn line(&self, path: &str, line: &str) -> Vec<&'static str> {
-        let is_free = path.starts_with("crates/sys/") || FOR_DEVELOPERS.iter().any(|start| path.starts_with(start));
+        let is_free =
+            path.starts_with("crates/sys/") || FOR_DEVELOPERS.iter().any(|start| path.starts_with(start));
         if is_free || line.trim_start().starts_with("//") {
             return Vec::new();
         }
         let allowed = |rule: &&Rule| !rule.but.iter().any(|(start, _)| path.starts_with(start));
-        self.0.iter().filter(allowed).filter(|rule| rule.what.is_match(line)).map(|rule| rule.instead).collect()
+        self.0
+            .iter()
+            .filter(allowed)
+            .filter(|rule| rule.what.is_match(line))
+            .map(|rule| rule.instead)
+            .collect()
     }
 }
 

@@ -9,7 +9,11 @@ pub mod original;
 pub mod schemas;
 pub mod tidy;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+/// Paths from the root to texts; what is not UTF-8 has no lines to judge.
+type Files = BTreeMap<String, String>;
 
 /// The top of this repository.
 pub fn repository() -> PathBuf {
