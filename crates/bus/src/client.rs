@@ -11,20 +11,16 @@ use jiff::Timestamp;
 use nkeys::KeyPair;
 use protocol::command::{Call, Class, Command};
 use protocol::envelope::{HEADER_KEY, HEADER_SIGNATURE, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
-use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, JobId, RequestId};
 use protocol::seed::TransferProgress;
 use protocol::signature;
-use protocol::subject::{self, Subject};
+use protocol::subject::Subject;
 use serde_json::Value;
 
 use crate::conn::Bus;
 use crate::durable::{self, Queued};
 use crate::error::{BusError, Result};
 use crate::events::{self, EventFilter, EventStream};
-use crate::fleet::{self, LiveFleet};
-
-pub use crate::wait::JobUpdate;
 
 /// How to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,22 +197,6 @@ impl Client {
             }
         };
         Ok((headers, body.into(), deadline))
-    }
-
-    /// Asks all agents now; ends when they fall silent. Sorted by name.
-    pub async fn fleet(&self, window: Window) -> Result<Vec<Heartbeat>> {
-        fleet::ask(&self.bus, window).await
-    }
-
-    /// Heartbeats as they come.
-    pub async fn watch_heartbeats(&self) -> Result<BoxStream<'static, Heartbeat>> {
-        let messages = self.bus.subscribe(subject::ALL_HEARTBEATS.to_owned()).await?;
-        Ok(messages.filter_map(|m| async move { fleet::read_heartbeat(&m.subject, &m.payload) }).boxed())
-    }
-
-    /// The fleet, asked once and then kept up to date.
-    pub async fn live_fleet(&self) -> Result<LiveFleet> {
-        fleet::live(self).await
     }
 
     /// Progress of one job as it comes; some of it may be missing.

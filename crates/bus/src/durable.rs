@@ -3,37 +3,28 @@
 //! The asker makes the host's consumer; an agent may only pull from it. A command is acknowledged after its handler and
 //! the reply cache have it on disk, so that a crash in between runs it again under the same id, and not a second time.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy};
 use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
-use async_nats::jetstream::{AckKind, Message};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use jiff::Timestamp;
 use protocol::ids::{AgentId, RequestId};
 use protocol::subject::{self, Subject, encode_host};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
-use crate::conn::{Bus, ConnState};
+use crate::conn::Bus;
 use crate::error::{BusError, Result};
-use crate::serve::Intake;
 use crate::streams::{self, Durable, StreamLimits};
 
 /// Name of the stream.
 pub const COMMAND_STREAM: &str = "orch_commands";
 
 /// A command not acknowledged for so long is delivered again; while it is at work the server is told so.
-const ACK_WAIT: Duration = Duration::from_secs(60);
-/// One pull waits so long for commands.
-const PULL: Duration = Duration::from_secs(20);
-/// Without a consumer (nothing was ever queued for this host) it is looked for again after so long.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(60);
 
 /// Bounds of the stream of durable commands: beyond its bytes new commands are refused, after a week a command goes, run or not.
 #[must_use]
@@ -104,84 +95,5 @@ pub(crate) async fn queue(
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(BusError::jetstream(format!("cannot queue {command} for {agent}"), error)),
         Err(_) => Err(BusError::TimedOut { what: format!("queueing {command} for {agent}"), after: limit }),
-    }
-}
-
-/// Takes this agent's durable commands until `shutdown`.
-pub(crate) async fn take_commands(intake: Arc<Intake>, shutdown: CancellationToken) {
-    tokio::select! {
-        () = shutdown.cancelled() => {}
-        () = Box::pin(pull_for_ever(&intake, &shutdown)) => {}
-    }
-}
-
-async fn pull_for_ever(intake: &Intake, shutdown: &CancellationToken) {
-    let bus = &intake.bus;
-    let name = consumer_of(&intake.config.agent);
-    let mut state = bus.state();
-    loop {
-        if state.wait_for(|s| *s == ConnState::Connected).await.is_err() {
-            return;
-        }
-        match streams::find_consumer(bus, COMMAND_STREAM, &name).await {
-            Ok(Some(consumer)) => while pull(intake, &consumer, shutdown).await {},
-            Ok(None) => {}
-            Err(error) => tracing::debug!(%error, "cannot look for durable commands"),
-        }
-        state.mark_unchanged();
-        let wait = LOOK_AGAIN.mul_f64(rand::random_range(0.8..=1.2));
-        // A new connection is a reason to look at once.
-        timeout(wait, state.changed()).await.ok();
-    }
-}
-
-/// One pull; false when the consumer or the connection is lost.
-async fn pull(intake: &Intake, consumer: &PullConsumer, shutdown: &CancellationToken) -> bool {
-    let limit = intake.bus.config().request_timeout();
-    let pull = consumer.batch().max_messages(16).max_bytes(4 << 20).expires(PULL).messages();
-    let Ok(Ok(mut messages)) = timeout(limit, pull).await else { return false };
-    let mut state = intake.bus.state();
-    loop {
-        let message = tokio::select! {
-            message = timeout(PULL + Duration::from_secs(2), messages.next()) => message,
-            _ = state.wait_for(|s| *s != ConnState::Connected) => return false,
-        };
-        match message {
-            Ok(Some(Ok(message))) => {
-                if shutdown.is_cancelled() {
-                    return false;
-                }
-                serve(intake, &message, limit).await;
-            }
-            Ok(Some(Err(error))) => {
-                tracing::debug!(%error, "pulling durable commands was interrupted");
-                return false;
-            }
-            Ok(None) => return true,
-            Err(_) => return false,
-        }
-    }
-}
-
-async fn serve(intake: &Intake, message: &Message, limit: Duration) {
-    let working = intake.process(&message.subject, message.headers.as_ref(), &message.payload);
-    tokio::pin!(working);
-    let handled = loop {
-        tokio::select! {
-            handled = &mut working => break handled,
-            () = tokio::time::sleep(ACK_WAIT / 3) => {
-                timeout(limit, message.ack_with(AckKind::Progress)).await.ok();
-            }
-        }
-    };
-    let acknowledged = async {
-        if handled.settled {
-            message.double_ack().await
-        } else {
-            message.ack_with(AckKind::Nak(Some(LOOK_AGAIN))).await
-        }
-    };
-    if !matches!(timeout(limit, acknowledged).await, Ok(Ok(()))) {
-        tracing::debug!("a durable command could not be acknowledged; it comes again and is known then");
     }
 }

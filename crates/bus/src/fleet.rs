@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, BootId};
 use protocol::subject::{self, Subject};
@@ -176,7 +177,7 @@ pub(crate) fn read_heartbeat(subject: &str, body: &[u8]) -> Option<Heartbeat> {
 }
 
 /// Asks all agents and gathers their answers until they fall silent.
-pub(crate) async fn ask(bus: &Bus, window: Window) -> Result<Vec<Heartbeat>> {
+async fn ask(bus: &Bus, window: Window) -> Result<Vec<Heartbeat>> {
     let mut agents = HashMap::new();
     let end = tokio::time::Instant::now() + window.max;
     bus.connected(window.max).await?;
@@ -204,36 +205,49 @@ pub(crate) async fn ask(bus: &Bus, window: Window) -> Result<Vec<Heartbeat>> {
     Ok(agents)
 }
 
-/// Begins to watch, then asks, so that none falls between.
-pub(crate) async fn live(client: &Client) -> Result<LiveFleet> {
-    let view = Arc::new(Mutex::new(FleetView::default()));
-    let mut heartbeats = client.watch_heartbeats().await?;
-    let window = Window::default();
-    match ask(client.bus(), window).await {
-        Ok(agents) => take(&view, agents),
-        // Heartbeats will fill the view.
-        Err(BusError::NotPermitted { .. }) => {}
-        Err(error) => return Err(error),
+impl Client {
+    /// Asks all agents now; ends when they fall silent. Sorted by name.
+    pub async fn fleet(&self, window: Window) -> Result<Vec<Heartbeat>> {
+        ask(self.bus(), window).await
     }
-    let bus = client.bus().clone();
-    let shared = view.clone();
-    let task = tokio::spawn(async move {
-        let mut state = bus.state();
-        state.mark_unchanged();
-        loop {
-            tokio::select! {
-                Some(heartbeat) = heartbeats.next() => take(&shared, [heartbeat]),
-                Ok(()) = state.changed() => {
-                    let connected = *state.borrow_and_update() == ConnState::Connected;
-                    if connected && let Ok(agents) = ask(&bus, window).await {
-                        take(&shared, agents);
-                    }
-                }
-                else => return,
-            }
+
+    /// Heartbeats as they come.
+    pub async fn watch_heartbeats(&self) -> Result<BoxStream<'static, Heartbeat>> {
+        let messages = self.bus().subscribe(subject::ALL_HEARTBEATS.to_owned()).await?;
+        Ok(messages.filter_map(|m| async move { read_heartbeat(&m.subject, &m.payload) }).boxed())
+    }
+
+    /// The fleet, asked once and then kept up to date: it begins to watch, then asks, so that none falls between.
+    pub async fn live_fleet(&self) -> Result<LiveFleet> {
+        let view = Arc::new(Mutex::new(FleetView::default()));
+        let mut heartbeats = self.watch_heartbeats().await?;
+        let window = Window::default();
+        match ask(self.bus(), window).await {
+            Ok(agents) => take(&view, agents),
+            // Heartbeats will fill the view.
+            Err(BusError::NotPermitted { .. }) => {}
+            Err(error) => return Err(error),
         }
-    });
-    Ok(LiveFleet { view, task })
+        let bus = self.bus().clone();
+        let shared = view.clone();
+        let task = tokio::spawn(async move {
+            let mut state = bus.state();
+            state.mark_unchanged();
+            loop {
+                tokio::select! {
+                    Some(heartbeat) = heartbeats.next() => take(&shared, [heartbeat]),
+                    Ok(()) = state.changed() => {
+                        let connected = *state.borrow_and_update() == ConnState::Connected;
+                        if connected && let Ok(agents) = ask(&bus, window).await {
+                            take(&shared, agents);
+                        }
+                    }
+                    else => return,
+                }
+            }
+        });
+        Ok(LiveFleet { view, task })
+    }
 }
 
 fn take(view: &Mutex<FleetView>, heartbeats: impl IntoIterator<Item = Heartbeat>) {

@@ -24,7 +24,7 @@ mod streams;
 mod wait;
 
 pub use auth::{Actor, Authority, AuthorityConfig, TrustedKey};
-pub use client::{Answer, CallOptions, Client, JobUpdate, Window};
+pub use client::{Answer, CallOptions, Client, Window};
 pub use config::BusConfig;
 pub use conn::{Bus, ConnState};
 pub use dedupe::ReplyCache;
@@ -33,3 +33,4 @@ pub use fleet::{FleetEntry, FleetView, Health, LiveFleet};
 pub use outbox::Outbox;
 pub use serve::{Denied, Handler, Incoming, ServeConfig, serve};
 pub use streams::StreamLimits;
+pub use wait::JobUpdate;

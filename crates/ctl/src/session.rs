@@ -9,13 +9,13 @@ use bus::{Bus, BusConfig, BusError, CallOptions, Client};
 use protocol::command::{Call, Class};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, RequestId};
-use protocol::job::{JobAccepted, JobState, JobView};
+use protocol::job::{JobState, JobView};
 use serde_json::json;
 
-use crate::args::{Global, RunArgs};
+use crate::args::Global;
 use crate::error::{CtlError, Result};
 use crate::output::Out;
-use crate::{keys, suggest, watch};
+use crate::{keys, suggest};
 
 /// A bus that is there answers well within this; a person need not wait longer to learn that it is not.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -114,29 +114,6 @@ impl Session {
         Ok(())
     }
 
-    /// Begins a job and stays until it ends, unless told to detach or to queue.
-    ///
-    /// # Errors
-    /// As [`Session::call`]; [`CtlError::Job`] when the job ended otherwise than well.
-    pub async fn job<C: Call<Reply = JobAccepted>>(
-        &self,
-        host: &AgentId,
-        params: C,
-        run: &RunArgs,
-    ) -> Result<()> {
-        let Some(accepted) = self.call_or_queue(host, params).await? else { return Ok(()) };
-        if run.detach {
-            self.out.result(&json!({"host": host, "job": accepted.job}), |_| {
-                format!(
-                    "{host}: job {} began; `jobs {host} watch {}` stays with it",
-                    accepted.job, accepted.job
-                )
-            });
-            return Ok(());
-        }
-        watch::until_end(self, vec![(host.clone(), accepted.job)]).await
-    }
-
     /// All hosts that answer now.
     ///
     /// # Errors
@@ -167,7 +144,7 @@ impl Session {
         }
     }
 
-    async fn call_or_queue<C: Call>(&self, host: &AgentId, params: C) -> Result<Option<C::Reply>> {
+    pub(crate) async fn call_or_queue<C: Call>(&self, host: &AgentId, params: C) -> Result<Option<C::Reply>> {
         let mut options = self.options();
         options.queue = self.global.queue.map(Duration::from_secs);
         let answer = match self.client.call_or_queue(host, params, &options).await {

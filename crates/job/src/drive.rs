@@ -16,7 +16,7 @@ use crate::journal::{
     AfterFailure, AfterUndoFailure, Event, History, JournalError, Next, Outcome, PlannedStep,
 };
 use crate::live::Live;
-use crate::runner::{Shared, Steps};
+use crate::shared::{Shared, Steps};
 use crate::step::{OnFailure, OnUndoFailure, Retry, Step, StepError};
 use crate::{Code, Inject, Scope};
 

@@ -26,6 +26,7 @@ mod live;
 mod observe;
 mod runner;
 mod scope;
+mod shared;
 mod step;
 mod store;
 
@@ -35,8 +36,9 @@ pub use handle::{AbortError, Aborting, Ending, JobHandle};
 pub use inject::Inject;
 pub use journal::{Cause, JobSpec, Outcome, Record, State, Undo};
 pub use observe::{Observer, Progress};
-pub use runner::{Options, Runner, Steps};
+pub use runner::Runner;
 pub use scope::Scope;
+pub use shared::{Options, Steps};
 pub use step::{OnFailure, OnUndoFailure, Retry, Step, StepError};
 pub use store::{Broken, Recovered, Recovery, Retention, Shown, Summary};
 /// The writer of the journals, for who keeps files beside them.

@@ -1,10 +1,7 @@
 //! Makes, runs, recovers, lists and removes jobs: what the program holds.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use protocol::ids::JobId;
 use tokio::sync::watch;
@@ -13,67 +10,14 @@ use crate::drive::Driver;
 use crate::handle::{self, AbortError, Aborting, Control, JobHandle};
 use crate::journal::{Event, History, JournalError, Next};
 use crate::live::{Live, blocking};
+use crate::shared::{Options, Shared, Steps};
 use crate::store::{Recovery, Retention, Shown, Store, Summary};
-use crate::{Inject, JobError, JobSpec, Observer, Record, Step, StepError};
-
-/// A job's steps, in their order.
-pub type Steps<C> = Vec<Arc<dyn Step<C>>>;
-
-/// What a runner is told beside its directory.
-#[derive(Clone)]
-pub struct Options {
-    /// Hears of every record and of progress.
-    pub observer: Option<Arc<dyn Observer>>,
-    /// Faults on purpose, for tests; inert by default.
-    pub inject: Inject,
-    /// How long a step may take to stop once told to, before it is dropped. Default: 2 s.
-    pub stop_grace: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { observer: None, inject: Inject::default(), stop_grace: Duration::from_secs(2) }
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("inject", &self.inject)
-            .field("stop_grace", &self.stop_grace)
-            .finish_non_exhaustive()
-    }
-}
+use crate::{JobError, JobSpec, Record, StepError};
 
 /// Holds the directory of journals and runs jobs from it. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Runner {
     shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Shared {
-    store: Store,
-    options: Options,
-    active: Mutex<Active>,
-    /// One at a time: whatever opens, changes or removes a journal outside of a running job.
-    admin: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct Active {
-    jobs: HashMap<JobId, JobHandle>,
-    parked: bool,
-}
-
-impl Shared {
-    fn active(&self) -> MutexGuard<'_, Active> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn forget(&self, id: JobId) {
-        self.active().jobs.remove(&id);
-    }
 }
 
 impl Runner {

@@ -23,8 +23,8 @@ use crate::names::{self, NamePattern};
 use crate::provider::{
     AtInstant, Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Provider, kind_name,
 };
-use crate::registry::{CommandConfig, checked_inside};
 use crate::run::run;
+use crate::settings::{CommandConfig, checked_inside};
 use crate::{Error, durable, mountinfo};
 
 const NAME: &str = "command";

@@ -25,6 +25,7 @@ mod names;
 pub mod provider;
 pub mod registry;
 mod run;
+mod settings;
 mod tree;
 pub mod volumes;
 

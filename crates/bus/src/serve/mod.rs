@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 use crate::auth::{Actor, Authority};
 use crate::conn::Bus;
 use crate::dedupe::ReplyCache;
-use crate::durable;
 use crate::error::Result;
 
 mod audit;
 mod intake;
+mod queued;
 mod service;
 
 pub(crate) use intake::Intake;
@@ -129,7 +129,7 @@ pub async fn serve(
     let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
     let tasks = TaskTracker::new();
     if durable {
-        tasks.spawn(durable::take_commands(intake.clone(), shutdown.clone()));
+        tasks.spawn(queued::take_commands(intake.clone(), shutdown.clone()));
     }
     loop {
         tokio::select! {

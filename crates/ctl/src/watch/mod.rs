@@ -7,16 +7,19 @@ mod tracker;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use bus::client::JobUpdate;
+use bus::JobUpdate;
 use bus::events::{EventFilter, EventStream, Since};
 use futures_util::{StreamExt, future, stream};
 use jiff::{SignedDuration, Timestamp};
+use protocol::command::Call;
 use protocol::event::{EventData, JobStage};
 use protocol::ids::{AgentId, JobId};
-use protocol::job::JobView;
+use protocol::job::{JobAccepted, JobView};
+use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
+use crate::args::RunArgs;
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
 use crate::report;
@@ -55,6 +58,31 @@ impl Interrupt {
             _ = self.int.recv() => {}
             _ = self.term.recv() => {}
         }
+    }
+}
+
+impl Session {
+    /// Begins a job and stays until it ends, unless told to detach or to queue.
+    ///
+    /// # Errors
+    /// As [`Session::call`]; [`CtlError::Job`] when the job ended otherwise than well.
+    pub async fn job<C: Call<Reply = JobAccepted>>(
+        &self,
+        host: &AgentId,
+        params: C,
+        run: &RunArgs,
+    ) -> Result<()> {
+        let Some(accepted) = self.call_or_queue(host, params).await? else { return Ok(()) };
+        if run.detach {
+            self.out.result(&json!({"host": host, "job": accepted.job}), |_| {
+                format!(
+                    "{host}: job {} began; `jobs {host} watch {}` stays with it",
+                    accepted.job, accepted.job
+                )
+            });
+            return Ok(());
+        }
+        until_end(self, vec![(host.clone(), accepted.job)]).await
     }
 }
 

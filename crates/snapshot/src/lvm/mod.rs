@@ -35,7 +35,7 @@ use crate::provider::{
     AtInstant, Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Provider, SizePolicy,
     kind_name,
 };
-use crate::registry::LvmConfig;
+use crate::settings::LvmConfig;
 use crate::{Error, durable};
 
 /// What a view's name ends with.
@@ -88,7 +88,7 @@ impl LvmProvider {
                 why: format!("{origin:?} must be of the form `group/volume`"),
             });
         }
-        crate::registry::checked_inside(&config.datadir_inside)?;
+        crate::settings::checked_inside(&config.datadir_inside)?;
         Ok(Self {
             kind,
             config: config.clone(),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use walkdir::WalkDir;
 
-use super::copy::{copy_file, set_attributes};
+use super::entry::{copy_file, set_attributes};
 use super::sync_file_system;
 use crate::Error;
 use crate::error::IoContext as _;

@@ -7,6 +7,7 @@
 mod backend;
 mod btrfs;
 mod copy;
+mod entry;
 mod mirror;
 
 use std::fs::{self, DirBuilder};
@@ -29,7 +30,7 @@ use crate::provider::{
     AtInstant, Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Observed, Provider,
     kind_name,
 };
-use crate::registry::TreeConfig;
+use crate::settings::TreeConfig;
 use crate::{Error, durable};
 
 const META: &str = "snapshot.json";
@@ -78,7 +79,7 @@ impl TreeProvider {
             backend,
             root: config.root.clone(),
             pattern: NamePattern::parse(&config.name_pattern)?,
-            datadir_inside: crate::registry::checked_inside(&config.datadir_inside)?,
+            datadir_inside: crate::settings::checked_inside(&config.datadir_inside)?,
         })
     }
 
