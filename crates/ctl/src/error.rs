@@ -1,6 +1,5 @@
 //! What can go wrong, told so that a person knows on which host, why, and what to do next.
 
-use std::error::Error as _;
 use std::io;
 use std::path::PathBuf;
 

@@ -111,7 +111,7 @@ impl Giver {
                 Ok(given) => return Ok(given),
                 Err(error @ (Error::RecipientFailed(_) | Error::DonorFailed(_))) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(error = %sys::error::line(&error), "connection of a stream dropped")
+                    tracing::warn!(error = %sys::error::line(&error), "connection of a stream dropped");
                 }
             }
             alone_since = Instant::now();
