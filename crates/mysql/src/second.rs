@@ -5,10 +5,15 @@
 //! same rules, and outlives the agent. It takes nothing from the host's option files: a log or directory that they name
 //! may be the live server's.
 
-use std::fs::{self, DirBuilder};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+use nix::unistd::Uid;
 use protocol::mysql::Layout;
 
 use crate::config::{DirectService, MysqlConfig, ServiceConfig};
@@ -18,6 +23,8 @@ use crate::instance::Instance;
 use crate::sandbox::{MAX_SOCKET_PATH, has_usable_log_bin};
 
 const OPTION_FILE: &str = "my.cnf";
+/// The part of its run directory that belongs to the server.
+const OWN: &str = "own";
 const SOCKET: &str = "s";
 /// A server for looking at data and copying them out, beside one that needs the memory.
 const BUFFER_POOL_BYTES: u64 = 256 << 20;
@@ -45,7 +52,7 @@ pub struct SecondOptions {
 pub async fn find(host: &Instance, run_dir: &Path) -> Result<Option<Instance>> {
     let option_file = run_dir.join(OPTION_FILE);
     let text = match fs::read_to_string(&option_file) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(Error::io("read", &option_file))?,
     };
     // Named here once more: an instance without a datadir would be taken for the host's own.
@@ -75,24 +82,62 @@ pub async fn find(host: &Instance, run_dir: &Path) -> Result<Option<Instance>> {
 /// # Errors
 /// [`Error::Refused`] for a path that an option file or a socket cannot have, [`Error::Io`].
 pub fn prepare(run_dir: &Path, options: &SecondOptions) -> Result<()> {
-    if run_dir.join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
+    if run_dir.join(OWN).join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
         let reason = format!("{} is too long for a Unix socket", run_dir.display());
         return Err(Error::Refused { reason });
     }
     let owner = fs::metadata(&options.datadir).map_err(Error::io("read", &options.datadir))?;
     let text = option_file(run_dir, options, owner.uid())?;
-    let tmp = run_dir.join("tmp");
-    // Its server gets through to its own files, others only to the socket.
-    DirBuilder::new().recursive(true).mode(0o755).create(&tmp).map_err(Error::io("create", &tmp))?;
-    for path in [run_dir, &tmp] {
-        chown(path, Some(owner.uid()), Some(owner.gid())).map_err(Error::io("change the owner of", path))?;
+    let parent = run_dir.parent().unwrap_or(run_dir);
+    DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(Error::io("create", parent))?;
+    let (own, option_file) = (run_dir.join(OWN), run_dir.join(OPTION_FILE));
+    // Root's are what names the options; the server writes below `own`, where others get through only to the socket.
+    make_dir(parent, 0o711, None)?;
+    make_dir(run_dir, 0o755, None)?;
+    make_dir(&own, 0o755, Some(&owner))?;
+    make_dir(&own.join("tmp"), 0o700, Some(&owner))?;
+    write_for(&option_file, &text, owner.gid())
+}
+
+/// Makes a directory that its user enters whatever the umask is; one that is there already must be its owner's.
+fn make_dir(path: &Path, mode: u32, owner: Option<&fs::Metadata>) -> Result<()> {
+    let made = match DirBuilder::new().mode(0o700).create(path) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create", path)(e)),
+        made => made.is_ok(),
+    };
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let dir = File::options().read(true).custom_flags(flags.bits()).open(path);
+    let dir = dir.map_err(Error::io("open", path))?;
+    let (uid, gid) = owner.map_or((Uid::effective().as_raw(), None), |o| (o.uid(), Some(o.gid())));
+    let found = dir.metadata().map_err(Error::io("look at", path))?.uid();
+    if made && owner.is_some() {
+        fchown(&dir, Some(uid), gid).map_err(Error::io("change the owner of", path))?;
+    } else if found != uid {
+        let reason = format!("{} belongs to user {found} and not to {uid}: remove it", path.display());
+        return Err(Error::Refused { reason });
     }
-    let file = run_dir.join(OPTION_FILE);
-    fs::write(&file, text).map_err(Error::io("write", &file))
+    dir.set_permissions(fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
+}
+
+/// Writes a file of ours that a group may read. Nobody else may write to its directory.
+fn write_for(path: &Path, text: &str, gid: u32) -> Result<()> {
+    let new = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        fchown(&file, None, Some(gid))?;
+        file.set_permissions(fs::Permissions::from_mode(0o640))?;
+        fs::rename(&new, path)
+    };
+    write().map_err(Error::io("write", path))
 }
 
 fn option_file(run_dir: &Path, options: &SecondOptions, uid: u32) -> Result<String> {
-    let in_run = |name: &str| run_dir.join(name);
+    let in_run = |name: &str| run_dir.join(OWN).join(name);
     let mut lines = vec!["[mysqld]".to_owned()];
     let mut paths = vec![
         ("datadir", options.datadir.clone()),
@@ -136,7 +181,7 @@ fn option_file(run_dir: &Path, options: &SecondOptions, uid: u32) -> Result<Stri
         None => lines.push("skip-log-bin".to_owned()),
     }
     if let Ok(Some(user)) = nix::unistd::User::from_uid(uid.into())
-        && nix::unistd::Uid::effective().is_root()
+        && Uid::effective().is_root()
     {
         lines.push(format!("user={}", user.name));
     }
@@ -167,7 +212,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = option_file(Path::new("/run/x/3307"), &options(dir.path()), 0).unwrap();
         let lines: Vec<&str> = text.lines().collect();
-        for line in ["port=3307", "bind-address=127.0.0.1", "socket=/run/x/3307/s", "loose-skip-slave-start"]
+        for line in
+            ["port=3307", "bind-address=127.0.0.1", "socket=/run/x/3307/own/s", "loose-skip-slave-start"]
         {
             assert!(lines.contains(&line), "{line} in {text}");
         }

@@ -248,7 +248,10 @@ impl Agent {
         ensure!(self.child.is_none(), "{} runs", self.options.id);
         self.write_config()?;
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut argv = self.options.prefix.clone();
+        // As the shipped unit runs it: whatever others shall enter or read gets its mode explicitly.
+        let strict = ["/bin/sh", "-c", "umask 077 && exec \"$0\" \"$@\""];
+        let mut argv: Vec<OsString> = strict.map(OsString::from).to_vec();
+        argv.extend(self.options.prefix.clone());
         argv.push(self.program.clone().into());
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).arg("--config").arg(self.config_path()).envs(self.options.env.clone());

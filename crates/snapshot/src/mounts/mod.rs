@@ -7,11 +7,14 @@
 mod lease;
 
 use std::fs::{self, DirBuilder};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::Uid;
 use protocol::ids::SnapshotId;
 use protocol::snapshot::{Snapshot, SnapshotMount};
 use serde::{Deserialize, Serialize};
@@ -382,6 +385,49 @@ impl MountTable {
     }
 }
 
+/// Makes a directory, and what is missing above it, with exactly these permission bits, whatever the umask is. One of ours that an
+/// earlier process has made narrower is widened: servers of other users get through here.
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(mode).create(path).context("create directory", path)
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().ok_or(error).context("create directory", path)?;
+            make_dir(parent, mode)?;
+            return make_dir(path, mode);
+        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(error).context("create directory", path);
+        }
+        _ => {}
+    }
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    let dir = fs::File::options().read(true).custom_flags(flags.bits()).open(path).context("open", path)?;
+    let meta = dir.metadata().context("look at", path)?;
+    let wanted = meta.mode() | mode;
+    if meta.uid() == Uid::effective().as_raw() && wanted != meta.mode() {
+        dir.set_permissions(fs::Permissions::from_mode(wanted & 0o7777)).context("set the mode of", path)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::{Mode, umask};
+
+    use super::*;
+
+    /// A service with `UMask=0077` made mount points that the database's user could not enter.
+    #[test]
+    fn the_umask_keeps_nobody_from_a_mount_point() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, point) = (dir.path().join("run/mounts"), dir.path().join("run/mounts/one"));
+        let before = umask(Mode::from_bits_truncate(0o077));
+        let made = make_dir(&root, 0o711).and_then(|()| make_dir(&point, 0o755));
+        umask(before);
+        made.unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!([mode(&dir.path().join("run")), mode(&root), mode(&point)], [0o711, 0o711, 0o755]);
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        make_dir(&root, 0o711).unwrap();
+        assert_eq!(mode(&root), 0o711, "what was made too narrow is mended");
+    }
 }
