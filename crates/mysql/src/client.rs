@@ -36,6 +36,11 @@ pub type Record = BTreeMap<String, String>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Socket(PathBuf),
+    /// A socket that is held open, reached by its descriptor, with the path that it is known by.
+    Held {
+        held: PathBuf,
+        path: PathBuf,
+    },
     Tcp(u16),
     /// Another host's server.
     Remote(String, u16),
@@ -44,7 +49,7 @@ pub(crate) enum Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Socket(path) | Self::Held { path, .. } => write!(f, "{}", path.display()),
             Self::Tcp(port) => write!(f, "127.0.0.1:{port}"),
             Self::Remote(host, port) => write!(f, "{host}:{port}"),
         }
@@ -117,7 +122,9 @@ impl Session {
             .max_allowed_packet(Some(MAX_PACKET_BYTES))
             .wait_timeout(Some(IDLE_LIMIT_S));
         opts = match address {
-            Address::Socket(path) => opts.socket(Some(path.to_string_lossy().into_owned())),
+            Address::Socket(path) | Address::Held { held: path, .. } => {
+                opts.socket(Some(path.to_string_lossy().into_owned()))
+            }
             Address::Tcp(port) => opts.ip_or_hostname("127.0.0.1").tcp_port(*port),
             Address::Remote(host, port) => opts.ip_or_hostname(host.clone()).tcp_port(*port),
         };

@@ -61,6 +61,26 @@ pub enum Error {
         /// The client's error.
         source: Box<mysql_async::Error>,
     },
+    /// Nobody listens on the server's socket.
+    #[error("cannot connect to MySQL at {}", path.display())]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody else listens where the server should.
+    #[error(
+        "what listens at {place} runs as user {uid}, and MySQL runs as root or the owner of its datadir ({owner}): no login was tried"
+    )]
+    Stranger {
+        /// Socket path or port.
+        place: String,
+        /// Who listens.
+        uid: u32,
+        /// Who owns the datadir.
+        owner: String,
+    },
     /// The server took longer than it may to answer.
     #[error("MySQL did not answer within {} ms while trying to {action}", limit.as_millis())]
     Timeout {
@@ -151,7 +171,7 @@ impl Error {
     /// True when the same call may succeed later without anyone changing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Timeout { .. } | Self::Lock { .. })
+        matches!(self, Self::Connect { .. } | Self::Socket { .. } | Self::Timeout { .. } | Self::Lock { .. })
     }
 }
 

@@ -1,9 +1,11 @@
 //! The error log: its last lines, and what a starting or stopping server says of its progress there.
 
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
 
 use crate::error::{Error, Result};
 
@@ -112,20 +114,67 @@ fn percent_of(message: &str) -> Option<u8> {
     text.split(|c: char| !c.is_ascii_digit()).rfind(|w| !w.is_empty())?.parse().ok().filter(|p| *p <= 100)
 }
 
-/// The last `lines` lines of a log file, at most [`MAX_TAIL_LINES`] and one MiB.
-///
-/// # Errors
-/// [`Error::Io`] when the file cannot be read.
-pub fn tail(path: &Path, lines: usize) -> Result<Vec<String>> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(path)?;
-        let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(MAX_TAIL_BYTES)))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    Ok(last_lines(&read().map_err(Error::io("read the error log", path))?, lines))
+/// An error log: written by the server's user, who may put anything else in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogFile {
+    path: PathBuf,
+    trust: Trust,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// A plain file of this user, not reached through a link at its end.
+    OwnedBy(u32),
+    /// A descriptor that the proven server has open.
+    Descriptor,
+}
+
+impl LogFile {
+    /// The log at a path, written by the user with this id.
+    #[must_use]
+    pub fn of(path: impl Into<PathBuf>, owner: u32) -> Self {
+        Self { path: path.into(), trust: Trust::OwnedBy(owner) }
+    }
+
+    /// The file behind a descriptor of the server, below `/proc`.
+    pub(crate) fn opened_by_server(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), trust: Trust::Descriptor }
+    }
+
+    /// Opens it without waiting for a writer, and proves that it is what it should be: a log that leads to a file of root's would show
+    /// that to everybody who may read logs.
+    fn open(&self) -> io::Result<(File, Metadata)> {
+        let link = match self.trust {
+            Trust::OwnedBy(_) => OFlag::O_NOFOLLOW,
+            Trust::Descriptor => OFlag::empty(),
+        };
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY | link;
+        let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path)?;
+        let meta = file.metadata()?;
+        let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+        match self.trust {
+            _ if !meta.is_file() => refuse("it is no plain file"),
+            Trust::OwnedBy(owner) if meta.uid() != owner => {
+                refuse(&format!("it belongs to user {} and not to the server's, {owner}", meta.uid()))
+            }
+            _ => Ok((file, meta)),
+        }
+    }
+
+    /// Its last `lines` lines, at most [`MAX_TAIL_LINES`] and one MiB.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read, or is not the server's.
+    pub fn tail(&self, lines: usize) -> Result<Vec<String>> {
+        let read = || -> io::Result<Vec<u8>> {
+            let (mut file, meta) = self.open()?;
+            file.seek(SeekFrom::Start(meta.len().saturating_sub(MAX_TAIL_BYTES)))?;
+            let mut bytes = Vec::new();
+            file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        Ok(last_lines(&read().map_err(Error::io("read the error log", &self.path))?, lines))
+    }
 }
 
 /// The last lines of a text, each cut at a sane length.
@@ -144,7 +193,7 @@ fn cut(line: &str) -> String {
 /// Reads what is appended to a log from now on; follows a rotation.
 #[derive(Debug)]
 pub struct Follower {
-    path: PathBuf,
+    log: LogFile,
     inode: u64,
     offset: u64,
     partial: Vec<u8>,
@@ -153,10 +202,10 @@ pub struct Follower {
 impl Follower {
     /// Starts at the log's present end; a log that is not there yet is read from its start.
     #[must_use]
-    pub fn new(path: &Path) -> Self {
-        let meta = std::fs::metadata(path).ok();
+    pub fn new(log: LogFile) -> Self {
+        let meta = log.open().ok().map(|(_, meta)| meta);
         Self {
-            path: path.to_owned(),
+            log,
             inode: meta.as_ref().map_or(0, MetadataExt::ino),
             offset: meta.map_or(0, |m| m.len()),
             partial: Vec::new(),
@@ -165,8 +214,7 @@ impl Follower {
 
     /// The lines that were completed since the last call. A log that cannot be read gives none.
     pub fn new_lines(&mut self) -> Vec<String> {
-        let Ok(mut file) = File::open(&self.path) else { return Vec::new() };
-        let Ok(meta) = file.metadata() else { return Vec::new() };
+        let Ok((mut file, meta)) = self.log.open() else { return Vec::new() };
         if meta.ino() != self.inode || meta.len() < self.offset {
             (self.inode, self.offset) = (meta.ino(), 0);
             self.partial.clear();
@@ -194,6 +242,28 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    fn log(path: &std::path::Path) -> LogFile {
+        LogFile::of(path, nix::unistd::Uid::effective().as_raw())
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_log_is_not_shown_and_hangs_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let [secret, link, fifo] = ["secret", "link", "fifo"].map(|name| dir.path().join(name));
+        std::fs::write(&secret, "of root only\n").unwrap();
+        std::os::unix::fs::symlink(&secret, &link).unwrap();
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for path in [&link, &fifo] {
+            let error = log(path).tail(10).unwrap_err();
+            assert!(error.to_string().contains("cannot read the error log"), "{error}");
+            assert_eq!(Follower::new(log(path)).new_lines(), Vec::<String>::new());
+        }
+        let stranger = LogFile::of(&secret, 4711);
+        let error = std::error::Error::source(&stranger.tail(10).unwrap_err()).unwrap().to_string();
+        assert!(error.contains("not to the server's"), "{error}");
+        assert_eq!(log(&secret).tail(10).unwrap(), ["of root only"]);
+    }
 
     #[test]
     fn ready_lines_of_both_vendors() {
@@ -231,10 +301,10 @@ mod tests {
         for i in 0..50_000 {
             writeln!(file, "line {i} {}", "x".repeat(40)).unwrap();
         }
-        let lines = tail(file.path(), 3).unwrap();
+        let lines = log(file.path()).tail(3).unwrap();
         assert_eq!(lines.len(), 3);
         assert!(lines[2].starts_with("line 49999 "));
-        assert_eq!(tail(file.path(), usize::MAX).unwrap().len(), MAX_TAIL_LINES);
+        assert_eq!(log(file.path()).tail(usize::MAX).unwrap().len(), MAX_TAIL_LINES);
     }
 
     #[test]
@@ -242,7 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("error.log");
         std::fs::write(&path, "old\n").unwrap();
-        let mut follower = Follower::new(&path);
+        let mut follower = Follower::new(log(&path));
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"one\ntw").unwrap();
         assert_eq!(follower.new_lines(), ["one"]);

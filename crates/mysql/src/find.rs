@@ -1,4 +1,6 @@
 //! Finds the server's process in `/proc`, its binary and its version, without a connection.
+//!
+//! Anybody may run a program of a server's name with any arguments: what a process says counts only once [`proof`] has it.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,13 +8,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::unistd::Uid;
 use protocol::mysql::{Flavor, ServerVersion};
 use regex::Regex;
 
 use crate::datadir::looks_like_datadir;
 use crate::options::{OptionFiles, server_groups};
-use crate::process::{self, Limits};
+use crate::process::{self, Limits, User};
+
+mod proof;
+mod trust;
+
+pub(crate) use self::proof::{DataLock, Occupant, data_lock, is_in_use, occupant, signal};
+pub(crate) use self::trust::is_trusted_program;
 
 /// Names of server programs.
 const SERVER_NAMES: [&str; 4] = ["mariadbd", "mysqld", "mariadbd-debug", "mysqld-debug"];
@@ -93,6 +101,16 @@ pub(crate) fn servers() -> Vec<ServerProcess> {
     proc.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).filter_map(server).collect()
 }
 
+/// The datadir of the one server that the system runs: as root or as the packages' own user. Others are people's own.
+pub(crate) fn only_system_server() -> Option<PathBuf> {
+    let mysql = nix::unistd::User::from_name("mysql").ok().flatten().map(|user| user.uid.as_raw());
+    let owner = mysql.unwrap_or_else(|| Uid::effective().as_raw());
+    let mut found = servers().into_iter().filter(|s| proof::is_of(s.pid, owner));
+    let only = found.next().filter(|_| found.next().is_none())?;
+    only.datadir()
+}
+
+/// A process of a server's name.
 fn server(pid: i32) -> Option<ServerProcess> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     let is_server = |path: &Path| {
@@ -144,52 +162,27 @@ pub(crate) fn io_bytes(pid: i32) -> Option<u64> {
         .reduce(u64::wrapping_add)
 }
 
-/// What the lock on a datadir's system tablespace says; a server holds it from start to end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DataLock {
-    Free,
-    Held,
-    /// There is no such file, or it may not be opened.
-    Unknown,
+/// The user ids of a process: real, effective, saved, of the file system.
+pub(crate) fn uids(pid: i32) -> Option<[u32; 4]> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let ids: Vec<u32> = line.split_whitespace().map_while(|id| id.parse().ok()).collect();
+    ids.try_into().ok()
 }
 
-/// Asks the kernel who holds the lock on the datadir's files, without taking it.
-pub(crate) fn data_lock(datadir: &Path) -> DataLock {
-    let mut answer = DataLock::Unknown;
-    for name in ["ibdata1", "aria_log_control"] {
-        // Opening for reading only: the lock is the server's write lock.
-        let Ok(file) = fs::File::open(datadir.join(name)) else { continue };
-        let mut lock = nix::libc::flock {
-            l_type: nix::libc::F_RDLCK as nix::libc::c_short,
-            l_whence: nix::libc::SEEK_SET as nix::libc::c_short,
-            l_start: 0,
-            l_len: 0,
-            l_pid: 0,
-        };
-        match fcntl(&file, FcntlArg::F_GETLK(&mut lock)) {
-            Ok(_) if i32::from(lock.l_type) == nix::libc::F_UNLCK => {
-                if answer == DataLock::Unknown {
-                    answer = DataLock::Free;
-                }
-            }
-            Ok(_) => return DataLock::Held,
-            Err(_) => return DataLock::Unknown,
-        }
-    }
-    answer
-}
-
-/// The installed server binary: what the configuration or a process names, else in the usual places.
+/// The installed server binary in the usual places, where only root could have put it.
 pub(crate) fn binary() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs = std::env::split_paths(&path).chain(BINARY_DIRS.iter().map(PathBuf::from)).collect::<Vec<_>>();
-    ["mariadbd", "mysqld"].iter().find_map(|name| dirs.iter().map(|d| d.join(name)).find(|p| p.is_file()))
+    ["mariadbd", "mysqld"]
+        .iter()
+        .find_map(|name| dirs.iter().map(|d| d.join(name)).find(|p| is_trusted_program(p)))
 }
 
-/// Asks a binary for its version, if need be inside the root that it belongs to.
-pub(crate) async fn version_of(binary: &Path, limits: &Limits) -> Option<ServerVersion> {
+/// Asks a binary for its version, as the user whose data it serves: root is not needed for it.
+pub(crate) async fn version_of(binary: &Path, limits: &Limits, user: Option<User>) -> Option<ServerVersion> {
     let argv = [binary.to_string_lossy().into_owned(), "--no-defaults".to_owned(), "--version".to_owned()];
-    let output = process::run(&argv, limits).await.ok()?.success("the server's --version").ok()?;
+    let output = process::run_as(&argv, limits, user).await.ok()?.success("the server's --version").ok()?;
     parse_version_line(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -244,21 +237,5 @@ mod tests {
         assert!(is_alive(pid));
         assert!(server(pid).is_none());
         assert!(!is_alive(i32::MAX));
-    }
-
-    #[tokio::test]
-    async fn a_running_server_holds_the_lock_of_its_datadir() {
-        use testkit::mysqld::{Mysqld, MysqldOptions};
-
-        let mut server = Mysqld::prepare(MysqldOptions::default()).unwrap();
-        assert_eq!(data_lock(server.datadir()), DataLock::Free);
-        server.boot().await.unwrap();
-        assert_eq!(data_lock(server.datadir()), DataLock::Held);
-        let found: Vec<_> = servers().into_iter().filter(|s| s.owns(server.datadir())).collect();
-        assert_eq!(found.len(), 1);
-        assert_eq!(Some(found[0].pid), server.pid());
-        server.kill9().await.unwrap();
-        assert_eq!(data_lock(server.datadir()), DataLock::Free);
-        assert_eq!(data_lock(Path::new("/no/such/datadir")), DataLock::Unknown);
     }
 }

@@ -9,13 +9,13 @@ use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 use crate::client::{Address, Login, Session};
 use crate::config::MysqlConfig;
 use crate::error::{Error, Result};
-use crate::errorlog;
+use crate::errorlog::{self, LogFile};
 use crate::find::{self, DataLock};
 use crate::process::{self, Limits};
 use crate::service::{Service, ServiceState};
 use crate::settings::Settings;
 use crate::usage::{DiskFree, DiskUsage, UsageCache, disk_free};
-use crate::{position, server};
+use crate::{peer, position, server};
 
 /// The instance of this host. Cheap to clone; every call looks at the host anew.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ impl Instance {
         let known = known.and_then(|(_, _, version)| version);
         let settings = self.gather(known.clone()).await;
         // The version tells which groups of the option files count.
-        match self.binary_version(settings.binary.as_deref()).await {
+        match self.binary_version(&settings).await {
             version if version == known => settings,
             version => self.gather(version).await,
         }
@@ -173,11 +173,11 @@ impl Instance {
     /// [`Error::NotFound`] when it goes to neither.
     pub async fn error_log_tail(&self, lines: usize) -> Result<Vec<String>> {
         let settings = self.settings().await;
-        if let Some(path) = settings.error_log {
-            return errorlog::tail(&path, lines);
+        if let Some(log) = settings.log_file() {
+            return log.tail(lines);
         }
         if let Some(path) = settings.pid.and_then(find::stderr_file) {
-            return errorlog::tail(&path, lines);
+            return LogFile::opened_by_server(path).tail(lines);
         }
         let not_found = Error::NotFound { what: "the error log" };
         let Ok(service) = Service::find(self.config(), settings.pid).await else { return Err(not_found) };
@@ -197,8 +197,8 @@ impl Instance {
         gathered.unwrap_or_default()
     }
 
-    async fn binary_version(&self, binary: Option<&Path>) -> Option<ServerVersion> {
-        let binary = binary?;
+    async fn binary_version(&self, settings: &Settings) -> Option<ServerVersion> {
+        let binary = settings.binary.as_deref()?;
         let modified = std::fs::metadata(binary).and_then(|m| m.modified()).ok()?;
         let known = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((path, at, version)) = known
@@ -208,7 +208,7 @@ impl Instance {
             return version;
         }
         let limits = Limits { time: self.config().command_timeout(), ..Limits::default() };
-        let version = find::version_of(binary, &limits).await;
+        let version = find::version_of(binary, &limits, settings.data_user()).await;
         *self.shared.version.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((binary.to_owned(), modified, version.clone()));
         version
@@ -218,8 +218,14 @@ impl Instance {
         let login = Login::from_config(self.config())?;
         let limit = self.config().connect_timeout();
         let mut session = match (&settings.socket, settings.port) {
-            (Some(socket), _) => Session::open(&Address::Socket(socket.clone()), &login, limit).await?,
-            (None, Some(port)) => Session::open(&Address::Tcp(port), &login, limit).await?,
+            (Some(socket), _) => {
+                let proven = peer::socket_of(socket, settings.owner, limit).await?;
+                Session::open(&proven.address(), &login, limit).await?
+            }
+            (None, Some(port)) => {
+                peer::check_port(port, settings.owner)?;
+                Session::open(&Address::Tcp(port), &login, limit).await?
+            }
             (None, None) => return Err(Error::NotFound { what: "the socket or port" }),
         };
         let told = session.scalar("show its datadir", "SELECT @@datadir").await?.unwrap_or_default();
@@ -264,12 +270,12 @@ impl Instance {
     }
 
     pub(crate) fn presence(&self, settings: &Settings) -> Presence {
-        if settings.pid.is_some() {
+        if settings.pid.or(settings.starting).is_some() {
             return Presence::Running;
         }
         let Some(datadir) = &settings.datadir else { return Presence::Unknown };
         match find::data_lock(datadir) {
-            DataLock::Held => Presence::Running,
+            DataLock::Held(_) => Presence::Running,
             DataLock::Free => Presence::Gone,
             // Without files to lock there is no server on them, if the directory could be seen at all.
             DataLock::Unknown => match std::fs::read_dir(datadir) {

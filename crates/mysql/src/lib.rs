@@ -19,6 +19,7 @@ mod instance;
 pub mod lock;
 pub mod options;
 pub mod outside;
+mod peer;
 mod position;
 mod power;
 pub mod process;

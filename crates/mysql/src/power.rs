@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use protocol::mysql::ServerState;
 
 use crate::error::{Error, Result};
@@ -12,6 +10,7 @@ use crate::errorlog::{self, Event, Follower};
 use crate::find;
 use crate::instance::{Instance, Presence, answers};
 use crate::service::{Service, ServiceState, Starting};
+use crate::settings::Settings;
 
 /// Pause between two looks at a starting or stopping server.
 const POLL: Duration = Duration::from_millis(100);
@@ -59,7 +58,7 @@ impl Instance {
             ServerState::Stopped => {}
         }
         let service = Service::find(self.config(), settings.pid).await?;
-        let log = settings.error_log.as_deref().map(Follower::new);
+        let log = settings.log_file().map(Follower::new);
         self.await_ready(service.start()?, log, progress).await
     }
 
@@ -82,8 +81,9 @@ impl Instance {
             return Ok(());
         }
         let service = Service::find(self.config(), settings.pid).await?;
-        let mut log = settings.error_log.as_deref().map(Follower::new);
-        let mut stopping = service.stop(settings.pid)?;
+        let settings = if service.needs_pid() { self.when_proven(settings).await } else { settings };
+        let mut log = settings.log_file().map(Follower::new);
+        let mut stopping = service.stop(&settings)?;
         let mut patience = Patience::new(self.config().stop_patience());
         loop {
             for line in log.as_mut().map(Follower::new_lines).unwrap_or_default() {
@@ -95,7 +95,7 @@ impl Instance {
                 }
             }
             let now = self.settings().await;
-            patience.note_io(now.pid);
+            patience.note_io(now.watched());
             if self.presence(&now) == Presence::Gone {
                 let state = service.state(self.config().command_timeout()).await;
                 if state != ServiceState::Running {
@@ -105,7 +105,7 @@ impl Instance {
                 return Err(Error::NotStopped { reason });
             }
             if patience.is_over() {
-                let who = now.pid.map_or_else(
+                let who = now.watched().map_or_else(
                     || "its datadir is still locked".to_owned(),
                     |p| format!("process {p} still runs"),
                 );
@@ -114,6 +114,16 @@ impl Instance {
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+
+    /// Waits for a server that has just been started to take the lock that proves it, or to end.
+    async fn when_proven(&self, mut settings: Settings) -> Settings {
+        let patience = Patience::new(self.config().stop_patience());
+        while settings.pid.is_none() && settings.starting.is_some() && !patience.is_over() {
+            tokio::time::sleep(POLL).await;
+            settings = self.settings().await;
+        }
+        settings
     }
 
     /// Kills the server and waits until its process is gone: for one that does not stop, on data that are thrown away or
@@ -125,17 +135,13 @@ impl Instance {
         let begun = Instant::now();
         loop {
             let settings = self.settings().await;
-            match (self.presence(&settings), settings.pid) {
-                (Presence::Gone, _) => return Ok(()),
-                (_, Some(pid)) => match signal::kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                    Ok(()) | Err(Errno::ESRCH) => {}
-                    Err(e) => {
-                        return Err(Error::NotStopped {
-                            reason: format!("process {pid} cannot be killed: {e}"),
-                        });
-                    }
-                },
-                (_, None) => {}
+            if self.presence(&settings) == Presence::Gone {
+                return Ok(());
+            }
+            if let (Some(pid), Some(datadir)) = (settings.pid, &settings.datadir)
+                && let Err(e) = find::signal(datadir, pid, Signal::SIGKILL)
+            {
+                return Err(Error::NotStopped { reason: format!("process {pid} cannot be killed: {e}") });
             }
             if begun.elapsed() > within {
                 let waited = within.as_secs();
@@ -177,7 +183,7 @@ impl Instance {
             }
             let settings = self.settings().await;
             if log.is_none() {
-                log = settings.error_log.as_deref().map(Follower::new);
+                log = settings.log_file().map(Follower::new);
             }
             match self.connect_with(&settings).await {
                 Ok(session) => {
@@ -188,10 +194,10 @@ impl Instance {
                 Err(e @ Error::SecretExposed { .. }) => return Err(e),
                 Err(_) => {}
             }
-            patience.note_io(settings.pid);
+            patience.note_io(settings.watched());
             let reason = match starting.failure() {
                 Some(reason) => Some(reason),
-                None if watch.gave_up(settings.pid) => Some("the server exited".to_owned()),
+                None if watch.gave_up(settings.watched()) => Some("the server exited".to_owned()),
                 None if patience.is_over() => {
                     Some(format!("no sign of progress for {} s", patience.limit.as_secs()))
                 }

@@ -1,16 +1,17 @@
 //! Runs a program to its end: own process group, bounded output, killed as a group when its time is up.
 
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
@@ -72,14 +73,57 @@ impl Output {
     }
 }
 
+/// The user that a program runs as in root's stead: with no group but its own, no capability, and no way to more rights by what it
+/// executes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// What of the environment a program of another user gets: it may hold our secrets.
+const ENVIRONMENT: [&str; 5] = ["PATH", "TZ", "LANG", "LC_ALL", "LD_LIBRARY_PATH"];
+
+impl User {
+    /// Whose a file or directory is. `None` where there is nothing to give up: it is root's, or the agent is not root.
+    #[must_use]
+    pub fn owner_of(file: &Metadata) -> Option<Self> {
+        if file.uid() == 0 || !Uid::effective().is_root() {
+            return None;
+        }
+        let known = nix::unistd::User::from_uid(file.uid().into()).ok().flatten();
+        Some(Self { uid: file.uid(), gid: known.map_or(file.gid(), |user| user.gid.as_raw()) })
+    }
+
+    /// Lets a program start as this user.
+    pub fn give_to(self, command: &mut std::process::Command) {
+        command.uid(self.uid).gid(self.gid).env_clear();
+        command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        crate::sys::without_new_privileges(command);
+    }
+}
+
 /// Runs a program to its end, without standard input.
 ///
 /// # Errors
 /// [`Error::Program`] when it cannot be started or its time is up. An exit code other than 0 is no error.
 pub async fn run(argv: &[String], limits: &Limits) -> Result<Output> {
+    run_as(argv, limits, None).await
+}
+
+/// As [`run`], as another user if need be.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_as(argv: &[String], limits: &Limits, user: Option<User>) -> Result<Output> {
     let (program, args) = split(argv)?;
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if let Some(user) = user {
+        user.give_to(command.as_std_mut());
+    }
     let mut group = Group::spawn(command, program)?;
     let (stdout, stderr) = (group.child.stdout.take(), group.child.stderr.take());
     let work = async {

@@ -24,11 +24,11 @@ pub(crate) use self::launch::MAX_SOCKET_PATH;
 use self::launch::{LogEnd, RunDir, arguments, logged_position, run_dir, usable_log_bin};
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
-use crate::errorlog::{self, Event, Follower};
+use crate::errorlog::{self, Event, Follower, LogFile};
 use crate::find;
 use crate::position;
 use crate::power::Progress;
-use crate::process::{Group, Limits};
+use crate::process::{Group, Limits, User};
 
 const POLL: Duration = Duration::from_millis(50);
 /// Marks a directory as ours in the argument list of a server that was left behind.
@@ -92,6 +92,8 @@ impl Default for CheckBudget {
 pub struct Sandbox {
     group: Group,
     run: RunDir,
+    /// Owner of the data, as whom it runs.
+    owner: u32,
     flavor: Flavor,
     recovery: Duration,
     log_bin: Option<LogEnd>,
@@ -149,9 +151,7 @@ impl Sandbox {
     /// [`Error::NotReady`] when it does not come up on this datadir; other errors when it could not be tried.
     pub async fn start(options: SandboxOptions, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Self> {
         let datadir = fs::canonicalize(&options.datadir).map_err(Error::io("read", &options.datadir))?;
-        if find::servers().iter().any(|s| s.owns(&datadir))
-            || find::data_lock(&datadir) == find::DataLock::Held
-        {
+        if find::is_in_use(&datadir) {
             return Err(Error::Refused { reason: format!("a server runs on {} already", datadir.display()) });
         }
         let binary = options
@@ -159,10 +159,10 @@ impl Sandbox {
             .clone()
             .or_else(find::binary)
             .ok_or(Error::NotFound { what: "the server binary" })?;
-        let version = find::version_of(&binary, &Limits::default()).await;
+        let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
+        let version = find::version_of(&binary, &Limits::default(), User::owner_of(&owner)).await;
         let flavor =
             version.map(|v| v.flavor).ok_or(Error::NotFound { what: "the version of the server binary" })?;
-        let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
         let run = run_dir(&options.run_root, (owner.uid(), owner.gid()))?;
         let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
         let args = arguments(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some());
@@ -175,7 +175,8 @@ impl Sandbox {
             .stderr(Stdio::null());
         let group = Group::spawn(command, &binary.display().to_string())?;
         let recovery = Duration::ZERO;
-        let mut sandbox = Self { group, run, flavor, recovery, log_bin, seen: Vec::new() };
+        let mut sandbox =
+            Self { group, run, owner: owner.uid(), flavor, recovery, log_bin, seen: Vec::new() };
         sandbox.await_ready(options.start_patience, progress).await?;
         Ok(sandbox)
     }
@@ -242,7 +243,7 @@ impl Sandbox {
         let began = Instant::now();
         let mut since = began;
         let mut io = None;
-        let mut log = Follower::new(&self.run.join("error.log"));
+        let mut log = Follower::new(self.log());
         loop {
             for line in log.new_lines() {
                 since = Instant::now();
@@ -291,9 +292,13 @@ impl Sandbox {
         }
     }
 
+    fn log(&self) -> LogFile {
+        LogFile::of(self.run.join("error.log"), self.owner)
+    }
+
     /// The first line of its error log that tells of damaged data.
     fn damage(&self) -> Option<String> {
-        let text = errorlog::tail(&self.run.join("error.log"), errorlog::MAX_TAIL_LINES).unwrap_or_default();
+        let text = self.log().tail(errorlog::MAX_TAIL_LINES).unwrap_or_default();
         let signs = [
             "corrupt",
             "checksum mismatch",

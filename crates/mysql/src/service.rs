@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use crate::config::{MysqlConfig, ServiceConfig};
 use crate::error::{Error, Result};
+use crate::find;
 use crate::process::{self, Detached, Limits};
+use crate::settings::Settings;
 
 /// Units that distributions install, without instances.
 const UNIT_NAMES: [&str; 3] = ["mariadb", "mysql", "mysqld"];
@@ -97,22 +98,29 @@ impl Service {
     }
 
     /// Asks for a clean stop; the caller watches it happen.
-    pub(crate) fn stop(&self, pid: Option<i32>) -> Result<Starting> {
-        match (self, pid) {
+    pub(crate) fn stop(&self, settings: &Settings) -> Result<Starting> {
+        match (self, settings.pid.zip(settings.datadir.as_deref())) {
             (Self::Systemd { unit }, _) => {
                 Detached::spawn(&systemctl(&["stop", "--no-block", unit])).map(Starting::Command)
             }
             (Self::Argv { stop, .. }, _) => Detached::spawn(stop).map(Starting::Command),
-            (Self::Direct { .. }, Some(pid)) => {
-                kill(Pid::from_raw(pid), Signal::SIGTERM).map_err(|e| Error::NotStopped {
+            (Self::Direct { .. }, Some((pid, datadir))) => {
+                // One that ended meanwhile needs no signal.
+                find::signal(datadir, pid, Signal::SIGTERM).map_err(|e| Error::NotStopped {
                     reason: format!("process {pid} cannot be signalled: {e}"),
                 })?;
                 Ok(Starting::Unit)
             }
             (Self::Direct { .. }, None) => Err(Error::NotStopped {
-                reason: "its datadir is locked, but its process was not found".to_owned(),
+                reason: "something is at work on its datadir, but no process was proven to be its server"
+                    .to_owned(),
             }),
         }
+    }
+
+    /// Whether a stop is a signal of ours to the server's process.
+    pub(crate) fn needs_pid(&self) -> bool {
+        matches!(self, Self::Direct { .. })
     }
 
     /// Fails closed: only a clear "stopped" is one.
@@ -210,7 +218,8 @@ fn unit_of_process(pid: i32) -> Option<String> {
 
 /// Only units that are a database by name: a server that the agent or a person spawned is in theirs.
 fn unit_of_cgroup(text: &str) -> Option<String> {
-    let unit = text.lines().find_map(|line| line.rsplit('/').find(|part| part.ends_with(".service")))?;
+    let system = text.lines().filter(|line| line.contains(":/system.slice/"));
+    let unit = system.filter_map(|line| line.rsplit('/').find(|part| part.ends_with(".service"))).next()?;
     let base = unit.trim_end_matches(".service");
     let known = UNIT_NAMES.contains(&base) || UNIT_TEMPLATES.iter().any(|t| base.starts_with(t));
     known.then(|| unit.to_owned())
@@ -243,6 +252,8 @@ mod tests {
         assert_eq!(unit_of_cgroup(instance).as_deref(), Some("mysqld@db2.service"));
         assert_eq!(unit_of_cgroup("0::/system.slice/orchestrator-agent.service\n"), None);
         assert_eq!(unit_of_cgroup("0::/user.slice/session-3.scope\n"), None);
+        let of_a_user = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/mariadb.service\n";
+        assert_eq!(unit_of_cgroup(of_a_user), None);
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! What is known of the instance without asking it: configuration, its process, its option files, joined by rank.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use protocol::mysql::{Flavor, Layout, ServerVersion};
 
 use crate::config::MysqlConfig;
-use crate::find::{self, ServerProcess};
+use crate::errorlog::LogFile;
+use crate::find::{self, Occupant};
 use crate::options::{OptionFiles, Options, server_groups};
+use crate::process::User;
 
 /// Datadir of both vendors' packages.
 const DEFAULT_DATADIR: &str = "/var/lib/mysql";
@@ -52,8 +55,12 @@ pub struct Settings {
     pub version: Option<ServerVersion>,
     /// Root directory that the server's own paths start at; `/` unless it runs in a chroot.
     pub root: PathBuf,
-    /// Pid of the server that owns the datadir.
+    /// Pid of the server that was proven to work on the datadir.
     pub pid: Option<i32>,
+    /// A process that may be about to work on it: it is watched, and nothing that it says is believed.
+    pub starting: Option<i32>,
+    /// User id of the datadir's owner; absent where it cannot be looked at.
+    pub owner: Option<u32>,
     /// The options in force.
     pub options: Options,
 }
@@ -61,25 +68,24 @@ pub struct Settings {
 impl Settings {
     /// Gathers what can be known now. Blocking, but only small files and `/proc`.
     pub(crate) fn gather(config: &MysqlConfig, version: Option<&ServerVersion>) -> Self {
-        let servers = find::servers();
         let mut files = OptionFiles::load(config.defaults_file.as_deref());
         let mut options = effective(config, &files, version);
         let named = config.datadir.clone().or_else(|| options.path("datadir"));
-        let datadir = named.unwrap_or_else(|| PathBuf::from(DEFAULT_DATADIR));
-        let mut process = servers.iter().find(|s| s.owns(&datadir));
+        let mut datadir = named.unwrap_or_else(|| PathBuf::from(DEFAULT_DATADIR));
         let is_pinned = config.datadir.is_some()
             || config.defaults_file.is_some()
             || config.defaults_group_suffix.is_some()
             || config.socket.is_some()
             || config.port.is_some();
-        if process.is_none() && !is_pinned && !crate::datadir::looks_like_datadir(&datadir) {
-            // Nothing on this host says where the data are, but one server runs: it is the one that is meant.
-            process = match servers.as_slice() {
-                [only] => Some(only),
-                _ => None,
-            };
+        let mut occupant = find::occupant(&datadir);
+        if occupant.server.is_none() && !is_pinned && !crate::datadir::looks_like_datadir(&datadir) {
+            // Nothing on this host says where the data are, but one server of the system runs: it is the one that is meant.
+            if let Some(only) = find::only_system_server() {
+                occupant = find::occupant(&only);
+                datadir = only;
+            }
         }
-        if let Some(process) = process {
+        if let Some(process) = &occupant.server {
             let defaults_file = process.arg("defaults-file").map(PathBuf::from);
             if config.defaults_file.is_none() {
                 files = if process.args.iter().any(|a| a == "--no-defaults") {
@@ -91,27 +97,29 @@ impl Settings {
             }
             options.add_command_line(process.args.iter().skip(1).map(String::as_str));
         }
-        Self::join(config, process, options, datadir, version)
+        Self::join(config, &occupant, options, datadir, version)
     }
 
     fn join(
         config: &MysqlConfig,
-        process: Option<&ServerProcess>,
+        occupant: &Occupant,
         options: Options,
         datadir: PathBuf,
         version: Option<&ServerVersion>,
     ) -> Self {
-        let binary = config
-            .server_binary
-            .clone()
-            .or_else(|| process.and_then(|p| p.binary.clone()))
-            .or_else(find::binary);
-        let found = process.filter(|_| config.datadir.is_none()).and_then(ServerProcess::datadir);
-        let datadir = found.unwrap_or(datadir);
+        let process = occupant.server.as_ref();
+        // What a process runs is run only where nobody but root could have put it; another one may not be of its version.
+        let installed = || match process.and_then(|p| p.binary.clone()) {
+            Some(binary) => Some(binary).filter(|binary| find::is_trusted_program(binary)),
+            None => find::binary(),
+        };
+        let binary = config.server_binary.clone().or_else(installed);
         let datadir = std::fs::canonicalize(&datadir).unwrap_or(datadir);
         let mut settings = Self {
             root: process.map_or_else(|| PathBuf::from("/"), |p| p.root.clone()),
             pid: process.map(|p| p.pid),
+            starting: occupant.starting,
+            owner: std::fs::metadata(&datadir).ok().map(|meta| meta.uid()),
             flavor: version.map(|v| v.flavor).or_else(|| binary.as_deref().and_then(flavor_of)),
             binary,
             version: version.cloned(),
@@ -131,6 +139,21 @@ impl Settings {
         settings.options = options;
         settings.error_log = config.error_log.clone().or_else(|| settings.error_log_option());
         settings
+    }
+
+    /// Its error log file, to be read as one that the server's user writes.
+    pub(crate) fn log_file(&self) -> Option<LogFile> {
+        Some(LogFile::of(self.error_log.clone()?, self.owner?))
+    }
+
+    /// The process to watch: the server, or what may be about to be it.
+    pub(crate) fn watched(&self) -> Option<i32> {
+        self.pid.or(self.starting)
+    }
+
+    /// Whom to run a program as that works on the data or on bytes of others; `None` where there is nothing to give up.
+    pub(crate) fn data_user(&self) -> Option<User> {
+        User::owner_of(&std::fs::metadata(self.datadir.as_deref()?).ok()?)
     }
 
     /// `log-error` with a name, or without one (a file of the default name); absent, it goes to stderr.
@@ -272,9 +295,9 @@ mod tests {
             let config = MysqlConfig { defaults_file: Some(file.clone()), ..MysqlConfig::default() };
             // It has no command line in the first moment after its exec.
             let found = testkit::poll::until(Duration::from_secs(10), "the process", || {
-                Some(Settings::gather(&config, None)).filter(|found| found.pid.is_some())
+                Some(Settings::gather(&config, None)).filter(|found| found.starting.is_some())
             });
-            assert_eq!(found.pid, i32::try_from(starting.id()).ok(), "{told}");
+            assert_eq!((found.pid, found.starting), (None, i32::try_from(starting.id()).ok()), "{told}");
             assert_eq!(found.datadir, Some(datadir.clone()), "{told}");
             drop(starting.stdin.take());
             starting.wait().unwrap();

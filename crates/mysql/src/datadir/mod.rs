@@ -9,7 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::find::{self, DataLock};
+use crate::find;
 
 pub(crate) use self::cloning::stays_at_home;
 pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
@@ -79,7 +79,7 @@ pub fn check_clearable(datadir: &Path) -> Result<()> {
     if ["etc", "usr", "bin", "proc", "home"].iter().filter(|d| datadir.join(d).is_dir()).count() >= 3 {
         return refuse("holds a whole system");
     }
-    if find::servers().iter().any(|s| s.owns(datadir)) || find::data_lock(datadir) == DataLock::Held {
+    if find::is_in_use(datadir) {
         return refuse("is in use by a running server");
     }
     Ok(())
