@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-vm test-compose chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test attack test-vm test-compose chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -20,6 +20,10 @@ test: ## All tests, on real servers, LVM in a VM included
 test-vm: ## Only the suites that run inside the VM (LVM, device-mapper)
 	@scripts/install-deps build test vm
 	@scripts/test-vm
+
+attack: ## What docs/security.md says of attackers, tried as real other users and hosts
+	@scripts/install-deps build test
+	@scripts/test-attack
 
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose

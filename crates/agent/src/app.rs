@@ -1,6 +1,7 @@
 //! The only place where the parts are wired together.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -144,6 +145,18 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
             format!("the state directory {} cannot be made (agent.state_dir)", state_dir.display())
         })?;
     }
+    let meta = std::fs::metadata(state_dir)
+        .with_context(|| format!("cannot look at {} (agent.state_dir)", state_dir.display()))?;
+    let me = nix::unistd::geteuid().as_raw();
+    // Journals say what is done next: who could write them would act with the agent's rights.
+    anyhow::ensure!(
+        meta.is_dir() && meta.uid() == me && meta.mode() & 0o022 == 0,
+        "{} (agent.state_dir) must be a directory of user {me} that nobody else may write to; it belongs to user {}, mode {:o}: \
+         look at who made it, then chown and chmod 0700 it",
+        state_dir.display(),
+        meta.uid(),
+        meta.mode() & 0o7777
+    );
     for part in ["events", "jobs", "offers", "seeds", "kept"] {
         let dir = state_dir.join(part);
         if !dir.exists() {
@@ -209,8 +222,24 @@ fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
     Ok(Snapshots { provider, mounts })
 }
 
+/// Private servers outlive an agent that was killed: they hold snapshots and staged trees that jobs go on with.
+async fn end_private_servers(host: &Host) {
+    for root in [jobs::snapshots::private_root(host), mysql::sandbox::RUN_ROOT.into()] {
+        let reaped = tokio::task::spawn_blocking(move || mysql::sandbox::reap_leftovers(&root)).await;
+        match reaped {
+            Ok(Ok(0)) => {}
+            Ok(Ok(ended)) => tracing::warn!(ended, "private servers of an earlier agent were ended"),
+            Ok(Err(error)) => {
+                tracing::error!(error = %chain(&error), "a private server of an earlier agent stays")
+            }
+            Err(error) => tracing::error!(%error, "private servers of an earlier agent were not looked for"),
+        }
+    }
+}
+
 /// Goes on with the jobs of an earlier run, and frees what no job holds any more.
 async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
+    end_private_servers(host).await;
     let Recovery { unfinished, broken } =
         host.runner.recover().await.context("the journals cannot be read")?;
     for journal in broken {

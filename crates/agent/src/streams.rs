@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use job::crashsafe;
+use mysql::fence::Fence;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use protocol::error::{ErrorCode, WireError};
@@ -181,7 +182,7 @@ pub(crate) struct Giving {
 impl Giving {
     /// Starts it.
     pub(crate) fn start(argv: &[String]) -> Result<Self, String> {
-        let mut running = Running::start(argv, Stdio::null(), Stdio::piped())?;
+        let mut running = Running::start(argv, Stdio::null(), Stdio::piped(), None)?;
         let output = running.child.stdout.take().map(OwnedFd::from);
         let output = output.ok_or_else(|| format!("{} has no standard output", running.name))?;
         Ok(Self { running, output })
@@ -189,11 +190,21 @@ impl Giving {
 }
 
 impl Running {
-    /// Starts it with these ends of pipes; what it says on standard error is kept, the last lines of it.
-    pub(crate) fn start(argv: &[String], stdin: Stdio, stdout: Stdio) -> Result<Self, String> {
+    /// Starts it with these ends of pipes, behind a fence if need be; what it says on standard error is kept, the last lines of it.
+    pub(crate) fn start(
+        argv: &[String],
+        stdin: Stdio,
+        stdout: Stdio,
+        fence: Option<&Fence>,
+    ) -> Result<Self, String> {
         let (name, arguments) = argv.split_first().ok_or("an empty command")?;
         let mut command = Command::new(name);
         command.args(arguments).stdin(stdin).stdout(stdout).stderr(Stdio::piped()).process_group(0);
+        if let Some(fence) = fence
+            && !fence.put_around(&mut command)
+        {
+            tracing::warn!(program = %name, "this kernel has no Landlock: the program is kept in by its user's rights alone");
+        }
         let mut child = command.spawn().map_err(|e| format!("{name} cannot be started: {e}"))?;
         let said = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&said);
@@ -294,19 +305,21 @@ mod tests {
     #[test]
     fn a_programs_last_words_are_its_failure() {
         let script = "for n in 1 2 3 4 5 6 7; do echo line $n >&2; done; exit 3";
-        let mut running = Running::start(&argv(&["sh", "-c", script]), Stdio::null(), Stdio::null()).unwrap();
+        let mut running =
+            Running::start(&argv(&["sh", "-c", script]), Stdio::null(), Stdio::null(), None).unwrap();
         let error = running.wait().unwrap_err();
         assert!(
             error.contains("exit status: 3") && error.contains("line 7") && !error.contains("line 1"),
             "{error}"
         );
-        assert!(Running::start(&argv(&["/no/such/program"]), Stdio::null(), Stdio::null()).is_err());
+        assert!(Running::start(&argv(&["/no/such/program"]), Stdio::null(), Stdio::null(), None).is_err());
     }
 
     #[test]
     fn a_dropped_program_is_gone_with_its_children() {
         let running =
-            Running::start(&argv(&["sh", "-c", "sleep 4321 & wait"]), Stdio::null(), Stdio::null()).unwrap();
+            Running::start(&argv(&["sh", "-c", "sleep 4321 & wait"]), Stdio::null(), Stdio::null(), None)
+                .unwrap();
         let group = Pid::from_raw(running.child.id().cast_signed());
         drop(running);
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);

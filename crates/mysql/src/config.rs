@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::process::User;
+
 /// Where the instance is, how to log in and how to control it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -37,6 +39,9 @@ pub struct MysqlConfig {
     pub client_option_file: Option<PathBuf>,
     /// How the server is started and stopped.
     pub service: ServiceConfig,
+    /// The user that `service.direct` starts the server as; absent: the agent's own.
+    #[serde(skip)]
+    pub run_as: Option<User>,
     /// Limit for a connection and for a short query, milliseconds.
     pub connect_timeout_ms: u64,
     /// A starting server is given up after this long without a sign of progress, milliseconds.
@@ -65,6 +70,7 @@ impl Default for MysqlConfig {
             password_file: None,
             client_option_file: None,
             service: ServiceConfig::Auto,
+            run_as: None,
             connect_timeout_ms: 5_000,
             start_patience_ms: 120_000,
             stop_patience_ms: 300_000,

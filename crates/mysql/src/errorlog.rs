@@ -313,7 +313,7 @@ mod tests {
         let path = dir.path().join("error.log");
         std::fs::write(&path, "old\n").unwrap();
         let mut follower = Follower::new(log(&path));
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"one\ntw").unwrap();
         assert_eq!(follower.new_lines(), ["one"]);
         file.write_all(b"o\n").unwrap();

@@ -19,7 +19,7 @@ use crate::process::{self, Limits, User};
 mod proof;
 mod trust;
 
-pub(crate) use self::proof::{DataLock, Occupant, data_lock, is_in_use, occupant, signal};
+pub(crate) use self::proof::{DataLock, Occupant, data_lock, end_servers, is_in_use, occupant, signal};
 pub(crate) use self::trust::is_trusted_program;
 
 /// Names of server programs.

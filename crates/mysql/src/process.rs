@@ -201,6 +201,10 @@ pub(crate) struct Detached {
 
 impl Detached {
     pub(crate) fn spawn(argv: &[String]) -> Result<Self> {
+        Self::spawn_as(argv, None)
+    }
+
+    pub(crate) fn spawn_as(argv: &[String], user: Option<User>) -> Result<Self> {
         let (program, args) = split(argv)?;
         let problem = |e: io::Error| Error::Program {
             program: program.clone(),
@@ -210,6 +214,9 @@ impl Detached {
         let mut command = std::process::Command::new(program);
         command.args(args).stdin(Stdio::null());
         command.stdout(output.try_clone().map_err(problem)?).stderr(output.try_clone().map_err(problem)?);
+        if let Some(user) = user {
+            user.give_to(&mut command);
+        }
         let child = Command::from(crate::sys::in_own_session(command)).spawn().map_err(problem)?;
         Ok(Self { child, program: program.clone(), output })
     }

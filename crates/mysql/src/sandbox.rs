@@ -14,14 +14,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 use protocol::mysql::{Coordinates, Flavor, Layout};
 use protocol::snapshot::Proof;
 use tokio::process::Command;
 
 use self::check::{TABLES, check_table};
-pub(crate) use self::launch::MAX_SOCKET_PATH;
-use self::launch::{LogEnd, RunDir, arguments, logged_position, run_dir, usable_log_bin};
+use self::launch::{LogEnd, RunDir, lock, logged_position, option_file, run_dir, usable_log_bin};
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
 use crate::errorlog::{self, Event, Follower, LogFile};
@@ -29,7 +28,10 @@ use crate::find;
 use crate::position;
 use crate::power::Progress;
 use crate::process::{Group, Limits, User};
+use crate::rundir::{self, OPTION_FILE};
 
+/// Where private servers have their run directories unless they are told otherwise.
+pub const RUN_ROOT: &str = "/run/orchestrator-agent/private";
 const POLL: Duration = Duration::from_millis(50);
 /// Marks a directory as ours in the argument list of a server that was left behind.
 const RUN_PREFIX: &str = "oa-sandbox-";
@@ -64,7 +66,7 @@ impl SandboxOptions {
         Self {
             datadir: datadir.into(),
             binary: None,
-            run_root: PathBuf::from("/tmp"),
+            run_root: PathBuf::from(RUN_ROOT),
             layout: None,
             log_bin: None,
             extra_args: Vec::new(),
@@ -163,17 +165,19 @@ impl Sandbox {
         let version = find::version_of(&binary, &Limits::default(), User::owner_of(&owner)).await;
         let flavor =
             version.map(|v| v.flavor).ok_or(Error::NotFound { what: "the version of the server binary" })?;
-        let run = run_dir(&options.run_root, (owner.uid(), owner.gid()))?;
+        let run = run_dir(&options.run_root, &owner)?;
         let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
-        let args = arguments(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some());
+        let text = option_file(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some())?;
+        rundir::write_options(&run.path, &text, &owner)?;
         let mut command = Command::new(&binary);
-        command
-            .args(args)
-            .current_dir(&run.0)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let group = Group::spawn(command, &binary.display().to_string())?;
+        // As its own user it enters the directory: that it cannot is no fault of the data.
+        command.arg(told(&run.path)).current_dir(&datadir);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(user) = User::owner_of(&owner) {
+            user.give_to(command.as_std_mut());
+        }
+        let group = Group::spawn(command, &binary.display().to_string())
+            .map_err(|e| cannot_enter(e, &datadir, owner.uid()))?;
         let recovery = Duration::ZERO;
         let mut sandbox =
             Self { group, run, owner: owner.uid(), flavor, recovery, log_bin, seen: Vec::new() };
@@ -193,7 +197,7 @@ impl Sandbox {
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.run.join("s")
+        rundir::socket(&self.run.path)
     }
 
     /// Pid of the private server.
@@ -293,7 +297,7 @@ impl Sandbox {
     }
 
     fn log(&self) -> LogFile {
-        LogFile::of(self.run.join("error.log"), self.owner)
+        LogFile::of(self.run.own("error.log"), self.owner)
     }
 
     /// The first line of its error log that tells of damaged data.
@@ -354,33 +358,48 @@ impl Sandbox {
     }
 }
 
-/// Ends private servers that a killed agent left behind, and removes their run directories. Returns how many.
+/// The argument that names a private server's options, which only root could write.
+fn told(run_dir: &Path) -> String {
+    format!("--defaults-file={}", run_dir.join(OPTION_FILE).display())
+}
+
+/// A program that cannot be started as the data's owner, with the usual reason named.
+fn cannot_enter(error: Error, datadir: &Path, uid: u32) -> Error {
+    match error {
+        Error::Program { program, problem } if problem.contains("Permission denied") => Error::Program {
+            program,
+            problem: format!(
+                "{problem}: user {uid}, whose data these are, must be able to run it and to get through every directory above {}",
+                datadir.display()
+            ),
+        },
+        other => other,
+    }
+}
+
+/// Ends private servers that a killed agent left behind, and removes their run directories. Returns how many. Blocking.
 ///
-/// Call it once, before the first sandbox of a new agent on this `run_root`.
-#[must_use]
-pub fn reap_leftovers(run_root: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(run_root) else { return 0 };
+/// A run directory whose lock is free has no agent any more. What is ended runs as root or as the owner of that directory's own part,
+/// and was told its option file, which only root could write.
+///
+/// # Errors
+/// [`Error::NotStopped`] when one of them stays.
+pub fn reap_leftovers(run_root: &Path) -> Result<usize> {
+    let Ok(entries) = fs::read_dir(run_root) else { return Ok(0) };
     let mut reaped = 0;
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let Some(agent) =
-            name.strip_prefix(RUN_PREFIX).and_then(|r| r.split_once('-')?.0.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        // Another agent of this host may be at work.
-        if agent != i32::try_from(std::process::id()).unwrap_or(-1) && find::is_alive(agent) {
+        let ours = |meta: &fs::Metadata| meta.is_dir() && meta.uid() == Uid::effective().as_raw();
+        if !name.starts_with(RUN_PREFIX) || !path.symlink_metadata().is_ok_and(|meta| ours(&meta)) {
             continue;
         }
-        let socket = path.join("s");
-        for server in find::servers() {
-            if server.arg("socket").is_some_and(|s| Path::new(s) == socket) {
-                let _ = kill(Pid::from_raw(server.pid), Signal::SIGKILL);
-            }
+        let Ok(Some(_lock)) = lock(&path) else { continue };
+        if let Ok(own) = fs::symlink_metadata(rundir::own(&path, "")) {
+            find::end_servers(own.uid(), &told(&path), STOP_LIMIT)?;
         }
         reaped += usize::from(fs::remove_dir_all(&path).is_ok());
     }
-    reaped
+    Ok(reaped)
 }
 
 /// Whether the binary log of that base name lies wholly in this datadir.

@@ -5,14 +5,11 @@
 //! same rules, and outlives the agent. It takes nothing from the host's option files: a log or directory that they name
 //! may be the live server's.
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::OFlag;
 use nix::unistd::Uid;
 use protocol::mysql::Layout;
 
@@ -20,12 +17,10 @@ use crate::config::{DirectService, MysqlConfig, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::find;
 use crate::instance::Instance;
-use crate::sandbox::{MAX_SOCKET_PATH, has_usable_log_bin};
+use crate::process::User;
+use crate::rundir::{self, OPTION_FILE};
+use crate::sandbox::has_usable_log_bin;
 
-const OPTION_FILE: &str = "my.cnf";
-/// The part of its run directory that belongs to the server.
-const OWN: &str = "own";
-const SOCKET: &str = "s";
 /// A server for looking at data and copying them out, beside one that needs the memory.
 const BUFFER_POOL_BYTES: u64 = 256 << 20;
 
@@ -60,6 +55,7 @@ pub async fn find(host: &Instance, run_dir: &Path) -> Result<Option<Instance>> {
     let binary = host.settings().await.binary.or_else(find::binary);
     let binary = binary.ok_or(Error::NotFound { what: "the server binary" })?;
     let argv = vec![binary.display().to_string(), format!("--defaults-file={}", option_file.display())];
+    let owner = fs::metadata(datadir).ok();
     let config = host.config();
     Ok(Some(Instance::new(MysqlConfig {
         defaults_file: Some(option_file),
@@ -69,6 +65,7 @@ pub async fn find(host: &Instance, run_dir: &Path) -> Result<Option<Instance>> {
         password_file: config.password_file.clone(),
         client_option_file: config.client_option_file.clone(),
         service: ServiceConfig::Direct(DirectService { argv }),
+        run_as: owner.as_ref().and_then(User::owner_of),
         connect_timeout_ms: config.connect_timeout_ms,
         start_patience_ms: config.start_patience_ms,
         stop_patience_ms: config.stop_patience_ms,
@@ -82,66 +79,18 @@ pub async fn find(host: &Instance, run_dir: &Path) -> Result<Option<Instance>> {
 /// # Errors
 /// [`Error::Refused`] for a path that an option file or a socket cannot have, [`Error::Io`].
 pub fn prepare(run_dir: &Path, options: &SecondOptions) -> Result<()> {
-    if run_dir.join(OWN).join(SOCKET).as_os_str().len() > MAX_SOCKET_PATH {
-        let reason = format!("{} is too long for a Unix socket", run_dir.display());
-        return Err(Error::Refused { reason });
-    }
     let owner = fs::metadata(&options.datadir).map_err(Error::io("read", &options.datadir))?;
     let text = option_file(run_dir, options, owner.uid())?;
-    let parent = run_dir.parent().unwrap_or(run_dir);
-    DirBuilder::new().recursive(true).mode(0o711).create(parent).map_err(Error::io("create", parent))?;
-    let (own, option_file) = (run_dir.join(OWN), run_dir.join(OPTION_FILE));
-    // Root's are what names the options; the server writes below `own`, where others get through only to the socket.
-    make_dir(parent, 0o711, None)?;
-    make_dir(run_dir, 0o755, None)?;
-    make_dir(&own, 0o755, Some(&owner))?;
-    make_dir(&own.join("tmp"), 0o700, Some(&owner))?;
-    write_for(&option_file, &text, owner.gid())
-}
-
-/// Makes a directory that its user enters whatever the umask is; one that is there already must be its owner's.
-fn make_dir(path: &Path, mode: u32, owner: Option<&fs::Metadata>) -> Result<()> {
-    let made = match DirBuilder::new().mode(0o700).create(path) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(Error::io("create", path)(e)),
-        made => made.is_ok(),
-    };
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    let dir = File::options().read(true).custom_flags(flags.bits()).open(path);
-    let dir = dir.map_err(Error::io("open", path))?;
-    let (uid, gid) = owner.map_or((Uid::effective().as_raw(), None), |o| (o.uid(), Some(o.gid())));
-    let found = dir.metadata().map_err(Error::io("look at", path))?.uid();
-    if made && owner.is_some() {
-        fchown(&dir, Some(uid), gid).map_err(Error::io("change the owner of", path))?;
-    } else if found != uid {
-        let reason = format!("{} belongs to user {found} and not to {uid}: remove it", path.display());
-        return Err(Error::Refused { reason });
-    }
-    dir.set_permissions(fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", path))
-}
-
-/// Writes a file of ours that a group may read. Nobody else may write to its directory.
-fn write_for(path: &Path, text: &str, gid: u32) -> Result<()> {
-    let new = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        match fs::remove_file(&new) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        fchown(&file, None, Some(gid))?;
-        file.set_permissions(fs::Permissions::from_mode(0o640))?;
-        fs::rename(&new, path)
-    };
-    write().map_err(Error::io("write", path))
+    rundir::make(run_dir, &owner, true)?;
+    rundir::write_options(run_dir, &text, &owner)
 }
 
 fn option_file(run_dir: &Path, options: &SecondOptions, uid: u32) -> Result<String> {
-    let in_run = |name: &str| run_dir.join(OWN).join(name);
+    let in_run = |name: &str| rundir::own(run_dir, name);
     let mut lines = vec!["[mysqld]".to_owned()];
     let mut paths = vec![
         ("datadir", options.datadir.clone()),
-        ("socket", in_run(SOCKET)),
+        ("socket", rundir::socket(run_dir)),
         ("pid-file", in_run("pid")),
         ("tmpdir", in_run("tmp")),
         ("log-error", in_run("error.log")),
@@ -180,10 +129,9 @@ fn option_file(run_dir: &Path, options: &SecondOptions, uid: u32) -> Result<Stri
         Some(base) => lines.push(format!("log-bin={base}")),
         None => lines.push("skip-log-bin".to_owned()),
     }
-    if let Ok(Some(user)) = nix::unistd::User::from_uid(uid.into())
-        && Uid::effective().is_root()
-    {
-        lines.push(format!("user={}", user.name));
+    if uid == 0 && Uid::effective().is_root() {
+        // Servers refuse to be root's unless they are told.
+        lines.push("user=root".to_owned());
     }
     lines.extend(options.key_arguments.iter().map(|a| a.trim_start_matches("--").to_owned()));
     // An option file knows comments and escapes; a line with one would say something else than was meant.

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use crate::config::{MysqlConfig, ServiceConfig};
 use crate::error::{Error, Result};
 use crate::find;
-use crate::process::{self, Detached, Limits};
+use crate::process::{self, Detached, Limits, User};
 use crate::settings::Settings;
 
 /// Units that distributions install, without instances.
@@ -35,7 +35,7 @@ pub(crate) enum ServiceState {
 pub(crate) enum Service {
     Systemd { unit: String },
     Argv { start: Vec<String>, stop: Vec<String>, status: Option<Vec<String>> },
-    Direct { argv: Vec<String> },
+    Direct { argv: Vec<String>, user: Option<User> },
 }
 
 /// A start under way.
@@ -82,7 +82,9 @@ impl Service {
                 stop: argv.stop.clone(),
                 status: argv.status.clone(),
             }),
-            ServiceConfig::Direct(direct) => Ok(Self::Direct { argv: direct.argv.clone() }),
+            ServiceConfig::Direct(direct) => {
+                Ok(Self::Direct { argv: direct.argv.clone(), user: config.run_as })
+            }
             ServiceConfig::Auto => detect_unit(config, pid).await.map(|unit| Self::Systemd { unit }),
         }
     }
@@ -93,7 +95,7 @@ impl Service {
                 Detached::spawn(&systemctl(&["start", "--no-block", unit])).map(Starting::Command)
             }
             Self::Argv { start, .. } => Detached::spawn(start).map(Starting::Command),
-            Self::Direct { argv } => Detached::spawn(argv).map(Starting::Server),
+            Self::Direct { argv, user } => Detached::spawn_as(argv, *user).map(Starting::Server),
         }
     }
 

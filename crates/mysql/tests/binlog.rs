@@ -92,6 +92,33 @@ async fn names_that_are_not_in_the_index_and_odd_positions_are_refused() {
     assert!(matches!(logs.binary(&backwards, ENOUGH), Err(Error::Refused { .. })));
 }
 
+/// A log that a hostile host has written: a statement of it is a command of the client that runs a program.
+async fn a_command_in_a_log_is_not_run(donor: &Mysqld, recipient: &Instance) {
+    let sign = donor.base().join("sign");
+    donor.exec("SET GLOBAL binlog_checksum = NONE").await.unwrap();
+    let logs = Instance::new(config(donor)).logs(LogKind::Binary).await.unwrap();
+    let (file, at) = logs.files.last().map(|file| (file.name.clone(), file.size_bytes)).unwrap();
+    let statement = format!("CREATE DATABASE {}", "z".repeat(60));
+    donor.exec(&statement).await.unwrap();
+    let mut log = read(
+        Instance::new(config(donor))
+            .logs(LogKind::Binary)
+            .await
+            .unwrap()
+            .binary(&from(&file, at), ENOUGH)
+            .unwrap(),
+    );
+    let place = log.windows(statement.len()).position(|bytes| bytes == statement.as_bytes()).unwrap();
+    let command = format!("\\! touch {}", sign.display());
+    let command = format!("{command:width$}", width = statement.len());
+    log[place..place + statement.len()].copy_from_slice(command.as_bytes());
+    // It is a statement like any other, which the server does not understand.
+    let error = binlog::apply(recipient, &log[..], ENOUGH).await.unwrap_err();
+    assert!(error.to_string().contains("ERROR"), "{error}");
+    assert!(!sign.exists(), "the client has run a program that the log names");
+    donor.exec("SET GLOBAL binlog_checksum = CRC32").await.unwrap();
+}
+
 /// The events after a position, over a rotation, applied to a server that has those before it.
 async fn travels(donor: &Mysqld, recipient: &Mysqld, config_of: impl Fn(&Mysqld) -> MysqlConfig) {
     let at = with_events(donor).await;
@@ -116,6 +143,7 @@ async fn travels(donor: &Mysqld, recipient: &Mysqld, config_of: impl Fn(&Mysqld)
     assert!(error.to_string().contains("does not begin as a binary log"), "{error}");
     let error = binlog::apply(&instance, &bytes[..], 100).await.unwrap_err();
     assert!(error.to_string().contains("longer than the 100 bytes"), "{error}");
+    a_command_in_a_log_is_not_run(donor, &instance).await;
     // The rows are there already: the client's own words come back.
     let error = binlog::apply(&instance, &bytes[..], ENOUGH).await.unwrap_err();
     assert!(error.to_string().contains("ERROR"), "{error}");

@@ -116,18 +116,69 @@ async fn a_sandbox_never_touches_a_datadir_in_use_and_dies_when_dropped() {
     assert_eq!(leftovers(server.base()), Vec::<String>::new());
 }
 
+/// Played by a process of its own, which dies as a killed agent does; see the test below.
 #[tokio::test]
-async fn what_a_killed_agent_left_is_reaped() {
+#[ignore = "a part of another test"]
+async fn an_agent_dies_with_a_private_server() {
+    let Some(base) = std::env::var_os("OA_SANDBOX_BASE") else { return };
+    let base = std::path::PathBuf::from(base);
+    let options = SandboxOptions { run_root: base.clone(), ..SandboxOptions::new(base.join("data")) };
+    let sandbox = Sandbox::start(options, &|_| {}).await.unwrap();
+    fs::write(base.join("pid"), sandbox.pid().unwrap().to_string()).unwrap();
+    std::process::abort();
+}
+
+#[tokio::test]
+async fn what_a_killed_agent_left_is_reaped_and_what_a_living_one_uses_is_not() {
     let mut server = mariadb().await;
     server.stop().await.unwrap();
+    let base = server.base().to_owned();
+    let mut agent = std::process::Command::new(std::env::current_exe().unwrap());
+    agent.args(["--exact", "an_agent_dies_with_a_private_server", "--ignored"]);
+    let status = agent.env("OA_SANDBOX_BASE", &base).output().unwrap().status;
+    assert!(!status.success(), "it died: {status}");
+    let pid = fs::read_to_string(base.join("pid")).unwrap();
+    let lives = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(lives(), "the private server outlives it");
+    assert_eq!(sandbox::reap_leftovers(&base).unwrap(), 1);
+    assert!(!lives(), "it is gone when that returns");
+
     let sandbox = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap();
-    let pid = sandbox.pid().unwrap();
-    std::mem::forget(sandbox);
-    assert_eq!(sandbox::reap_leftovers(server.base()), 1);
-    testkit::poll::until_true(Duration::from_secs(20), "the private server to be gone", || {
-        fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |c| c.is_empty())
-    });
-    assert_eq!(leftovers(server.base()), Vec::<String>::new());
+    let runs = || fs::read_dir(&base).unwrap().filter(|e| name_of(e).starts_with("oa-sandbox-")).count();
+    assert_eq!(sandbox::reap_leftovers(&base).unwrap(), 0, "its agent lives");
+    assert_eq!(runs(), 1);
+    sandbox.stop().await;
+    assert_eq!(runs(), 0);
+}
+
+fn name_of(entry: &std::io::Result<fs::DirEntry>) -> String {
+    entry.as_ref().unwrap().file_name().into_string().unwrap()
+}
+
+#[tokio::test]
+async fn a_private_server_runs_as_the_owner_and_its_options_are_roots() {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mut server = mariadb().await;
+    server.stop().await.unwrap();
+    let owner = fs::metadata(server.datadir()).unwrap().uid();
+    let sandbox = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", sandbox.pid().unwrap())).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(field("Uid:"), vec![owner.to_string(); 4]);
+    if owner != nix::unistd::Uid::effective().as_raw() {
+        assert_eq!((field("CapPrm:"), field("NoNewPrivs:")), (vec!["0".repeat(16)], vec!["1".to_owned()]));
+    }
+    let run = sandbox.socket().parent().unwrap().parent().unwrap().to_owned();
+    for path in [run.clone(), run.join("my.cnf")] {
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(meta.uid(), nix::unistd::Uid::effective().as_raw(), "{}", path.display());
+        assert_eq!(meta.mode() & 0o022, 0, "{}", path.display());
+    }
+    sandbox.stop().await;
 }
 
 #[tokio::test]
@@ -173,8 +224,10 @@ async fn mysql_9_data_are_proven() {
     copy_datadir(server.datadir(), &copy);
     // Its binary needs the libraries of its own tree.
     let wrapper = server.base().join("mysqld");
-    fs::write(&wrapper, format!("#!/bin/sh\nexec chroot {} /usr/sbin/mysqld \"$@\"\n", root.display()))
-        .unwrap();
+    let root = root.display();
+    let loader = format!("{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/usr/lib/x86_64-linux-gnu");
+    let script = format!("#!/bin/sh\nexec {loader} {root}/usr/sbin/mysqld \"$@\" --basedir={root}/usr\n");
+    fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
     let options = SandboxOptions { binary: Some(wrapper), ..options(&server, &copy) };
     let proof = sandbox::verify(options.clone(), CheckBudget::default(), &|_| {}).await.unwrap();

@@ -1,6 +1,6 @@
 //! Making, removing and proving snapshots.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -298,10 +298,17 @@ impl Instant {
     }
 }
 
+/// Run directories of private servers, beside the mounts: servers of other users get through to both.
+pub(crate) fn private_root(host: &Host) -> PathBuf {
+    let mounts = &host.config.snapshot.mount_root;
+    mounts.parent().unwrap_or(mounts).join("private")
+}
+
 async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> Result<Proof, StepError> {
     let server = host.instance.info().await;
     let settings = host.instance.settings().await;
     let mut options = SandboxOptions::new(&mounted.datadir);
+    options.run_root = private_root(host);
     // Crash recovery asks the binary log, where it lies in the datadir, which prepared transactions were committed.
     let log_bin = server.layout.as_ref().and_then(|layout| layout.log_bin.as_deref()?.file_name());
     options.log_bin = log_bin.and_then(|base| base.to_str()).map(str::to_owned);

@@ -1,6 +1,7 @@
 //! Applies binary log contents that came from another host: decoded, then piped into the vendor's client.
 
 use std::io::Write;
+use std::os::unix::fs::{chown, fchown};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,14 +14,19 @@ use super::text::{NO_GTID_CHECK, tool};
 use super::{inspect, problem};
 use crate::client::Login;
 use crate::error::{Error, Result};
+use crate::fence::Fence;
 use crate::find;
 use crate::instance::Instance;
 use crate::process::{Group, Output, read_up_to};
+use crate::rundir::quoted;
 use crate::settings::Settings;
 
 const POLL: Duration = Duration::from_millis(100);
 /// Given up when the client takes in nothing for this long: one statement may well take minutes.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// A line of a statement that begins like a command of the client is none: the log's author would run programs with it. Clients know
+/// different ones of these, and ignore the others.
+const NO_COMMANDS: [&str; 3] = ["--binary-mode", "--loose-skip-system-command", "--loose-sandbox"];
 const STDERR_BYTES: usize = 8 << 10;
 
 /// What was applied.
@@ -46,20 +52,46 @@ pub async fn apply(instance: &Instance, contents: impl AsyncRead + Unpin, max_by
         return Err(problem(file.path(), "it is encrypted with another server's key"));
     }
     let settings = instance.settings().await;
-    let login = login_file(instance, &settings)?;
+    // Whoever answers is proven before a program is told how to log in.
+    instance.connect_with(&settings).await?.close().await;
+    let login = Login::from_config(instance.config())?;
+    // The bytes are another host's: nothing needs to write a file, and only a login by the agent's own user needs that user.
+    let loads = tempfile::tempdir().map_err(Error::io("create a directory in", std::env::temp_dir()))?;
+    let decoding_fence = Fence {
+        user: settings.data_user(),
+        writable: vec![loads.path().to_owned()],
+        temporary: Some(loads.path().to_owned()),
+    };
+    let by_own_user = login.password.is_none();
+    let client_fence = Fence { user: settings.data_user().filter(|_| !by_own_user), ..Fence::default() };
+    let option_file = login_file(&login, &settings)?;
+    for (file, fence) in [(&file, &decoding_fence), (&option_file, &client_fence)] {
+        if let Some(user) = fence.user {
+            fchown(file.as_file(), Some(user.uid), None).map_err(Error::io("give away", file.path()))?;
+        }
+    }
     let decoder =
         tool(instance, instance.config().binlog_program.as_deref(), ["mariadb-binlog", "mysqlbinlog"]).await;
     let client = tool(instance, instance.config().client_program.as_deref(), ["mariadb", "mysql"]).await;
 
+    if let Some(user) = decoding_fence.user {
+        chown(loads.path(), Some(user.uid), None).map_err(Error::io("give away", loads.path()))?;
+    }
     let mut command = Command::new(&decoder);
-    command.arg("--no-defaults").arg(NO_GTID_CHECK).arg(file.path());
+    command
+        .arg("--no-defaults")
+        .arg(format!("--local-load={}", loads.path().display()))
+        .arg(NO_GTID_CHECK)
+        .arg(file.path());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    decoding_fence.put_around(command.as_std_mut());
     let mut decoding = Group::spawn(command, &decoder.display().to_string())?;
     let pipe = decoding.child.stdout.take().and_then(|out| out.into_owned_fd().ok());
     let pipe = pipe.ok_or_else(|| problem(file.path(), "its decoder has no output"))?;
     let mut command = Command::new(&client);
-    command.arg(format!("--defaults-file={}", login.path().display())).arg("--batch");
+    command.arg(format!("--defaults-file={}", option_file.path().display())).arg("--batch").args(NO_COMMANDS);
     command.stdin(Stdio::from(pipe)).stdout(Stdio::null()).stderr(Stdio::piped());
+    client_fence.put_around(command.as_std_mut());
     let mut applying = Group::spawn(command, &client.display().to_string())?;
 
     let decoder_stderr = tokio::spawn(read_up_to(decoding.child.stderr.take(), STDERR_BYTES));
@@ -97,8 +129,7 @@ async fn receive(mut contents: impl AsyncRead + Unpin, max_bytes: u64) -> Result
 }
 
 /// The account for the client, in a file that only we can read and that is gone afterwards.
-fn login_file(instance: &Instance, settings: &Settings) -> Result<NamedTempFile> {
-    let login = Login::from_config(instance.config())?;
+fn login_file(login: &Login, settings: &Settings) -> Result<NamedTempFile> {
     let mut text = format!("[client]\nuser={}\n", quoted(&login.user));
     if let Some(password) = &login.password {
         text.push_str(&format!("password={}\n", quoted(password)));
@@ -112,22 +143,6 @@ fn login_file(instance: &Instance, settings: &Settings) -> Result<NamedTempFile>
     let mut file = NamedTempFile::new_in(&dir).map_err(Error::io("create a file in", &dir))?;
     file.write_all(text.as_bytes()).map_err(Error::io("write", file.path()))?;
     Ok(file)
-}
-
-/// A value that option files give back unchanged.
-fn quoted(value: &str) -> String {
-    let mut out = String::from("\"");
-    for c in value.chars() {
-        match c {
-            '\\' => out.push_str("\\\\"),
-            '"' => out.push_str("\\\""),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 /// Waits for the end of a program as long as it reads or writes.
@@ -147,24 +162,6 @@ async fn watch(group: &mut Group, program: &Path) -> Result<std::process::ExitSt
         }
         if since.elapsed() > PATIENCE {
             return Err(failed(format!("made no progress for {} s and was stopped", PATIENCE.as_secs())));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-    use crate::options::OptionFiles;
-
-    #[test]
-    fn any_password_survives_the_option_file() {
-        for password in ["plain", "with # hash", "a\"b'c\\d", "tail\\", "\"", "'x'", " spaced "] {
-            let mut file = NamedTempFile::new().unwrap();
-            writeln!(file, "[client]\npassword={}", quoted(password)).unwrap();
-            let options = OptionFiles::load_file(file.path()).unwrap().effective(&["client"]);
-            assert_eq!(options.get("password"), Some(password));
         }
     }
 }

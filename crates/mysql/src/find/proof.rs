@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
@@ -11,6 +12,7 @@ use nix::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::{ServerProcess, server, servers, uids};
+use crate::error::{Error, Result};
 
 /// Files at the top of a datadir that a server locks from start to end.
 const LOCKED_FILES: [&str; 4] = ["ibdata1", "aria_log_control", "mysql.ibd", "undo_001"];
@@ -84,6 +86,29 @@ pub(crate) fn signal(datadir: &Path, pid: i32, signal: Signal) -> std::io::Resul
     match pidfd_send_signal(&held, signal) {
         Err(rustix::io::Errno::SRCH) => Ok(false),
         sent => sent.map(|()| true).map_err(Into::into),
+    }
+}
+
+/// Kills each server process of this user, or of root, that was started with `argument`, and waits until they are gone. Blocking.
+///
+/// # Errors
+/// [`Error::NotStopped`] when one is still there after `within`.
+pub(crate) fn end_servers(owner: u32, argument: &str, within: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let told = |s: &ServerProcess| is_of(s.pid, owner) && s.args.iter().any(|a| a == argument);
+        let Some(left) = servers().into_iter().find(told) else { return Ok(()) };
+        if begun.elapsed() > within {
+            let reason = format!("process {} ({argument}) is still there after a SIGKILL", left.pid);
+            return Err(Error::NotStopped { reason });
+        }
+        if let Some(held) = Pid::from_raw(left.pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            // Looked at again while it is held: its number is not another's by now.
+            && server(left.pid).is_some_and(|again| told(&again))
+        {
+            let _ = pidfd_send_signal(&held, rustix::process::Signal::KILL);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

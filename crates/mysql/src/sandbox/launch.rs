@@ -1,16 +1,29 @@
 //! What a private server is started with: its run directory, its arguments, and the binary log that it may recover with.
 
-use std::fs;
-use std::os::unix::fs::chown;
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use protocol::mysql::{BinlogPosition, Flavor};
 
 use super::{RUN_PREFIX, SandboxOptions};
 use crate::error::{Error, Result};
+use crate::rundir;
 
-/// Longest path of a Unix socket, bytes.
-pub(crate) const MAX_SOCKET_PATH: usize = 107;
+/// Nobody but the agent reaches it, and nothing in the data makes it act by itself.
+const PRIVATE: [&str; 8] = [
+    "--skip-networking",
+    "--skip-grant-tables",
+    "--event-scheduler=OFF",
+    "--performance-schema=OFF",
+    "--innodb-buffer-pool-load-at-startup=OFF",
+    "--innodb-buffer-pool-dump-at-shutdown=OFF",
+    "--general-log=OFF",
+    "--slow-query-log=OFF",
+];
 
 /// The binary log's last file before the sandbox opened a new one.
 #[derive(Debug, Clone)]
@@ -25,19 +38,37 @@ impl LogEnd {
     }
 }
 
-/// The directory of one private server, removed with everything in it on drop.
+/// The directory of one private server, removed with everything in it on drop. Its lock is held as long as we live: what is not locked
+/// was left behind.
 #[derive(Debug)]
-pub(super) struct RunDir(pub(super) PathBuf);
+pub(super) struct RunDir {
+    pub(super) path: PathBuf,
+    _lock: Flock<File>,
+}
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
+        drop(fs::remove_dir_all(&self.path));
     }
 }
 
 impl RunDir {
-    pub(super) fn join(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+    /// Where the server's own file of this name lies.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        rundir::own(&self.path, name)
+    }
+}
+
+/// Takes the lock of a run directory; `None` when its agent lives.
+pub(super) fn lock(run_dir: &Path) -> io::Result<Option<Flock<File>>> {
+    let path = run_dir.join("lock");
+    let flags = OFlag::O_NOFOLLOW.bits();
+    let file =
+        File::options().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(&path)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, error)) => Err(error.into()),
     }
 }
 
@@ -71,29 +102,41 @@ pub(super) fn logged_position(line: &str) -> Option<BinlogPosition> {
     (!file.is_empty()).then_some(BinlogPosition { file, position })
 }
 
-pub(super) fn run_dir(root: &Path, (uid, gid): (u32, u32)) -> Result<RunDir> {
-    use std::os::unix::fs::DirBuilderExt;
+pub(super) fn run_dir(root: &Path, owner: &Metadata) -> Result<RunDir> {
     // Unique among agents and restarts, and short.
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let path = root.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
-    if path.as_os_str().len() + "/s".len() > MAX_SOCKET_PATH {
-        let reason =
-            format!("{} is too long for a Unix socket; choose a shorter run directory", path.display());
-        return Err(Error::Refused { reason });
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = root.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
+        if path.symlink_metadata().is_ok() {
+            // Another's, or what an agent with this pid left behind before a restart of the host.
+            continue;
+        }
+        rundir::make(&path, owner, false)?;
+        let locked = lock(&path).map_err(Error::io("lock", &path))?;
+        let lock =
+            locked.ok_or_else(|| Error::Refused { reason: format!("{} is in use", path.display()) })?;
+        return Ok(RunDir { path, _lock: lock });
     }
-    // What an agent with this pid left behind before a restart of the host.
-    drop(fs::remove_dir_all(&path));
-    fs::DirBuilder::new().mode(0o700).create(&path).map_err(Error::io("create", &path))?;
-    let run = RunDir(path);
-    fs::create_dir(run.join("tmp")).map_err(Error::io("create", &run.0))?;
-    for path in [&run.0, &run.join("tmp")] {
-        chown(path, Some(uid), Some(gid)).map_err(Error::io("change the owner of", path))?;
-    }
-    Ok(run)
 }
 
-pub(super) fn arguments(
+/// The text of the private server's option file.
+pub(super) fn option_file(
+    options: &SandboxOptions,
+    datadir: &Path,
+    run: &RunDir,
+    flavor: Flavor,
+    uid: u32,
+    with_log_bin: bool,
+) -> Result<String> {
+    let mut lines = vec!["[mysqld]".to_owned()];
+    for argument in arguments(options, datadir, run, flavor, uid, with_log_bin) {
+        lines.push(rundir::line(&argument)?);
+    }
+    Ok(lines.join("\n") + "\n")
+}
+
+fn arguments(
     options: &SandboxOptions,
     datadir: &Path,
     run: &RunDir,
@@ -103,22 +146,14 @@ pub(super) fn arguments(
 ) -> Vec<String> {
     let path = |name: &str, path: &Path| format!("--{name}={}", path.display());
     let mut args = vec![
-        "--no-defaults".to_owned(),
         path("datadir", datadir),
-        path("socket", &run.join("s")),
-        path("pid-file", &run.join("pid")),
-        path("tmpdir", &run.join("tmp")),
-        path("log-error", &run.join("error.log")),
-        "--skip-networking".to_owned(),
-        "--skip-grant-tables".to_owned(),
-        "--event-scheduler=OFF".to_owned(),
-        "--performance-schema=OFF".to_owned(),
-        format!("--innodb-buffer-pool-size={}", options.buffer_pool_bytes),
-        "--innodb-buffer-pool-load-at-startup=OFF".to_owned(),
-        "--innodb-buffer-pool-dump-at-shutdown=OFF".to_owned(),
-        "--general-log=OFF".to_owned(),
-        "--slow-query-log=OFF".to_owned(),
+        path("socket", &rundir::socket(&run.path)),
+        path("pid-file", &run.own("pid")),
+        path("tmpdir", &run.own("tmp")),
+        path("log-error", &run.own("error.log")),
     ];
+    args.extend(PRIVATE.map(str::to_owned));
+    args.push(format!("--innodb-buffer-pool-size={}", options.buffer_pool_bytes));
     args.push(match flavor {
         Flavor::Mariadb => "--skip-slave-start".to_owned(),
         Flavor::Mysql => "--skip-replica-start".to_owned(),
@@ -128,28 +163,11 @@ pub(super) fn arguments(
             ["--mysqlx=OFF", "--secure-file-priv=NULL", "--log-error-verbosity=3"].map(str::to_owned),
         );
     }
-    // mysqld does not run as root; the data's owner it is, and root only where the data are root's.
-    match nix::unistd::User::from_uid(uid.into()) {
-        Ok(Some(user)) if nix::unistd::Uid::effective().is_root() => {
-            args.push(format!("--user={}", user.name));
-        }
-        _ => {}
+    if uid == 0 && nix::unistd::Uid::effective().is_root() {
+        // Servers refuse to be root's unless they are told; other data's owner it is already.
+        args.push("--user=root".to_owned());
     }
-    match (with_log_bin, options.log_bin.as_deref()) {
-        (true, Some(base)) => {
-            // The logs are evidence: nothing may expire them.
-            let expire = if flavor == Flavor::Mariadb {
-                "--expire-logs-days=0"
-            } else {
-                "--binlog-expire-logs-seconds=0"
-            };
-            args.extend([format!("--log-bin={base}"), "--server-id=1".to_owned(), expire.to_owned()]);
-            if flavor == Flavor::Mysql {
-                args.extend(["--gtid-mode=ON_PERMISSIVE".to_owned()]);
-            }
-        }
-        _ => args.push("--skip-log-bin".to_owned()),
-    }
+    args.extend(log_arguments(options.log_bin.as_deref().filter(|_| with_log_bin), flavor));
     if let Some(layout) = &options.layout {
         args.push(format!("--innodb-page-size={}", layout.innodb_page_size));
         args.push(format!("--lower-case-table-names={}", layout.lower_case_table_names));
@@ -159,6 +177,21 @@ pub(super) fn arguments(
         args.extend(layout.innodb_undo_directory.iter().map(|p| path("innodb-undo-directory", p)));
     }
     args.extend(options.extra_args.iter().cloned());
+    args
+}
+
+/// The logs are evidence: nothing may expire them.
+fn log_arguments(log_bin: Option<&str>, flavor: Flavor) -> Vec<String> {
+    let Some(base) = log_bin else { return vec!["--skip-log-bin".to_owned()] };
+    let mut args = vec![format!("--log-bin={base}"), "--server-id=1".to_owned()];
+    args.extend(
+        match flavor {
+            Flavor::Mariadb => ["--expire-logs-days=0"].as_slice(),
+            Flavor::Mysql => &["--binlog-expire-logs-seconds=0", "--gtid-mode=ON_PERMISSIVE"],
+        }
+        .iter()
+        .map(|arg| (*arg).to_owned()),
+    );
     args
 }
 

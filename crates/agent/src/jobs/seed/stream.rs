@@ -1,7 +1,6 @@
 //! A seed from a program's stream: unpacked as it arrives, then prepared. It cannot be resumed, so each run begins with an
 //! empty staging directory.
 
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +13,15 @@ use protocol::seed::TransferProgress;
 use serde_json::{Value, json};
 use transfer::{Progress, RecipientOptions};
 
+use self::ground::Ground;
 use super::Target;
+use super::swap::Layout;
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::offer::hex;
 use crate::streams::{self, Running};
+
+mod ground;
 
 /// Between two looks at a program that prepares.
 const LOOK: Duration = Duration::from_millis(200);
@@ -34,16 +37,19 @@ pub(super) async fn receive(
     options: RecipientOptions,
 ) -> Result<Value, StepError> {
     let layout = Target::of(scope)?.layout(scope.job_id())?;
-    let staging = layout.staging();
+    let (staging, root) = (layout.staging(), layout.root().to_owned());
+    let owner = Target::of(scope)?.owner;
+    let ground = Ground { root, staging: staging.clone(), owner };
     // What an earlier run unpacked is of no use: the stream begins anew.
-    blocking(move || {
+    let fence = blocking(move || {
         layout.remove().map_err(|e| system("the staging directory cannot be removed", &e))?;
-        layout.prepare().map_err(|e| system("the staging directory cannot be made", &e))
+        layout.prepare().map_err(|e| system("the staging directory cannot be made", &e))?;
+        ground.open()
     })
     .await?;
     let stream = streams::find(host, name)?;
     let argv = streams::fill(&stream.take, &[("staging", &staging)])?;
-    let mut unpacking = Running::start(&argv, Stdio::piped(), Stdio::null())
+    let mut unpacking = Running::start(&argv, Stdio::piped(), Stdio::null(), Some(&fence))
         .map_err(|words| StepError::new(ErrorCode::MissingCapability, words))?;
     let sink = unpacking.input().ok_or_else(|| StepError::new(ErrorCode::Internal, "no standard input"))?;
     let (progress, cancel) = (Arc::clone(&options.progress), Arc::clone(&options.cancel));
@@ -103,9 +109,12 @@ pub(super) async fn prepare(
     scope: &Scope,
     params: &SeedStartParams,
     name: &str,
-    staging: &Path,
+    layout: &Layout,
 ) -> Result<Option<Coordinates>, StepError> {
     let stream = streams::find(host, name)?;
+    let staging = layout.staging();
+    let owner = Target::of(scope)?.owner;
+    let ground = Ground { root: layout.root().to_owned(), staging: staging.clone(), owner };
     if !stream.prepare.is_empty() {
         // The program of the run before may be at work still, and two of them on one tree would spoil it.
         if scope.is_rerun() {
@@ -114,11 +123,17 @@ pub(super) async fn prepare(
                 "the agent died while the stream was prepared; nobody can tell how far it came, so seed again",
             ));
         }
-        let argv = streams::fill(&stream.prepare, &[("staging", staging)])?;
-        let preparing = Running::start(&argv, Stdio::null(), Stdio::null())
+        let fence = blocking({
+            let ground = ground.clone();
+            move || ground.open()
+        })
+        .await?;
+        let argv = streams::fill(&stream.prepare, &[("staging", &staging)])?;
+        let preparing = Running::start(&argv, Stdio::null(), Stdio::null(), Some(&fence))
             .map_err(|words| StepError::new(ErrorCode::MissingCapability, words))?;
         await_end(scope, preparing).await?;
     }
+    blocking(move || ground.close()).await?;
     let flavor = params.offer.facts.version.as_ref().map_or(Flavor::Mariadb, |version| version.flavor);
     let text = POSITION_FILES.iter().find_map(|file| std::fs::read_to_string(staging.join(file)).ok());
     Ok(text.and_then(|text| mysql::backup::position(&text, flavor)))

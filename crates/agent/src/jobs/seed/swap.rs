@@ -78,6 +78,12 @@ impl Layout {
         Ok(if self.entrywise { self.phase()? != Phase::Staged } else { self.is_swapped()? })
     }
 
+    /// The directory with everything of this seed.
+    #[must_use]
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the new tree is received.
     #[must_use]
     pub(crate) fn staging(&self) -> PathBuf {

@@ -31,7 +31,7 @@ impl Step<Host> for Verify {
         let layout = target.layout(scope.job_id())?;
         let coordinates = match &params.offer.facts.stream {
             Some(name) if !layout.is_swapped().unwrap_or(false) => {
-                stream::prepare(host, scope, &params, name, &layout.staging()).await?
+                stream::prepare(host, scope, &params, name, &layout).await?
             }
             _ => None,
         };

@@ -1,0 +1,167 @@
+//! Attacks on whole agents, by a donor that sends what no donor sends, and by the moment at which an agent is killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests: a failure here fails the test"
+)]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use e2e::world::{PATIENCE, Party, Provider, World, WorldOptions, swiftly};
+use protocol::job::JobState;
+use protocol::params::*;
+use testkit::agent::AgentOptions;
+use testkit::poll;
+
+fn words(argv: &[&str]) -> Vec<String> {
+    argv.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A file of the backup programs' stream format with this name and content.
+fn streamed(path: &str, content: &[u8]) -> Vec<u8> {
+    let chunk = |kind: u8| {
+        let mut chunk = b"XBSTCK01\0".to_vec();
+        chunk.push(kind);
+        chunk.extend(u32::try_from(path.len()).unwrap().to_le_bytes());
+        chunk.extend(path.as_bytes());
+        chunk
+    };
+    let mut stream = chunk(b'P');
+    stream.extend((content.len() as u64).to_le_bytes());
+    stream.extend(0_u64.to_le_bytes());
+    stream.extend(crc32(content).to_le_bytes());
+    stream.extend(content);
+    stream.extend(chunk(b'E'));
+    stream
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg()))
+    })
+}
+
+/// The world's hosts, with what `configure` sets for `db1` and `db2`.
+async fn world(configure: impl FnMut(&str, &mut AgentOptions) + Send + 'static) -> World {
+    let configure = std::sync::Mutex::new(configure);
+    let configure = move |id: &str, agent: &mut AgentOptions| (configure.lock().unwrap())(id, agent);
+    World::start(WorldOptions {
+        provider: Provider::Directory,
+        data_mib: 1,
+        configure: Some(Box::new(configure)),
+        ..WorldOptions::default()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_donors_stream_writes_nothing_outside_of_staging() {
+    if !Path::new("/usr/bin/mbstream").exists() {
+        eprintln!("skipped, because mbstream is not installed (scripts/install-deps test)");
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("oa-attack-").tempdir_in("/tmp").unwrap();
+    // Open to everybody: not the rights of the user, but the fence keeps these names clean.
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let sign = |name: &str| dir.path().join(name);
+    let climbing = format!("{}{}", "../".repeat(12), sign("climbed").display());
+    let absolute = sign("absolute").display().to_string();
+    let evil = dir.path().join("evil.xbs");
+    let bytes: Vec<u8> =
+        [&climbing, &absolute].iter().flat_map(|path| streamed(path, b"from the donor")).collect();
+    fs::write(&evil, bytes).unwrap();
+    let give = words(&["cat", evil.to_str().unwrap()]);
+    let world = world(move |id, agent| {
+        if id == "db1" {
+            agent.set("seed.streams.mariabackup.give", give.clone());
+        }
+    })
+    .await;
+    let job = world.seed_from_stream("mariabackup", swiftly()).await;
+    let view = world.ended(&world.recipient, job).await;
+    assert_eq!(view.state, JobState::Failed, "{:?}", view.error);
+    for name in ["climbed", "absolute"] {
+        assert!(!sign(name).exists(), "{name}: {:?}", fs::metadata(sign(name)).map(|meta| meta.uid()));
+    }
+    world.recipient_is_as_it_was().await;
+    world.nothing_left(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_programs_of_a_stream_are_the_datas_owner_and_fenced_and_leave_no_link() {
+    let dir = tempfile::Builder::new().prefix("oa-attack-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let (sign, told) = (dir.path().join("sign"), dir.path().join("told"));
+    fs::write(&told, "").unwrap();
+    // What a program could be talked into by the bytes that it is fed. It tells by a descriptor that it inherits.
+    let hostile = format!(
+        "cat > /dev/null; cd {{staging}}; id -u > uid; grep -E 'CapPrm|NoNewPrivs' /proc/self/status >> uid; \
+         touch {}; head -c 1000 /dev/zero > ibdata1; ln -s /etc/passwd passwd; cp uid ../temporary/uid; exit 0",
+        sign.display()
+    );
+    let prepare = "cat uid >&2; exit 9".to_owned();
+    let world = world(move |id, agent| {
+        if id == "db1" {
+            agent.set("seed.streams.evil.give", words(&["echo", "nothing"]));
+            agent.set("seed.streams.link.give", words(&["echo", "nothing"]));
+        } else {
+            agent.set("seed.streams.evil.take", words(&["sh", "-c", &hostile]));
+            agent.set(
+                "seed.streams.evil.prepare",
+                words(&["sh", "-c", &format!("cd {{staging}}; {prepare}")]),
+            );
+            agent.set("seed.streams.link.take", words(&["sh", "-c", &hostile]));
+        }
+    })
+    .await;
+    let owner = fs::metadata(world.recipient.db.datadir()).unwrap().uid();
+    let job = world.seed_from_stream("evil", swiftly()).await;
+    let error = world.ended(&world.recipient, job).await.error.unwrap().message;
+    for said in [format!("{owner} |"), "CapPrm:\t0000000000000000".to_owned(), "NoNewPrivs:\t1".to_owned()] {
+        assert!(error.contains(&said), "{said:?} in {error}");
+    }
+    assert!(!sign.exists(), "it has written outside of its staging directory");
+
+    let job = world.seed_from_stream("link", swiftly()).await;
+    let view = world.ended(&world.recipient, job).await;
+    let error = view.error.unwrap().message;
+    assert_eq!(view.state, JobState::Failed);
+    assert!(error.contains("passwd a link that leads out of it"), "{error}");
+    world.recipient_is_as_it_was().await;
+    world.nothing_left(PATIENCE).await;
+}
+
+/// Private servers that were told an option file below this directory.
+fn private_servers(root: &Path) -> Vec<i32> {
+    let marker = format!("--defaults-file={}/", root.display());
+    let proc = fs::read_dir("/proc").unwrap();
+    proc.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&marker))
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_middle_of_a_verification_leaves_no_server_without_grants() {
+    let mut world = World::start(WorldOptions { data_mib: 1, ..WorldOptions::default() }).await;
+    let snapshot = world.snapshot().await;
+    let root: PathBuf = world.donor.agent.dir().join("private");
+    let params = SnapshotVerifyParams { snapshot: snapshot.clone(), budget_s: 60 };
+    let job = world.call(&world.donor, params).await.job;
+    let pid = poll::until(PATIENCE, "the private server", || private_servers(&root).first().copied());
+    let owner = fs::metadata(world.donor.db.datadir()).unwrap().uid();
+    assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), owner, "it is the data's owner");
+    world.crash(Party::DonorsAgent).await;
+    // The one that was left is gone before jobs go on; the rerun has one of its own, and ends.
+    let view = world.ended(&world.donor, job).await;
+    assert!(view.state.is_final(), "{view:?}");
+    assert_eq!(private_servers(&root), Vec::<i32>::new());
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+    let job = world.call(&world.donor, SnapshotRemoveParams { snapshot }).await.job;
+    world.succeeded(&world.donor, job).await;
+    assert!(world.donor.agent.log().contains("private servers of an earlier agent were ended"));
+}
