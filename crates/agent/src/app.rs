@@ -242,7 +242,9 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
     end_private_servers(host).await;
     let Recovery { unfinished, broken } =
         host.runner.recover().await.context("the journals cannot be read")?;
+    let mut lost: Vec<String> = Vec::new();
     for journal in broken {
+        lost.extend(journal.path.file_name().map(|job| job.to_string_lossy().into_owned()));
         tracing::error!(path = %journal.path.display(), error = %chain(&journal.error), "a journal cannot be used and is left alone");
     }
     if let Err(error) = publisher.tell_missed(&host.runner).await {
@@ -253,14 +255,15 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
         .iter()
         .filter_map(|job| Some(job.spec.params.get("offer")?.as_str()?.to_owned()))
         .collect();
-    let keeping = Arc::clone(host);
+    let (keeping, holders) = (Arc::clone(host), alive.clone());
     free_mounts(host, move |holder| {
         holder == "operator"
             || keeping.on_snapshot.has_holder(holder)
-            || alive.iter().chain(&offers).any(|id| holder.contains(id.as_str()))
+            || holders.iter().chain(&offers).any(|id| holder.contains(id.as_str()))
     })
     .await;
     tell_leftovers(host, &unfinished);
+    jobs::service::release_forgotten(host, &alive, &lost).await;
     let mut resumed = Vec::new();
     for job in unfinished {
         publisher.remember(&job.spec);

@@ -145,6 +145,14 @@ pub(crate) fn is_alive(pid: i32) -> bool {
     !matches!(stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()), Some('Z' | 'X'))
 }
 
+/// The parent of a process, with its command.
+pub(crate) fn parent(pid: i32) -> Option<(i32, String)> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let parent: i32 = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    let command = fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+    Some((parent, command.replace('\0', " ").trim().to_owned()))
+}
+
 /// The file that a process's standard error goes to, if it goes to one and not to the journal or a terminal.
 pub(crate) fn stderr_file(pid: i32) -> Option<PathBuf> {
     let path = PathBuf::from(format!("/proc/{pid}/fd/2"));

@@ -248,23 +248,23 @@ impl Instance {
 
     async fn probe(&self, settings: &Settings) -> (ServerState, Option<Session>) {
         let presence = self.presence(settings);
-        let answer = match self.connect_with(settings).await {
-            Ok(session) => return (ServerState::Ready, Some(session)),
-            Err(error) => error,
-        };
-        let state = match presence {
-            Presence::Running if answers(&answer) => ServerState::ReadyNoAccess,
-            Presence::Running => ServerState::NotReady,
-            Presence::Unknown => ServerState::Unknown,
-            Presence::Gone => match Service::find(self.config(), settings.pid).await {
-                Ok(service) => match service.state(self.config().command_timeout()).await {
-                    ServiceState::Stopped | ServiceState::None => ServerState::Stopped,
-                    ServiceState::Running => ServerState::NotReady,
-                    ServiceState::Unknown => ServerState::Unknown,
-                },
-                // No way to start it is not a sign that it runs.
-                Err(_) => ServerState::Stopped,
+        if presence != Presence::Gone {
+            return match (presence, self.connect_with(settings).await) {
+                (_, Ok(session)) => (ServerState::Ready, Some(session)),
+                (Presence::Running, Err(error)) if answers(&error) => (ServerState::ReadyNoAccess, None),
+                (Presence::Running, Err(_)) => (ServerState::NotReady, None),
+                (_, Err(_)) => (ServerState::Unknown, None),
+            };
+        }
+        // Not even a connection is tried where nothing runs: a socket of systemd would start the server for it.
+        let state = match Service::find(self.config(), settings.pid).await {
+            Ok(service) => match service.state(self.config().command_timeout()).await {
+                ServiceState::Stopped | ServiceState::None => ServerState::Stopped,
+                ServiceState::Running => ServerState::NotReady,
+                ServiceState::Unknown => ServerState::Unknown,
             },
+            // No way to start it is not a sign that it runs.
+            Err(_) => ServerState::Stopped,
         };
         (state, None)
     }

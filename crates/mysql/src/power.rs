@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::errorlog::{self, Event, Follower};
 use crate::find;
 use crate::instance::{Instance, Presence, answers};
-use crate::service::{Service, ServiceState, Starting};
+use crate::service::{Service, ServiceState, Starting, UnitFacts, started_by};
 use crate::settings::Settings;
 
 /// Pause between two looks at a starting or stopping server.
@@ -54,12 +54,12 @@ impl Instance {
                             .to_owned(),
                 });
             }
-            ServerState::NotReady => return self.await_ready(Starting::Unit, None, progress).await,
+            ServerState::NotReady => return self.await_ready(Starting::Unit, None, None, progress).await,
             ServerState::Stopped => {}
         }
         let service = Service::find(self.config(), settings.pid).await?;
         let log = settings.log_file().map(Follower::new);
-        self.await_ready(service.start()?, log, progress).await
+        self.await_ready(service.start()?, service.unit(), log, progress).await
     }
 
     /// Stops the server cleanly; see [`stop_with`](Self::stop_with).
@@ -74,7 +74,8 @@ impl Instance {
     /// buffer pool may take minutes to write, and only a time without any sign of progress ends the wait.
     ///
     /// # Errors
-    /// [`Error::NotStopped`] when it still runs, [`Error::NoService`] when nothing tells how to stop it.
+    /// [`Error::NotStopped`] when it still runs, or at once when it ended and something has started another in its place;
+    /// [`Error::NoService`] when nothing tells how to stop it.
     pub async fn stop_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         let settings = self.settings().await;
         if self.probe_state(&settings).await == ServerState::Stopped {
@@ -95,6 +96,9 @@ impl Instance {
                 }
             }
             let now = self.settings().await;
+            if let Some(reason) = self.successor(settings.watched(), now.watched(), &service).await {
+                return Err(Error::NotStopped { reason });
+            }
             patience.note_io(now.watched());
             if self.presence(&now) == Presence::Gone {
                 let state = service.state(self.config().command_timeout()).await;
@@ -124,6 +128,29 @@ impl Instance {
             settings = self.settings().await;
         }
         settings
+    }
+
+    /// Who runs the server and started it, where one runs: for whoever has stopped it and finds that it is back.
+    pub async fn running_by(&self) -> Option<String> {
+        let pid = self.settings().await.watched()?;
+        Some(format!("process {pid}, started by {}", started_by(pid)))
+    }
+
+    /// That the process which was to stop has ended and another one serves: then waiting for an end is in vain.
+    async fn successor(&self, old: Option<i32>, new: Option<i32>, service: &Service) -> Option<String> {
+        let (old, new) = (old?, new?);
+        if old == new || find::is_alive(old) {
+            return None;
+        }
+        let facts = match service.unit() {
+            Some(unit) => UnitFacts::ask(unit, self.config().command_timeout()).await.ok(),
+            None => None,
+        };
+        let by = match facts.as_ref().and_then(UnitFacts::starters) {
+            Some(starters) => format!("; what starts it by itself: {starters}"),
+            None => "; a watchdog, a cron job or a person must let it rest first".to_owned(),
+        };
+        Some(format!("process {old} ended, and {new} was started in its place by {}{by}", started_by(new)))
     }
 
     /// Kills the server and waits until its process is gone: for one that does not stop, on data that are thrown away or
@@ -165,6 +192,7 @@ impl Instance {
     async fn await_ready(
         &self,
         mut starting: Starting,
+        unit: Option<&str>,
         mut log: Option<Follower>,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<()> {
@@ -195,7 +223,14 @@ impl Instance {
                 Err(_) => {}
             }
             patience.note_io(settings.watched());
-            let reason = match starting.failure() {
+            let refused = match unit {
+                Some(unit) if settings.watched().is_none() && starting.is_asked() => {
+                    let facts = UnitFacts::ask(unit, self.config().command_timeout()).await;
+                    facts.ok().and_then(|facts| facts.start_failure())
+                }
+                _ => None,
+            };
+            let reason = match starting.failure().or(refused) {
                 Some(reason) => Some(reason),
                 None if watch.gave_up(settings.watched()) => Some("the server exited".to_owned()),
                 None if patience.is_over() => {

@@ -1,5 +1,6 @@
 //! How the host starts and stops its server: systemd, the host's own argv, or spawned by the agent.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -16,6 +17,9 @@ use crate::settings::Settings;
 const UNIT_NAMES: [&str; 3] = ["mariadb", "mysql", "mysqld"];
 /// Template units, for an instance named by the group suffix.
 const UNIT_TEMPLATES: [&str; 3] = ["mariadb@", "mysqld@", "mysql@"];
+/// What [`UnitFacts`] asks for.
+const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,Restart,TriggeredBy,DropInPaths,NRestarts,\
+                          Job,ConditionResult,AssertResult";
 /// Exit code of a status command for "stopped" (LSB).
 const LSB_STOPPED: i32 = 3;
 
@@ -50,6 +54,14 @@ pub(crate) enum Starting {
 }
 
 impl Starting {
+    /// The service manager has heard of it: what it says of the unit from now on is about this start.
+    pub(crate) fn is_asked(&mut self) -> bool {
+        match self {
+            Self::Unit => true,
+            Self::Command(running) | Self::Server(running) => running.ended().is_some(),
+        }
+    }
+
     /// Why the start failed, as far as its process tells; `None` while it may still succeed.
     pub(crate) fn failure(&mut self) -> Option<String> {
         let (running, must_stay) = match self {
@@ -154,8 +166,92 @@ impl Service {
     }
 }
 
-fn systemctl(args: &[&str]) -> Vec<String> {
+pub(crate) fn systemctl(args: &[&str]) -> Vec<String> {
     std::iter::once(&"systemctl").chain(args).map(|a| (*a).to_owned()).collect()
+}
+
+/// What systemd says of a unit at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// Its own name, not an alias.
+    pub unit: String,
+    properties: BTreeMap<String, String>,
+}
+
+impl UnitFacts {
+    pub(crate) async fn ask(unit: &str, limit: Duration) -> Result<Self> {
+        let limits = Limits { time: limit, ..Limits::default() };
+        let output = process::run(&systemctl(&["show", PROPERTIES, "--", unit]), &limits).await?;
+        let output = output.success("systemctl show")?;
+        Ok(Self::parse(unit, &String::from_utf8_lossy(&output.stdout)))
+    }
+
+    fn parse(unit: &str, text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| line.split_once('='));
+        let properties: BTreeMap<String, String> =
+            pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let id = properties.get("Id").filter(|id| !id.is_empty());
+        Self { unit: id.map_or_else(|| unit.to_owned(), Clone::clone), properties }
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.properties.get(name).map_or("", String::as_str)
+    }
+
+    /// Its operator does not want it to be started.
+    #[must_use]
+    pub fn is_masked(&self) -> bool {
+        self.get("LoadState").starts_with("masked")
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        matches!(self.get("ActiveState"), "active" | "activating" | "reloading")
+    }
+
+    pub(crate) fn has_drop_in(&self, file: &Path) -> bool {
+        self.get("DropInPaths").split_whitespace().any(|path| Path::new(path) == file)
+    }
+
+    /// The units that start it when something happens, timers included.
+    pub fn triggers(&self) -> impl Iterator<Item = &str> {
+        self.get("TriggeredBy").split_whitespace()
+    }
+
+    /// Those of them that would try again and again.
+    pub(crate) fn activators(&self) -> impl Iterator<Item = &str> {
+        self.triggers().filter(|unit| unit.ends_with(".socket") || unit.ends_with(".path"))
+    }
+
+    /// What would start it again when it is stopped or ends, in words; `None` when nothing of systemd would.
+    #[must_use]
+    pub fn starters(&self) -> Option<String> {
+        let restart = Some(self.get("Restart")).filter(|rule| !rule.is_empty() && *rule != "no");
+        let rule = restart.map(|rule| format!("Restart={rule}"));
+        let words: Vec<String> = self.triggers().map(str::to_owned).chain(rule).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// Why a start that was asked for has failed for good; `None` while it may still succeed.
+    pub(crate) fn start_failure(&self) -> Option<String> {
+        let (unit, result) = (&self.unit, self.get("Result"));
+        if !self.get("Job").is_empty() {
+            return None;
+        }
+        match self.get("ActiveState") {
+            "failed" if result == "start-limit-hit" => Some(format!(
+                "systemd starts {unit} no more: start-limit-hit, it was started too often in a short time ({} restarts); when \
+                 the cause is mended: systemctl reset-failed {unit}",
+                self.get("NRestarts")
+            )),
+            "failed" => Some(format!("{unit} failed: {result}")),
+            "inactive" if self.get("AssertResult") == "no" || self.get("ConditionResult") == "no" => {
+                Some(format!(
+                    "systemd does not start {unit}, for one of its conditions or assertions is not met: systemctl status {unit}"
+                ))
+            }
+            _ => None,
+        }
+    }
 }
 
 fn unit_name(name: &str) -> String {
@@ -187,7 +283,12 @@ async fn detect_unit(config: &MysqlConfig, pid: Option<i32>) -> Result<String> {
     argv.extend(names.iter().cloned());
     let limits = Limits { time: config.command_timeout(), ..Limits::default() };
     let output = process::run(&argv, &limits).await?.success("systemctl show")?;
-    let mut units = loaded_units(&String::from_utf8_lossy(&output.stdout));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut units = units_in_state("loaded", &text);
+    if units.is_empty() {
+        // Whoever starts it is told that it is masked, not that there is none.
+        units = units_in_state("masked", &text);
+    }
     match (units.pop(), units.is_empty()) {
         (Some(unit), true) => Ok(unit),
         (None, _) => {
@@ -200,16 +301,33 @@ async fn detect_unit(config: &MysqlConfig, pid: Option<i32>) -> Result<String> {
     }
 }
 
-/// The loaded units in the output of `systemctl show --property=Id,LoadState`; aliases fall together.
-fn loaded_units(text: &str) -> Vec<String> {
+/// The units of a load state in the output of `systemctl show --property=Id,LoadState`; aliases fall together.
+fn units_in_state(state: &str, text: &str) -> Vec<String> {
+    let wanted = format!("LoadState={state}");
     let mut units: Vec<String> = text
         .split("\n\n")
-        .filter(|block| block.lines().any(|l| l == "LoadState=loaded"))
+        .filter(|block| block.lines().any(|l| l == wanted))
         .filter_map(|block| block.lines().find_map(|l| l.strip_prefix("Id=")).map(str::to_owned))
         .collect();
     units.sort();
     units.dedup();
     units
+}
+
+/// Who started a process, as far as its control group and its parent tell, for a person to find it.
+pub(crate) fn started_by(pid: i32) -> String {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let unit = groups.lines().find_map(|line| {
+        line.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))
+    });
+    let parent = crate::find::parent(pid).filter(|(parent, _)| *parent > 1);
+    let parent = parent.map(|(pid, command)| format!("process {pid} ({command})"));
+    match (unit.filter(|unit| *unit != "init.scope"), parent) {
+        (Some(unit), Some(parent)) => format!("{unit}, {parent}"),
+        (Some(unit), None) => unit.to_owned(),
+        (None, Some(parent)) => parent,
+        (None, None) => "a process that has ended".to_owned(),
+    }
 }
 
 /// The system unit in whose control group a process runs.
@@ -234,7 +352,35 @@ mod tests {
     #[test]
     fn aliases_are_one_unit() {
         let text = "Id=mariadb.service\nLoadState=loaded\n\nId=mariadb.service\nLoadState=loaded\n\nId=mysqld.service\nLoadState=not-found\n";
-        assert_eq!(loaded_units(text), ["mariadb.service"]);
+        assert_eq!(units_in_state("loaded", text), ["mariadb.service"]);
+        assert!(units_in_state("masked", text).is_empty());
+    }
+
+    /// `systemctl show` of Debian 12 (systemd 252): after a run of starts, then under a hold.
+    #[test]
+    fn a_failed_start_is_told_by_name_once_its_job_is_over() {
+        let facts = |text: &str| UnitFacts::parse("mysql", text);
+        let limit = "Id=mariadb.service\nActiveState=failed\nResult=start-limit-hit\nNRestarts=4\nJob=\n";
+        let told = facts(limit).start_failure().unwrap();
+        assert!(
+            told.contains("start-limit-hit") && told.contains("systemctl reset-failed mariadb.service"),
+            "{told}"
+        );
+        assert_eq!(facts(&limit.replace("Job=", "Job=312")).start_failure(), None, "it is on its way");
+        let held = "Id=mariadb.service\nActiveState=inactive\nResult=success\nAssertResult=no\nConditionResult=yes\nJob=\n";
+        assert!(facts(held).start_failure().unwrap().contains("assertions"));
+        let again =
+            "Id=mariadb.service\nActiveState=activating\nSubState=auto-restart\nResult=exit-code\nJob=\n";
+        assert_eq!(facts(again).start_failure(), None, "systemd tries once more");
+    }
+
+    #[test]
+    fn what_would_start_it_again_is_named() {
+        let stock = "Id=mariadb.service\nTriggeredBy=mariadb.socket backup.timer\nRestart=on-abnormal\n";
+        let facts = UnitFacts::parse("mysql", stock);
+        assert_eq!(facts.starters().as_deref(), Some("mariadb.socket, backup.timer, Restart=on-abnormal"));
+        assert_eq!(facts.activators().collect::<Vec<_>>(), ["mariadb.socket"]);
+        assert_eq!(UnitFacts::parse("mysql", "Restart=no\nTriggeredBy=\n").starters(), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use protocol::params::DatadirClearParams;
 use serde_json::{Value, json};
 
 use crate::host::{Host, blocking};
+use crate::jobs::service;
 
 /// Bytes kept of what a command prints.
 const OUTPUT_LIMIT: usize = 64 * 1024;
@@ -30,32 +31,40 @@ impl Step<Host> for Clear {
     }
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        let params: DatadirClearParams = scope.params()?;
-        let server = host.instance.info().await;
-        if server.state.may_be_running() {
-            return Err(StepError::new(
-                ErrorCode::Refused,
-                "MySQL is not proven to be stopped: stop it first (mysql stop)",
-            ));
-        }
-        let Some(datadir) = server.datadir else {
-            return Err(StepError::new(ErrorCode::NotFound, "the datadir of this instance is not known"));
-        };
-        if !same_directory(&params.datadir, &datadir) {
-            let why = format!(
-                "the datadir of this instance is {}, not {}",
-                datadir.display(),
-                params.datadir.display()
-            );
-            return Err(StepError::new(ErrorCode::Refused, why));
-        }
-        let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(WireError::from));
-        Ok(json!({ "entries_removed": removed.await? }))
+        // Its socket could start it while the files go, and would start it on an empty datadir afterwards.
+        service::hold(host, scope).await?;
+        let cleared = clear(host, scope).await;
+        let left_stopped = service::let_go(host).await?;
+        Ok(json!({ "entries_removed": cleared?, "left_stopped": left_stopped }))
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
     }
+}
+
+async fn clear(host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    let params: DatadirClearParams = scope.params()?;
+    let server = host.instance.info().await;
+    if server.state.may_be_running() {
+        return Err(StepError::new(
+            ErrorCode::Refused,
+            "MySQL is not proven to be stopped: stop it first (mysql stop)",
+        ));
+    }
+    let Some(datadir) = server.datadir else {
+        return Err(StepError::new(ErrorCode::NotFound, "the datadir of this instance is not known"));
+    };
+    if !same_directory(&params.datadir, &datadir) {
+        let why = format!(
+            "the datadir of this instance is {}, not {}",
+            datadir.display(),
+            params.datadir.display()
+        );
+        return Err(StepError::new(ErrorCode::Refused, why));
+    }
+    let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(WireError::from));
+    Ok(json!(removed.await?))
 }
 
 #[async_trait]

@@ -1,10 +1,11 @@
-//! Start, stop and restart of the MySQL service.
+//! Start, stop and restart of the MySQL service, and holding it down while its datadir is changed.
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
+use protocol::error::ErrorCode;
 use serde_json::{Value, json};
 
-use crate::host::Host;
+use crate::host::{Host, chain};
 
 /// Starts the server; done when it answers.
 #[derive(Debug)]
@@ -40,8 +41,12 @@ impl Step<Host> for Stop {
     }
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        stop(host, scope).await?;
-        Ok(Value::Null)
+        // Its socket would start it again within milliseconds.
+        hold_if_possible(host, scope).await;
+        let stopped = stop(host, scope).await;
+        let left = let_go(host).await?;
+        stopped?;
+        Ok(if left.is_empty() { Value::Null } else { json!({ "left_stopped": left }) })
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
@@ -56,7 +61,11 @@ impl Step<Host> for Restart {
     }
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        stop(host, scope).await?;
+        hold_if_possible(host, scope).await;
+        if let Err(error) = stop(host, scope).await {
+            let_go(host).await?;
+            return Err(error);
+        }
         start(host, scope).await
     }
 
@@ -65,8 +74,9 @@ impl Step<Host> for Restart {
     }
 }
 
-/// Starts the server and reports crash recovery as it goes; ends early when the job is told to stop.
+/// Lets go of the service, starts it and reports crash recovery as it goes; ends early when the job is told to stop.
 pub(crate) async fn start(host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    let_be(host).await?;
     let report = |progress: mysql::Progress| {
         let done = u64::from(progress.percent.unwrap_or(0));
         scope.report(done, progress.percent.map(|_| 100), json!({ "message": progress.message }));
@@ -77,6 +87,102 @@ pub(crate) async fn start(host: &Host, scope: &Scope) -> Result<Value, StepError
     }
     host.look_soon();
     Ok(json!({ "state": host.instance.state().await }))
+}
+
+/// Holds the service down, so that nothing starts it until this job lets it go or starts it, whatever happens to the
+/// agent or the host meanwhile; then stops it.
+pub(crate) async fn stop_and_hold(host: &Host, scope: &Scope) -> Result<(), StepError> {
+    hold(host, scope).await?;
+    stop(host, scope).await
+}
+
+/// As [`stop_and_hold`], for a way back: a host on which nothing can be held is put back all the same.
+pub(crate) async fn stop_for_undo(host: &Host, scope: &Scope) -> Result<(), StepError> {
+    hold_if_possible(host, scope).await;
+    stop(host, scope).await
+}
+
+/// As [`hold`], for a way back: that it cannot be is logged.
+pub(crate) async fn hold_if_possible(host: &Host, scope: &Scope) {
+    if let Err(error) = hold(host, scope).await {
+        tracing::warn!(job = %scope.job_id(), error = %chain(&error), "the service of MySQL cannot be held down");
+    }
+}
+
+/// Nothing starts the service until this job lets it go or starts it. A server that runs goes on.
+pub(crate) async fn hold(host: &Host, scope: &Scope) -> Result<(), mysql::Error> {
+    if let Some(hold) = host.instance.hold(host.id.as_str(), &scope.job_id().to_string()).await? {
+        let (file, stopped) = (hold.file(), hold.stopped.join(" "));
+        tracing::info!(job = hold.job, unit = hold.unit, file = %file.display(), stopped, "the service is held down");
+        let message = format!("{} is held down by {}", hold.unit, file.display());
+        scope.report(0, None, json!({ "message": message }));
+    }
+    Ok(())
+}
+
+/// Lets go of the service and leaves it as it is; gives the units that stay stopped with it, until it is started by the
+/// agent or the host boots.
+pub(crate) async fn let_go(host: &Host) -> Result<Vec<String>, StepError> {
+    let released = host.instance.release(host.id.as_str()).await?;
+    for hold in &released {
+        tracing::info!(
+            job = hold.job,
+            unit = hold.unit,
+            stopped = hold.stopped.join(" "),
+            "the service is held no more"
+        );
+    }
+    Ok(released.into_iter().flat_map(|hold| hold.stopped).collect())
+}
+
+/// Lets go of the service and starts again what was stopped with it, so that all is as it was but for the service itself.
+pub(crate) async fn let_be(host: &Host) -> Result<(), StepError> {
+    let_go(host).await?;
+    let failed = host.instance.resume(host.id.as_str()).await;
+    if !failed.is_empty() {
+        tracing::warn!(
+            units = failed.join(" "),
+            "stopped with MySQL and not started again: look at their status"
+        );
+    }
+    Ok(())
+}
+
+/// Fails when a server runs although it was stopped: on a host that nothing can hold, a watchdog may have been quicker.
+pub(crate) async fn refuse_if_back(host: &Host) -> Result<(), StepError> {
+    match host.instance.running_by().await {
+        None => Ok(()),
+        Some(who) => Err(StepError::new(
+            ErrorCode::Mysql,
+            format!("MySQL was started while its datadir was changed: {who}; let that rest, then seed again"),
+        )),
+    }
+}
+
+/// Lets go of what an earlier run holds and no job needs any more; what is held for a job of `broken`, which may have left
+/// half a datadir, stays held and is told.
+pub(crate) async fn release_forgotten(host: &Host, unfinished: &[String], broken: &[String]) {
+    for hold in mysql::hold::holds(host.id.as_str()) {
+        let file = hold.file();
+        if unfinished.contains(&hold.job) {
+            tracing::info!(job = hold.job, unit = hold.unit, file = %file.display(), "the service is held down");
+            return;
+        }
+        if broken.contains(&hold.job) {
+            tracing::error!(
+                job = hold.job, unit = hold.unit, file = %file.display(),
+                "the service stays held down, for its job cannot go on: look at the datadir, remove the file, systemctl daemon-reload"
+            );
+            return;
+        }
+        tracing::warn!(job = hold.job, unit = hold.unit, "the service was held for a job that is over");
+    }
+    if mysql::hold::holds(host.id.as_str()).is_empty() {
+        return;
+    }
+    if let Err(error) = let_be(host).await {
+        tracing::error!(%error, "the service cannot be let go");
+    }
 }
 
 /// Stops the server and waits until it is gone.

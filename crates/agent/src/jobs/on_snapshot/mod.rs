@@ -244,12 +244,14 @@ impl Step<Host> for Leave {
 async fn end(host: &Host, scope: &Scope, run: &Run) -> Result<(), StepError> {
     let Some(port) = run.port else {
         if is_covered(run)? {
-            service::stop(host, scope).await?;
+            service::stop_for_undo(host, scope).await?;
             let datadir = run.datadir.clone();
             blocking(move || uncover(&datadir)).await?;
         }
         if run.ran_before {
-            host.instance.start().await?;
+            service::start(host, scope).await?;
+        } else {
+            service::let_be(host).await?;
         }
         host.look_soon();
         return Ok(());
@@ -304,7 +306,7 @@ async fn cover(host: &Host, scope: &Scope, run: &Run, mounted: &Mounted) -> Resu
     if is_covered(run)? {
         return Ok(());
     }
-    service::stop(host, scope).await?;
+    service::stop_and_hold(host, scope).await?;
     let (source, target) = (mounted.datadir.clone(), run.datadir.clone());
     let covered = blocking(move || {
         mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>)

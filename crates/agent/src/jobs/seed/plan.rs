@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use mysql::UnitFacts;
 use protocol::ids::AgentId;
 use protocol::mysql::ServerInfo;
 use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
@@ -20,6 +21,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) machine_id: Option<String>,
     /// Its server.
     pub(crate) server: ServerInfo,
+    /// What systemd says of its service; absent where it is no unit's.
+    pub(crate) unit: Option<UnitFacts>,
     /// Why its datadir may not be used, when that is so.
     pub(crate) datadir_problem: Option<String>,
     /// Bytes used by its datadir.

@@ -85,6 +85,7 @@ fn recipient() -> RecipientFacts {
     RecipientFacts {
         agent: "db7".parse().unwrap(),
         cluster: "shop".into(),
+        unit: None,
         machine_id: Some("m7".into()),
         server: ServerInfo {
             state: ServerState::Stopped,

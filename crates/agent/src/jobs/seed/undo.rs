@@ -141,13 +141,19 @@ impl Step<Host> for PutBack {
             ));
         }
         scope.note(json!({ "puts_back": layout.old() })).await?;
-        service::stop(host, scope).await?;
+        service::stop_and_hold(host, scope).await?;
         blocking(move || {
             layout.swap_back().map_err(|e| system("the old datadir cannot be put back", &e))?;
             layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
             crashsafe::remove_file(&record).map_err(|e| system("the record of the old datadir stays", &e))
         })
-        .await?;
+        .await
+        .map_err(|mut error| {
+            error
+                .message
+                .push_str("; MySQL stays stopped, and held down where systemd runs it (systemctl status)");
+            error
+        })?;
         service::start(host, scope).await?;
         Ok(json!({ "datadir": kept.datadir }))
     }

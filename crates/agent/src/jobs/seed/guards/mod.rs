@@ -127,11 +127,19 @@ fn no_other_seed(me: &RecipientFacts) -> GuardResult {
 }
 
 fn mysql_may_stop(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
+    let starts = options.start_mysql || options.replicate_from.is_some();
+    if let Some(unit) = me.unit.as_ref().filter(|unit| unit.is_masked() && starts) {
+        let unit = &unit.unit;
+        return refuse(
+            Guard::MysqlMayStop,
+            format!("{unit} is masked, so the seed could not start MySQL again: systemctl unmask {unit}"),
+        );
+    }
     if !me.server.state.may_be_running() {
-        return pass(Guard::MysqlMayStop, "MySQL is stopped".to_owned());
+        return pass(Guard::MysqlMayStop, format!("MySQL is stopped{}", held(me)));
     }
     if options.stop_mysql {
-        return pass(Guard::MysqlMayStop, "MySQL will be stopped for the swap".to_owned());
+        return pass(Guard::MysqlMayStop, format!("MySQL will be stopped for the swap{}", held(me)));
     }
     let message = match me.server.state {
         protocol::mysql::ServerState::Unknown => {
@@ -140,6 +148,18 @@ fn mysql_may_stop(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
         _ => "MySQL runs: stop it, or give leave to stop it (--stop-mysql)",
     };
     refuse(Guard::MysqlMayStop, message.to_owned())
+}
+
+/// What keeps the service down while its datadir is changed, or that nothing does.
+fn held(me: &RecipientFacts) -> String {
+    match &me.unit {
+        Some(unit) => match unit.starters() {
+            Some(starters) => format!("; {} is held down meanwhile, also against {starters}", unit.unit),
+            None => format!("; {} is held down meanwhile", unit.unit),
+        },
+        None => "; no systemd unit runs it, so nothing holds it down: a watchdog that restarts it must rest"
+            .to_owned(),
+    }
 }
 
 fn not_a_primary(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {

@@ -13,6 +13,7 @@ use super::super::{Target, forget, undo};
 use super::replicate::coordinates;
 use super::swap::on_layout;
 use crate::host::Host;
+use crate::jobs::service;
 
 /// The old tree goes, or is kept for a time.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ impl Step<Host> for Cleanup {
             })
             .await?;
         }
+        // Where MySQL was not to be started, its operator may from here on.
+        let left_stopped = service::let_go(host).await?;
         forget(host, scope.job_id())?;
         host.look_now().await;
         let transfer: Value = scope.output(SeedStage::Transfer.as_str())?;
@@ -52,6 +55,7 @@ impl Step<Host> for Cleanup {
             "stream": params.offer.facts.stream,
             "coordinates": coordinates(scope, &params)?,
             "transfer": transfer,
+            "left_stopped": left_stopped,
             "old_datadir": (keep > 0).then(|| target.layout(scope.job_id()).ok()).flatten().map(|l| l.old()),
         }))
     }

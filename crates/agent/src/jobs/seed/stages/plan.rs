@@ -44,7 +44,11 @@ impl Step<Host> for Plan {
             service::stop(host, scope).await?;
             service::start(host, scope).await?;
         }
-        Ok(())
+        match scope.params::<SeedStartParams>()?.options.replace {
+            // What is in the datadir's place may be no datadir: a client must not start a server on it.
+            true => service::let_go(host).await.map(drop),
+            false => service::let_be(host).await,
+        }
     }
 }
 

@@ -30,7 +30,7 @@ impl Step<Host> for Prepare {
         // A delta compares with the old data and a replacement removes them: neither may move meanwhile.
         let early = params.options.replace || params.options.delta;
         if early && params.options.stop_mysql {
-            service::stop(host, scope).await?;
+            service::stop_and_hold(host, scope).await?;
         }
         if params.options.replace && target.datadir.exists() {
             scope.note(json!({ REMOVED: target.datadir })).await?;

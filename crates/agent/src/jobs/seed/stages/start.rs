@@ -38,6 +38,7 @@ impl Step<Host> for Start {
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        service::hold_if_possible(host, scope).await;
         let stop = service::stop(host, scope);
         let stopped = match host.instance.state().await {
             ServerState::Ready | ServerState::ReadyNoAccess => stop.await,

@@ -34,8 +34,9 @@ impl Step<Host> for Swap {
                 "MySQL was started during the copy, and there is no leave to stop it (--stop-mysql)",
             ));
         }
-        service::stop(host, scope).await?;
+        service::stop_and_hold(host, scope).await?;
         on_layout(layout, Layout::swap).await?;
+        service::refuse_if_back(host).await?;
         Ok(json!({ "mysql_was_running": target.was_running || running }))
     }
 
@@ -46,8 +47,8 @@ impl Step<Host> for Swap {
         if params.options.replace {
             return keep_the_new(host, scope, &target, layout).await;
         }
-        if host.instance.state().await.may_be_running() && layout.is_swapped().unwrap_or(true) {
-            service::stop(host, scope).await?;
+        if layout.is_swapped().unwrap_or(true) {
+            service::stop_for_undo(host, scope).await?;
         }
         on_layout(layout, Layout::swap_back).await?;
         if target.was_running
@@ -57,7 +58,7 @@ impl Step<Host> for Swap {
             tracing::warn!(job = %scope.job_id(), %error, "MySQL does not start on its old data yet");
             scope.note(json!({ STOPPED: error.message })).await?;
         }
-        Ok(())
+        service::let_be(host).await
     }
 
     /// What this one leaves is looked at by the undo of *prepare*, which removes nothing that may be the only copy.
@@ -69,7 +70,7 @@ impl Step<Host> for Swap {
 /// The old data are gone by the person's own word: the proven new ones, which wait in staging at the worst, are put in
 /// place and left there. That this is no undo is said in the job's error.
 async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layout) -> Result<(), StepError> {
-    service::stop(host, scope).await?;
+    service::stop_for_undo(host, scope).await?;
     scope.note(json!({ KEPT: target.datadir })).await?;
     on_layout(layout, |layout| {
         // Absent: an earlier attempt came to its end.
@@ -80,6 +81,7 @@ async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layou
         layout.remove_marker()
     })
     .await?;
+    service::let_go(host).await?;
     Err(StepError::new(
         ErrorCode::Refused,
         format!(
