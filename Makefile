@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack test-vm test-compose chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test attack test-vm test-compose test-systemd chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -28,6 +28,10 @@ attack: ## What docs/security.md says of attackers, tried as real other users an
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose
 	@scripts/test-compose
+
+test-systemd: ## README's "Two real hosts" and more on three hosts with systemd, Debian's servers and least privilege
+	@scripts/install-deps build systemd
+	@scripts/test-systemd
 
 chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=30; a SEED does the same again
 	@scripts/install-deps build test

@@ -230,7 +230,7 @@ async fn end_private_servers(host: &Host) {
             Ok(Ok(0)) => {}
             Ok(Ok(ended)) => tracing::warn!(ended, "private servers of an earlier agent were ended"),
             Ok(Err(error)) => {
-                tracing::error!(error = %chain(&error), "a private server of an earlier agent stays")
+                tracing::error!(error = %chain(&error), "a private server of an earlier agent stays");
             }
             Err(error) => tracing::error!(%error, "private servers of an earlier agent were not looked for"),
         }

@@ -189,6 +189,11 @@ impl Instance {
         self.start().await
     }
 
+    /// Why systemd has not started the unit and will not.
+    async fn refusal(&self, unit: &str) -> Option<String> {
+        UnitFacts::ask(unit, self.config().command_timeout()).await.ok()?.start_failure()
+    }
+
     async fn await_ready(
         &self,
         mut starting: Starting,
@@ -224,10 +229,7 @@ impl Instance {
             }
             patience.note_io(settings.watched());
             let refused = match unit {
-                Some(unit) if settings.watched().is_none() && starting.is_asked() => {
-                    let facts = UnitFacts::ask(unit, self.config().command_timeout()).await;
-                    facts.ok().and_then(|facts| facts.start_failure())
-                }
+                Some(unit) if settings.watched().is_none() && starting.is_asked() => self.refusal(unit).await,
                 _ => None,
             };
             let reason = match starting.failure().or(refused) {

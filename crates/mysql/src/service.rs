@@ -320,7 +320,7 @@ pub(crate) fn started_by(pid: i32) -> String {
     let unit = groups.lines().find_map(|line| {
         line.rsplit('/').find(|part| part.ends_with(".service") || part.ends_with(".scope"))
     });
-    let parent = crate::find::parent(pid).filter(|(parent, _)| *parent > 1);
+    let parent = find::parent(pid).filter(|(parent, _)| *parent > 1);
     let parent = parent.map(|(pid, command)| format!("process {pid} ({command})"));
     match (unit.filter(|unit| *unit != "init.scope"), parent) {
         (Some(unit), Some(parent)) => format!("{unit}, {parent}"),
