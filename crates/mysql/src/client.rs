@@ -15,7 +15,8 @@ use nix::unistd::{Uid, User};
 
 use crate::config::MysqlConfig;
 use crate::error::{Error, Result};
-use crate::options::OptionFiles;
+use crate::options::{OptionFiles, Options};
+use crate::tls::Tls;
 
 /// Largest reply that the client accepts, bytes.
 const MAX_PACKET_BYTES: usize = 64 << 20;
@@ -61,6 +62,7 @@ impl std::fmt::Display for Address {
 pub(crate) struct Login {
     pub(crate) user: String,
     pub(crate) password: Option<String>,
+    pub(crate) tls: Tls,
 }
 
 impl std::fmt::Debug for Login {
@@ -72,7 +74,7 @@ impl std::fmt::Debug for Login {
 impl Login {
     /// The account that the configuration names.
     pub(crate) fn from_config(config: &MysqlConfig) -> Result<Self> {
-        let mut login = Self { user: os_user(), password: None };
+        let mut login = Self { user: os_user(), password: None, tls: Tls::default() };
         if let Some(path) = &config.client_option_file {
             check_secret_mode(path)?;
             let file = OptionFiles::load_file(path)?.effective(&["client"]);
@@ -80,6 +82,7 @@ impl Login {
                 login.user = user.to_owned();
             }
             login.password = file.get("password").map(str::to_owned);
+            login.tls = tls_of(path, &file)?;
         }
         if let Some(user) = &config.user {
             login.user.clone_from(user);
@@ -107,6 +110,11 @@ pub(crate) fn check_secret_mode(path: &Path) -> Result<()> {
     if mode & 0o077 == 0 { Ok(()) } else { Err(Error::SecretExposed { path: path.to_owned(), mode }) }
 }
 
+/// How an option file wants connections encrypted.
+pub(crate) fn tls_of(path: &Path, client: &Options) -> Result<Tls> {
+    Tls::from_options(client).map_err(|problem| Error::OptionFile { path: path.to_owned(), line: 0, problem })
+}
+
 fn os_user() -> String {
     let uid = Uid::effective();
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
@@ -118,6 +126,7 @@ impl Session {
         let mut opts = OptsBuilder::default()
             .user(Some(login.user.clone()))
             .pass(login.password.clone())
+            .ssl_opts(login.tls.options())
             .prefer_socket(false)
             .max_allowed_packet(Some(MAX_PACKET_BYTES))
             .wait_timeout(Some(IDLE_LIMIT_S));
@@ -129,14 +138,23 @@ impl Session {
             Address::Remote(host, port) => opts.ip_or_hostname(host.clone()).tcp_port(*port),
         };
         let action = || format!("connect at {address}");
-        match tokio::time::timeout(limit, Conn::new(Opts::from(opts))).await {
-            Ok(Ok(conn)) => Ok(Self { conn, limit }),
-            Ok(Err(source)) => Err(Error::Connect {
+        // A task of its own: whatever a server's answer does to the client library, the agent lives on.
+        let mut connecting = tokio::spawn(Conn::new(Opts::from(opts)));
+        match tokio::time::timeout(limit, &mut connecting).await {
+            Ok(Ok(Ok(conn))) => Ok(Self { conn, limit }),
+            Ok(Ok(Err(source))) => Err(Error::Connect {
                 address: address.to_string(),
                 user: login.user.clone(),
                 source: Box::new(source),
             }),
-            Err(_) => Err(Error::Timeout { action: action(), limit }),
+            Ok(Err(_)) => Err(Error::Answer {
+                action: "a log-in",
+                problem: format!("{} asks {address} for something that the client cannot do", login.user),
+            }),
+            Err(_) => {
+                connecting.abort();
+                Err(Error::Timeout { action: action(), limit })
+            }
         }
     }
 

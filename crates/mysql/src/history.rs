@@ -1,12 +1,11 @@
 //! Whether a source still has the binary logs that a replica needs to follow it from recorded coordinates.
 
-use std::collections::BTreeMap;
-
 use protocol::mysql::{Coordinates, Flavor};
 
-use crate::client::{Address, Login, Session};
+use crate::client::{Address, Session};
 use crate::error::{Error, Result};
-use crate::position::{first_that_works, server_code};
+use crate::gtid::{self, Gtid};
+use crate::position::{self, first_that_works, server_code};
 use crate::replicate::{Source, account, quote};
 use crate::server;
 
@@ -30,10 +29,7 @@ pub async fn check_source(
     from: &Coordinates,
     limit: std::time::Duration,
 ) -> Result<Availability> {
-    let (user, password) = account(&source.credentials)?;
-    let login = Login { user, password: Some(password) };
-    let address = Address::Remote(source.host.clone(), source.port);
-    let mut session = Session::open(&address, &login, limit).await?;
+    let mut session = connect(source, limit).await?;
     let version = server::version(&mut session).await?;
     let found = if version.flavor == from.flavor {
         ask(&mut session, from).await
@@ -51,6 +47,46 @@ pub async fn check_source(
         ))),
         other => other,
     }
+}
+
+/// A connection to a source as the replication account has it.
+pub(crate) async fn connect(source: &Source, limit: std::time::Duration) -> Result<Session> {
+    let login = account(&source.credentials)?;
+    Session::open(&Address::Remote(source.host.clone(), source.port), &login, limit).await
+}
+
+/// What a source has now, by GTID where `from` has one, else by its log's position.
+///
+/// # Errors
+/// [`Error::Connect`], and [`Error::Query`] where the account may not see the log's position.
+pub(crate) async fn standing(
+    source: &Source,
+    from: &Coordinates,
+    limit: std::time::Duration,
+) -> Result<Coordinates> {
+    let mut session = connect(source, limit).await?;
+    let gtid = match (from.flavor, &from.gtid) {
+        (_, None) => None,
+        (Flavor::Mariadb, Some(_)) => Some(mariadb_standing(&mut session).await?),
+        (Flavor::Mysql, Some(_)) => {
+            session.scalar("show gtid_executed", "SELECT @@GLOBAL.gtid_executed").await?
+        }
+    };
+    let binlog = match (position::binlog_status(&mut session).await, &gtid) {
+        (Err(_), Some(_)) => None,
+        (binlog, _) => binlog?,
+    };
+    session.close().await;
+    Ok(Coordinates { flavor: from.flavor, binlog, gtid: gtid.as_deref().and_then(position::one_line) })
+}
+
+/// The last transaction of each domain. A server that was seeded itself has in its log only what came since.
+async fn mariadb_standing(session: &mut Session) -> Result<String> {
+    let sql =
+        "SELECT CONCAT_WS(',', NULLIF(@@GLOBAL.gtid_binlog_pos, ''), NULLIF(@@GLOBAL.gtid_slave_pos, ''))";
+    let both = session.scalar("show its GTID position", sql).await?.unwrap_or_default();
+    let last: Vec<Gtid> = gtid::last_of_domains(&both).into_values().collect();
+    Ok(gtid::list(&last))
 }
 
 async fn ask(session: &mut Session, from: &Coordinates) -> Result<Availability> {
@@ -74,10 +110,11 @@ async fn ask(session: &mut Session, from: &Coordinates) -> Result<Availability> 
             let list = events.iter().find(|e| e.get("Event_type").is_some_and(|kind| kind == "Gtid_list"));
             let before =
                 list.and_then(|e| e.get("Info")).map(|info| info.trim_matches(['[', ']']).to_owned());
-            Ok(match before.map(|before| missing_domain(&before, gtid)) {
+            Ok(match before.map(|before| gtid::missing(&before, gtid).first().copied()) {
                 Some(None) => Availability::Available,
-                Some(Some(domain)) => Availability::Gone(format!(
-                    "the source's oldest binary log {oldest} begins after GTID {gtid} in domain {domain}: take a newer snapshot"
+                Some(Some(missing)) => Availability::Gone(format!(
+                    "the source's oldest binary log {oldest} begins after {missing}, and the data stand at {gtid}: take a newer \
+                     snapshot"
                 )),
                 None => Availability::Unknown(format!("{oldest} on the source does not say where it begins")),
             })
@@ -107,47 +144,8 @@ async fn binary_logs(session: &mut Session) -> Result<Vec<String>> {
     Ok(rows.into_iter().filter_map(|mut row| row.remove("Log_name")).collect())
 }
 
-/// The first domain in which the history before the oldest log goes further than `from`.
-fn missing_domain(before: &str, from: &str) -> Option<u32> {
-    let (before, from) = (domains(before), domains(from));
-    before
-        .into_iter()
-        .find(|(domain, sequence)| from.get(domain).is_none_or(|ours| ours < sequence))
-        .map(|(d, _)| d)
-}
-
-/// The highest sequence number of each domain in a list of MariaDB's GTIDs.
-fn domains(list: &str) -> BTreeMap<u32, u64> {
-    let mut found = BTreeMap::new();
-    for gtid in list.split(',').map(str::trim) {
-        let mut parts = gtid.split('-');
-        let domain: Option<u32> = parts.next().and_then(|d| d.parse().ok());
-        let sequence: Option<u64> = parts.nth(1).and_then(|s| s.parse().ok());
-        if let (Some(domain), Some(sequence)) = (domain, sequence) {
-            let highest = found.entry(domain).or_insert(0);
-            *highest = sequence.max(*highest);
-        }
-    }
-    found
-}
-
 fn is_denied(error: &Error) -> bool {
     /// Access denied to a database, a table, for want of a privilege.
     const DENIED: [u16; 3] = [1044, 1142, 1227];
     server_code(error).is_some_and(|code| DENIED.contains(&code))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_before_the_oldest_log_lacks_its_domain() {
-        assert_eq!(missing_domain("0-1-42", "0-1-42"), None);
-        assert_eq!(missing_domain("0-1-42,0-2-50", "0-2-50"), None);
-        assert_eq!(missing_domain("0-1-42,0-2-50", "0-1-49"), Some(0));
-        assert_eq!(missing_domain("0-1-42,7-1-1", "0-1-42"), Some(7), "nothing is known of that domain");
-        assert_eq!(missing_domain("", "0-1-42"), None, "the first log of all");
-        assert_eq!(missing_domain("0-1-42", "nonsense"), Some(0));
-    }
 }

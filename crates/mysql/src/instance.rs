@@ -117,6 +117,15 @@ impl Instance {
         Some(threads.saturating_sub(1))
     }
 
+    /// Whether it replicates over TLS now; false where that cannot be seen.
+    pub async fn replicates_over_tls(&self) -> bool {
+        let Ok(mut session) = self.connect().await else { return false };
+        let status = server::replica_status(&mut session).await;
+        session.close().await;
+        let said = status.ok().flatten();
+        said.is_some_and(|s| server::column(&s, "Source_SSL_Allowed", "Master_SSL_Allowed") == Some("Yes"))
+    }
+
     /// Version of the running server, else of the installed binary.
     pub async fn version(&self) -> Option<ServerVersion> {
         let settings = self.settings().await;
@@ -303,6 +312,7 @@ pub(crate) fn answers(error: &Error) -> bool {
     /// Too many connections, access denied (three kinds), host not allowed, unknown plugin, must change password.
     const UP: [u16; 7] = [1040, 1045, 1044, 1698, 1130, 1524, 1862];
     match error {
+        Error::Answer { .. } => true,
         Error::Connect { source, .. } => match source.as_ref() {
             mysql_async::Error::Server(e) => UP.contains(&e.code),
             // The server asks for an authentication method that the client has not.

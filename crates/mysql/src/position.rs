@@ -91,9 +91,25 @@ fn parse_log_status(json: &str) -> Result<Coordinates> {
 }
 
 /// MySQL breaks long GTID sets into lines.
-fn one_line(gtid: &str) -> Option<String> {
+pub(crate) fn one_line(gtid: &str) -> Option<String> {
     let gtid: String = gtid.split_whitespace().collect();
     (!gtid.is_empty()).then_some(gtid)
+}
+
+/// Whether a position lies at another one or behind it, in logs of one server: their names end in numbers that count up.
+pub(crate) fn is_at_or_after(here: &BinlogPosition, there: &BinlogPosition) -> bool {
+    match (log_number(&here.file), log_number(&there.file)) {
+        (Some((base, ours)), Some((other, theirs))) if base == other => {
+            (ours, here.position) >= (theirs, there.position)
+        }
+        _ => false,
+    }
+}
+
+/// Base name and number of a log, such as `binlog` and 42 of `binlog.000042`.
+pub(crate) fn log_number(file: &str) -> Option<(&str, u64)> {
+    let (base, number) = file.rsplit_once('.')?;
+    Some((base, number.parse().ok()?))
 }
 
 /// `SHOW BINARY LOG STATUS` under its three names; absent when the log is off.
@@ -157,6 +173,15 @@ mod tests {
             got.gtid.as_deref(),
             Some("3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5,4e11fa47-71ca-11e1-9e33-c80aa9429562:1")
         );
+    }
+
+    #[test]
+    fn logs_are_ordered_by_their_numbers() {
+        let at = |file: &str, position| BinlogPosition { file: file.into(), position };
+        assert!(is_at_or_after(&at("binlog.1000000", 4), &at("binlog.999999", 700)));
+        assert!(is_at_or_after(&at("binlog.000002", 700), &at("binlog.000002", 700)));
+        assert!(!is_at_or_after(&at("binlog.000002", 4), &at("binlog.000002", 700)));
+        assert!(!is_at_or_after(&at("other.000009", 4), &at("binlog.000002", 4)), "not of one server");
     }
 
     #[test]

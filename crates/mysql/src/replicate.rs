@@ -1,18 +1,19 @@
 //! Makes the instance a replica that continues from recorded coordinates, and waits until it follows.
 
+mod follow;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use protocol::mysql::{Coordinates, Flavor};
 
-use crate::client::{Record, Session, check_secret_mode, read_secret};
+use crate::client::{Login, Session, check_secret_mode, read_secret, tls_of};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::options::OptionFiles;
-use crate::power::Progress;
 use crate::server;
+use crate::tls::{Tls, TlsMode};
 
-const POLL: Duration = Duration::from_millis(200);
+pub use follow::{CatchUp, Following, wait};
 
 /// From whom to replicate, with which account. The password never leaves this host's file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +24,16 @@ pub struct Source {
     pub port: u16,
     /// Account and password of the replication user.
     pub credentials: Credentials,
-    /// Demand TLS on the connection to the source.
-    pub tls: bool,
+}
+
+impl Source {
+    /// How the connection to it is encrypted.
+    ///
+    /// # Errors
+    /// When the file with the account cannot be used.
+    pub fn tls(&self) -> Result<Tls> {
+        Ok(account(&self.credentials)?.tls)
+    }
 }
 
 /// Where the replication account's password is.
@@ -37,36 +46,8 @@ pub enum Credentials {
         /// The file, readable by its owner only.
         path: PathBuf,
     },
-    /// An option file with `user` and `password` in `[client]`, readable by its owner only.
+    /// An option file with `user`, `password` and what [`Tls`] knows in `[client]`, readable by its owner only.
     OptionFile(PathBuf),
-}
-
-/// What counts as a replica that follows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CatchUp {
-    /// It follows when it is at most this far behind, seconds.
-    pub max_lag_seconds: u64,
-    /// Given up after this long without any progress of its position.
-    pub patience: Duration,
-    /// Leave the replica writable afterwards.
-    pub writable: bool,
-}
-
-impl Default for CatchUp {
-    fn default() -> Self {
-        Self { max_lag_seconds: 5, patience: Duration::from_secs(60), writable: false }
-    }
-}
-
-/// A replica that runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Following {
-    /// Seconds behind its source.
-    pub lag_seconds: u64,
-    /// How long it took to get there.
-    pub took: Duration,
-    /// Where it stands.
-    pub coordinates: Option<Coordinates>,
 }
 
 /// Points the running instance at a source and starts replication; read-only before the first statement.
@@ -77,7 +58,7 @@ pub struct Following {
 /// # Errors
 /// [`Error::Refused`] without usable coordinates, [`Error::Query`] when the server refuses a step.
 pub async fn start(instance: &Instance, source: &Source, from: &Coordinates) -> Result<()> {
-    let (user, password) = account(&source.credentials)?;
+    let login = account(&source.credentials)?;
     let mut session = instance.connect().await?;
     let version = server::version(&mut session).await?;
     if version.flavor != from.flavor {
@@ -95,63 +76,11 @@ pub async fn start(instance: &Instance, source: &Source, from: &Coordinates) -> 
     if version.flavor == Flavor::Mysql {
         set_gtid_purged(&mut session, from).await?;
     }
-    for statement in plan(version.flavor, version.number, source, &user, &password, from)? {
+    for statement in plan(version.flavor, version.number, source, &login, from)? {
         session.exec(statement.action, &statement.sql).await?;
     }
     session.close().await;
     Ok(())
-}
-
-/// Waits until both threads run and the lag is small, as long as the replica's position moves.
-///
-/// # Errors
-/// [`Error::Replication`] with what the threads say when they stop on an error or nothing moves any more.
-pub async fn wait(
-    instance: &Instance,
-    source: &Source,
-    goal: CatchUp,
-    progress: &(dyn Fn(Progress) + Send + Sync),
-) -> Result<Following> {
-    let began = Instant::now();
-    let mut since = Instant::now();
-    let mut last = None;
-    let failed = |problem: String| Error::Replication {
-        source_host: format!("{}:{}", source.host, source.port),
-        problem,
-    };
-    let mut session = instance.connect().await?;
-    loop {
-        let status = server::replica_status(&mut session).await?;
-        let status = status.ok_or_else(|| failed("it is not configured".to_owned()))?;
-        match health(&status) {
-            Health::Running(lag) if lag <= goal.max_lag_seconds => {
-                let version = server::version(&mut session).await?;
-                if goal.writable {
-                    set_read_only(&mut session, version.flavor, false).await?;
-                }
-                let coordinates = crate::position::read(&mut session, version.flavor).await.ok();
-                session.close().await;
-                return Ok(Following { lag_seconds: lag, took: began.elapsed(), coordinates });
-            }
-            Health::Failed(problem) => return Err(failed(problem)),
-            Health::Running(lag) => {
-                progress(Progress { percent: None, message: format!("{lag} s behind its source") });
-            }
-            Health::Connecting(_) => {}
-        }
-        let here = standing(&status);
-        if last.as_ref() != Some(&here) {
-            (since, last) = (Instant::now(), Some(here));
-        }
-        if since.elapsed() > goal.patience {
-            let words = match health(&status) {
-                Health::Connecting(words) => words,
-                _ => "it runs, but its position does not move".to_owned(),
-            };
-            return Err(failed(format!("no progress for {} s: {words}", goal.patience.as_secs())));
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 /// Stops replication and forgets its source.
@@ -232,13 +161,12 @@ fn plan(
     flavor: Flavor,
     version: [u16; 3],
     source: &Source,
-    user: &str,
-    password: &str,
+    login: &Login,
     from: &Coordinates,
 ) -> Result<Vec<Statement>> {
     let host = literal("the source's host", &source.host)?;
-    let user = literal("the replication user", user)?;
-    let password = password_literal(password)?;
+    let user = literal("the replication user", &login.user)?;
+    let password = password_literal(login.password.as_deref().unwrap_or_default())?;
     let mut plan = vec![Statement {
         action: "fix the meaning of literals",
         sql: "SET SESSION sql_mode = 'NO_BACKSLASH_ESCAPES'".to_owned(),
@@ -280,10 +208,8 @@ fn plan(
         }
     };
     options.extend(at);
-    if flavor == Flavor::Mariadb || source.tls {
-        options.push(format!("{word}_SSL = {}", u8::from(source.tls)));
-    }
-    if flavor == Flavor::Mysql && !source.tls && version >= [8, 0, 0] {
+    options.extend(tls_options(word, &login.tls)?);
+    if flavor == Flavor::Mysql && !login.tls.is_on() && version >= [8, 0, 0] {
         // caching_sha2_password over plain TCP needs the source's key.
         options.push(
             if word == "SOURCE" { "GET_SOURCE_PUBLIC_KEY = 1" } else { "GET_MASTER_PUBLIC_KEY = 1" }
@@ -295,6 +221,27 @@ fn plan(
     let start = if word == "SOURCE" { "START REPLICA" } else { "START SLAVE" };
     plan.push(Statement { action: "start replication", sql: start.to_owned() });
     Ok(plan)
+}
+
+/// Said in full: what a server takes for granted differs between versions.
+fn tls_options(word: &str, tls: &Tls) -> Result<Vec<String>> {
+    let mut options = vec![format!("{word}_SSL = {}", u8::from(tls.is_on()))];
+    if tls.is_on() {
+        let verify = u8::from(tls.mode == TlsMode::VerifyIdentity);
+        options.push(format!("{word}_SSL_VERIFY_SERVER_CERT = {verify}"));
+        let files = [
+            ("CA", tls.ca.as_ref()),
+            ("CERT", tls.identity.as_ref().map(|(cert, _)| cert)),
+            ("KEY", tls.identity.as_ref().map(|(_, key)| key)),
+        ];
+        for (name, path) in files.into_iter().filter_map(|(name, path)| Some((name, path?))) {
+            options.push(format!(
+                "{word}_SSL_{name} = {}",
+                literal("a TLS file's path", &path.to_string_lossy())?
+            ));
+        }
+    }
+    Ok(options)
 }
 
 /// Stops the threads and drops the old source with its relay logs; both are no error on a server without one.
@@ -317,14 +264,19 @@ async fn set_gtid_purged(session: &mut Session, from: &Coordinates) -> Result<()
     session.exec("set gtid_purged", format!("SET GLOBAL gtid_purged = {}", quote(gtid))).await
 }
 
-pub(crate) fn account(credentials: &Credentials) -> Result<(String, String)> {
+pub(crate) fn account(credentials: &Credentials) -> Result<Login> {
     match credentials {
-        Credentials::PasswordFile { user, path } => Ok((user.clone(), read_secret(path)?)),
+        Credentials::PasswordFile { user, path } => {
+            Ok(Login { user: user.clone(), password: Some(read_secret(path)?), tls: Tls::default() })
+        }
         Credentials::OptionFile(path) => {
             check_secret_mode(path)?;
             let client = OptionFiles::load_file(path)?.effective(&["client"]);
+            let tls = tls_of(path, &client)?;
             match (client.get("user"), client.get("password")) {
-                (Some(user), Some(password)) => Ok((user.to_owned(), password.to_owned())),
+                (Some(user), Some(password)) => {
+                    Ok(Login { user: user.to_owned(), password: Some(password.to_owned()), tls })
+                }
                 _ => Err(missing_account(path)),
             }
         }
@@ -339,43 +291,6 @@ fn missing_account(path: &Path) -> Error {
     }
 }
 
-enum Health {
-    Running(u64),
-    /// Not connected yet, or a moment without a lag figure; what the threads say.
-    Connecting(String),
-    Failed(String),
-}
-
-fn health(status: &Record) -> Health {
-    let get = |new, old| server::column(status, new, old).unwrap_or_default();
-    let (io, sql) =
-        (get("Replica_IO_Running", "Slave_IO_Running"), get("Replica_SQL_Running", "Slave_SQL_Running"));
-    let error = |name: &str| status.get(name).filter(|e| !e.is_empty());
-    if let Some(words) = error("Last_SQL_Error") {
-        return Health::Failed(words.clone());
-    }
-    match (io, sql, server::lag_seconds(status)) {
-        ("Yes", "Yes", Some(lag)) => Health::Running(lag),
-        ("No", _, _) if error("Last_IO_Error").is_some() => Health::Failed(status["Last_IO_Error"].clone()),
-        _ => {
-            let words = error("Last_IO_Error").cloned();
-            let state = || get("Replica_IO_State", "Slave_IO_State").to_owned();
-            Health::Connecting(words.unwrap_or_else(state))
-        }
-    }
-}
-
-/// The columns that move while a replica works.
-fn standing(status: &Record) -> Vec<String> {
-    let columns = [
-        ("Source_Log_File", "Master_Log_File"),
-        ("Read_Source_Log_Pos", "Read_Master_Log_Pos"),
-        ("Relay_Source_Log_File", "Relay_Master_Log_File"),
-        ("Exec_Source_Log_Pos", "Exec_Master_Log_Pos"),
-    ];
-    columns.iter().map(|(new, old)| server::column(status, new, old).unwrap_or_default().to_owned()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use protocol::mysql::BinlogPosition;
@@ -384,11 +299,15 @@ mod tests {
 
     fn source(host: &str) -> Source {
         let credentials = Credentials::OptionFile("/etc/repl.cnf".into());
-        Source { host: host.into(), port: 3306, credentials, tls: false }
+        Source { host: host.into(), port: 3306, credentials }
+    }
+
+    fn login(tls: Tls) -> Login {
+        Login { user: "repl".into(), password: Some("it's \\ me".into()), tls }
     }
 
     fn sql(flavor: Flavor, version: [u16; 3], from: &Coordinates) -> Vec<String> {
-        let plan = plan(flavor, version, &source("db1"), "repl", "it's \\ me", from).unwrap();
+        let plan = plan(flavor, version, &source("db1"), &login(Tls::default()), from).unwrap();
         plan.into_iter().map(|s| s.sql).collect()
     }
 
@@ -423,19 +342,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_demanded_of_the_sources_certificate_is_said_in_full() {
+        let from = Coordinates { flavor: Flavor::Mysql, binlog: None, gtid: Some("x:1".into()) };
+        let tls = Tls { mode: TlsMode::VerifyCa, ca: Some("/etc/ca.pem".into()), identity: None };
+        let plan = plan(Flavor::Mysql, [9, 7, 4], &source("db1"), &login(tls), &from).unwrap();
+        let said = "SOURCE_SSL = 1, SOURCE_SSL_VERIFY_SERVER_CERT = 0, SOURCE_SSL_CA = '/etc/ca.pem'";
+        assert!(plan[1].sql.ends_with(said), "{}", plan[1].sql);
+    }
+
+    #[test]
     fn hostile_names_are_refused_and_not_escaped() {
         let from = Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) };
         for host in ["db1', MASTER_USER='root", "db1\\", "db\n1", "db1\""] {
-            assert!(plan(Flavor::Mariadb, [10, 11, 6], &source(host), "repl", "x", &from).is_err(), "{host}");
+            assert!(
+                plan(Flavor::Mariadb, [10, 11, 6], &source(host), &login(Tls::default()), &from).is_err(),
+                "{host}"
+            );
         }
         let from = Coordinates { gtid: Some("0-1-42'; DROP DATABASE mysql; --".into()), ..from };
-        assert!(plan(Flavor::Mariadb, [10, 11, 6], &source("db1"), "repl", "x", &from).is_err());
+        assert!(plan(Flavor::Mariadb, [10, 11, 6], &source("db1"), &login(Tls::default()), &from).is_err());
     }
 
     #[test]
     fn without_coordinates_it_refuses() {
         let from = Coordinates { flavor: Flavor::Mysql, binlog: None, gtid: None };
-        assert!(plan(Flavor::Mysql, [9, 7, 4], &source("db1"), "repl", "x", &from).is_err());
+        assert!(plan(Flavor::Mysql, [9, 7, 4], &source("db1"), &login(Tls::default()), &from).is_err());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use crate::position;
 use crate::power::Progress;
 use crate::process::{Group, Limits, User};
 use crate::rundir::{self, OPTION_FILE};
+use crate::tls::Tls;
 
 /// Where private servers have their run directories unless they are told otherwise.
 pub const RUN_ROOT: &str = "/run/orchestrator-agent/private";
@@ -190,7 +191,7 @@ impl Sandbox {
     /// # Errors
     /// [`Error::Connect`].
     pub async fn connect(&self) -> Result<Session> {
-        let login = Login { user: "root".to_owned(), password: None };
+        let login = Login { user: "root".to_owned(), password: None, tls: Tls::default() };
         Session::open(&Address::Socket(self.socket()), &login, Duration::from_secs(10)).await
     }
 

@@ -3,57 +3,13 @@
 
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::{copy_datadir, instance, mysql9};
+use common::replica::{PASSWORD, clone_of, primary, source};
+use common::{instance, mysql9};
 use mysql::Error;
-use mysql::datadir::{ClonePolicy, LogNames, clean, cleanup_plan, top_entries};
-use mysql::replicate::{self, CatchUp, Credentials, Source};
-use testkit::mysqld::{Mysqld, MysqldOptions};
-
-const PASSWORD: &str = "it's \\ a \"secret\"; --";
-
-fn source(primary: &Mysqld, password: &str) -> Source {
-    let path: PathBuf = primary.base().join(format!("secret-{}", password.len()));
-    std::fs::write(&path, password).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let credentials = Credentials::PasswordFile { user: "repl".into(), path };
-    Source { host: "127.0.0.1".into(), port: primary.port(), credentials, tls: false }
-}
-
-async fn primary(options: MysqldOptions) -> Mysqld {
-    let primary = Mysqld::start(options).await.unwrap();
-    let escaped = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
-    primary.exec(format!("CREATE USER repl@'127.0.0.1' IDENTIFIED BY '{escaped}'")).await.unwrap();
-    primary.exec("GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'").await.unwrap();
-    primary.exec("CREATE DATABASE shop").await.unwrap();
-    primary
-        .exec("CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v INT) ENGINE=InnoDB")
-        .await
-        .unwrap();
-    primary.exec("INSERT INTO shop.t (v) VALUES (1), (2), (3)").await.unwrap();
-    primary
-}
-
-/// Copies the crashed primary's files, which is what a snapshot holds, and cleans them, as a seed does.
-async fn clone_of(primary: &mut Mysqld, options: MysqldOptions) -> Mysqld {
-    primary.kill9().await.unwrap();
-    let mut replica = Mysqld::prepare(options).unwrap();
-    std::fs::remove_dir_all(replica.datadir()).unwrap();
-    copy_datadir(primary.datadir(), replica.datadir());
-    clean_copy(replica.datadir());
-    primary.boot().await.unwrap();
-    replica.boot().await.unwrap();
-    replica
-}
-
-fn clean_copy(datadir: &Path) {
-    let names = top_entries(datadir).unwrap();
-    let plan = cleanup_plan(names.iter().map(String::as_str), &ClonePolicy::default(), &LogNames::default());
-    clean(datadir, &plan).unwrap();
-}
+use mysql::replicate::{self, CatchUp};
+use testkit::mysqld::MysqldOptions;
 
 async fn follows(options: MysqldOptions) {
     let mut primary = primary(options.clone()).await;
@@ -63,7 +19,7 @@ async fn follows(options: MysqldOptions) {
     let (source, replica_instance) = (source(&primary, PASSWORD), instance(&replica));
     replicate::start(&replica_instance, &source, &at).await.unwrap();
     let goal = CatchUp { max_lag_seconds: 0, ..CatchUp::default() };
-    replicate::wait(&replica_instance, &source, goal, &|_| {}).await.unwrap();
+    replicate::wait(&replica_instance, &source, &at, goal, &|_| {}).await.unwrap();
     primary.exec("INSERT INTO shop.t (v) VALUES (5)").await.unwrap();
     testkit::poll::until_async(Duration::from_secs(30), "the replica to have all rows", || async {
         (replica.scalar("SELECT SUM(v) FROM shop.t").await.unwrap() == "15").then_some(())
@@ -105,7 +61,7 @@ async fn a_wrong_password_is_told_with_the_servers_words_and_without_the_passwor
     replicate::start(&instance(&replica), &source, &at).await.unwrap();
     let began = Instant::now();
     let goal = CatchUp { patience: Duration::from_secs(3), ..CatchUp::default() };
-    let error = replicate::wait(&instance(&replica), &source, goal, &|_| {}).await.unwrap_err();
+    let error = replicate::wait(&instance(&replica), &source, &at, goal, &|_| {}).await.unwrap_err();
     assert!(matches!(error, Error::Replication { .. }), "{error}");
     assert!(error.to_string().contains("repl"), "{error}");
     assert!(!error.to_string().contains("wrong-password"), "{error}");
@@ -122,7 +78,7 @@ async fn a_file_position_works_where_there_is_no_gtid() {
     let source = source(&primary, PASSWORD);
     replicate::start(&instance(&replica), &source, &at).await.unwrap();
     let goal = CatchUp { writable: true, ..CatchUp::default() };
-    replicate::wait(&instance(&replica), &source, goal, &|_| {}).await.unwrap();
+    replicate::wait(&instance(&replica), &source, &at, goal, &|_| {}).await.unwrap();
     testkit::poll::until_async(Duration::from_secs(30), "the row to arrive", || async {
         (replica.scalar("SELECT SUM(v) FROM shop.t").await.unwrap() == "13").then_some(())
     })

@@ -1,11 +1,13 @@
 //! Shared by the tests with real servers.
 #![allow(dead_code, unreachable_pub, reason = "each test file is a program of its own and uses a part")]
 
+pub mod replica;
+
 use std::path::Path;
 
 use mysql::Instance;
 use mysql::config::{DirectService, MysqlConfig, ServiceConfig};
-use testkit::mysqld::{Mysqld, MysqldOptions, Vendor, mysql9_root};
+use testkit::mysqld::{Mysqld, MysqldOptions, Vendor, mariadb11_root, mysql9_root};
 
 /// An agent's view of a test server: only its option file is configured.
 pub fn config(server: &Mysqld) -> MysqlConfig {
@@ -41,4 +43,15 @@ pub fn copy_datadir(from: &Path, to: &Path) {
     let status =
         std::process::Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to).status().unwrap();
     assert!(status.success());
+}
+
+/// Options for MariaDB 11.8, or the loud reason why there is none.
+pub fn mariadb11() -> Option<MysqldOptions> {
+    match mariadb11_root() {
+        Ok(root) => Some(MysqldOptions { vendor: Vendor::Mariadb11 { root }, ..MysqldOptions::default() }),
+        Err(why) => {
+            eprintln!("skipped, because there is no MariaDB 11.8 here: {why:#}");
+            None
+        }
+    }
 }

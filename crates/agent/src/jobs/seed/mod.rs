@@ -208,6 +208,14 @@ async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> S
         (None, Some(_)) => return SourceSays::Later,
         (None, None) => return SourceSays::Refused(replicate::NO_POSITION.to_owned()),
     };
+    let unsaid = source.tls().is_ok_and(|tls| tls.mode == mysql::TlsMode::Unsaid);
+    if unsaid && host.instance.replicates_over_tls().await {
+        return SourceSays::Refused(
+            "this server replicates over TLS now, and would in clear after the seed: say how in [client] of \
+             seed.replication_credentials (ssl-mode = REQUIRED or ssl-ca, or ssl-mode = DISABLED)"
+                .to_owned(),
+        );
+    }
     match mysql::history::check_source(&source, coordinates, SOURCE_LIMIT).await {
         Ok(Availability::Available) => SourceSays::Available,
         Ok(Availability::Unknown(why)) => SourceSays::Unknown(why),

@@ -54,6 +54,7 @@ impl Step<Host> for Cleanup {
             "snapshot": params.offer.facts.snapshot.as_ref().map(|snapshot| &snapshot.id),
             "stream": params.offer.facts.stream,
             "coordinates": coordinates(scope, &params)?,
+            "replication": scope.output::<Value>(SeedStage::Replicate.as_str())?,
             "transfer": transfer,
             "left_stopped": left_stopped,
             "old_datadir": (keep > 0).then(|| target.layout(scope.job_id()).ok()).flatten().map(|l| l.old()),

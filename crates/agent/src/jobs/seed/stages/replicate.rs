@@ -40,13 +40,18 @@ impl Step<Host> for Replicate {
         let follow = async {
             mysql::replicate::start(&host.instance, &source, &coordinates).await?;
             let goal = CatchUp { patience, ..CatchUp::default() };
-            mysql::replicate::wait(&host.instance, &source, goal, &report).await
+            mysql::replicate::wait(&host.instance, &source, &coordinates, goal, &report).await
         };
         let following = tokio::select! {
             following = follow => following?,
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
-        Ok(json!({ "lag_seconds": following.lag_seconds, "took_ms": millis(following.took) }))
+        Ok(json!({
+            "lag_seconds": following.lag_seconds,
+            "took_ms": millis(following.took),
+            "source": following.source,
+            "applied": following.applied,
+        }))
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
@@ -83,7 +88,6 @@ pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Re
         host: from.host.clone(),
         port: from.port,
         credentials: Credentials::OptionFile(file),
-        tls: false,
     })
 }
 
