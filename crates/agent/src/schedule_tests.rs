@@ -27,6 +27,7 @@ fn snapshot(age_days: i64) -> Snapshot {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            log: None,
             server_version: None,
             datadir: PathBuf::new(),
             expires_at: None,

@@ -165,6 +165,11 @@ impl Session {
         self
     }
 
+    /// The connection itself, for what is no statement.
+    pub(crate) fn into_conn(self) -> Conn {
+        self.conn
+    }
+
     /// The server's id of this connection.
     #[must_use]
     pub fn connection_id(&self) -> u32 {

@@ -1,56 +1,189 @@
-//! Whether a source still has the binary logs that a replica needs to follow it from recorded coordinates.
+//! Whether a replica can follow a source from recorded coordinates, and would then have every row of it.
+//!
+//! A name is no identity: a log of the recorded name may be another one, a GTID set of the recorded form another history, and
+//! what the recipient itself once wrote would be skipped when it comes back to it.
 
-use protocol::mysql::{Coordinates, Flavor};
+mod logs;
+mod own;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use protocol::mysql::{Coordinates, Flavor, LogIdentity};
 
 use crate::client::{Address, Session};
 use crate::error::{Error, Result};
 use crate::gtid::{self, Gtid};
-use crate::position::{self, first_that_works, server_code};
+use crate::position::{self, server_code};
 use crate::replicate::{Source, account, quote};
 use crate::server;
+
+pub use logs::identity;
 
 /// What a source was found to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Availability {
     /// Everything from the coordinates on.
     Available,
-    /// What is needed is gone; says what.
+    /// What is needed is gone, or would not arrive; says what.
     Gone(String),
     /// It could not be told; says why and what to do.
     Unknown(String),
 }
 
-/// Asks a source, as the replication account, whether a replica could follow it from `from`.
+/// Where the data stand, and what was recorded with them.
+#[derive(Debug, Clone, Copy)]
+pub struct Recorded<'a> {
+    /// The coordinates.
+    pub from: &'a Coordinates,
+    /// Which log they are of; absent with snapshots of older agents.
+    pub log: Option<&'a LogIdentity>,
+    /// When the data were frozen, by the donor's clock.
+    pub at: Option<Timestamp>,
+}
+
+/// The server that is to follow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Follower {
+    /// Its `server_id`, under which it skips events.
+    pub server_id: u32,
+    /// Its `server_uuid` (MySQL).
+    pub server_uuid: Option<String>,
+    /// It is a replica now, and may be registered with the source as one.
+    pub is_replica: bool,
+}
+
+/// Asks a source, as the replication account, whether a replica could follow it and would have every row.
 ///
 /// # Errors
 /// [`Error::Connect`] when the source cannot be reached or keeps the account out: a replica could not follow it either.
 pub async fn check_source(
     source: &Source,
-    from: &Coordinates,
-    limit: std::time::Duration,
+    recorded: &Recorded<'_>,
+    follower: &Follower,
+    limit: Duration,
 ) -> Result<Availability> {
+    let from = recorded.from;
     let mut session = connect(source, limit).await?;
     let version = server::version(&mut session).await?;
-    let found = if version.flavor == from.flavor {
-        ask(&mut session, from).await
-    } else {
-        Ok(Availability::Gone(format!("the source runs another vendor's server ({})", version.text)))
-    };
-    session.close().await;
-    match found {
-        Err(error) if is_denied(&error) => Ok(Availability::Unknown(format!(
-            "the replication account may not list the source's binary logs; grant it {}",
-            match from.flavor {
-                Flavor::Mariadb => "BINLOG MONITOR",
-                Flavor::Mysql => "REPLICATION CLIENT",
+    if version.flavor != from.flavor {
+        session.close().await;
+        let text = format!("the source runs another vendor's server ({})", version.text);
+        return Ok(Availability::Gone(text));
+    }
+    let mut doubts = Vec::new();
+    let mut asked = Asked { session, source, recorded, follower, limit };
+    // What each account may see comes first: it needs no rights on the logs.
+    for question in [Question::Ids, Question::Relays, Question::History, Question::Logs, Question::Own] {
+        match asked.ask(question).await {
+            Ok(Availability::Available) => {}
+            Ok(Availability::Unknown(why)) => doubts.push(why),
+            Ok(gone) => return Ok(gone),
+            Err(error) if is_denied(&error) => doubts.push(format!(
+                "the replication account may not list the source's binary logs; grant it {}",
+                match from.flavor {
+                    Flavor::Mariadb => "BINLOG MONITOR",
+                    Flavor::Mysql => "REPLICATION CLIENT",
+                }
+            )),
+            Err(error) => return Err(error),
+        }
+    }
+    asked.session.close().await;
+    doubts.dedup();
+    Ok(if doubts.is_empty() { Availability::Available } else { Availability::Unknown(doubts.join("; ")) })
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    /// No two servers of one id.
+    Ids,
+    /// The source logs what it applies itself.
+    Relays,
+    /// The data's history is the source's.
+    History,
+    /// The logs from there on are there, and are the recorded ones.
+    Logs,
+    /// The recipient wrote nothing of what is to come.
+    Own,
+}
+
+/// A source that is being asked.
+struct Asked<'a> {
+    session: Session,
+    source: &'a Source,
+    recorded: &'a Recorded<'a>,
+    follower: &'a Follower,
+    limit: Duration,
+}
+
+impl Asked<'_> {
+    async fn ask(&mut self, question: Question) -> Result<Availability> {
+        match question {
+            Question::Ids => own::ids(self).await,
+            Question::Relays => self.relays().await,
+            Question::History => self.history().await,
+            Question::Logs => logs::check(self).await,
+            Question::Own => own::check(self).await,
+        }
+    }
+
+    async fn scalar(&mut self, action: &str, sql: impl AsRef<str>) -> Result<String> {
+        Ok(self.session.scalar(action, sql).await?.unwrap_or_default())
+    }
+
+    /// A source that is a replica and logs only its own writes would give nothing of what it applies.
+    async fn relays(&mut self) -> Result<Availability> {
+        // MySQL counts what it applied without logging as purged, which is looked at with the history.
+        if self.recorded.from.flavor == Flavor::Mysql && self.recorded.from.gtid.is_some() {
+            return Ok(Availability::Available);
+        }
+        let logs = self.scalar("show log_slave_updates", "SELECT @@GLOBAL.log_slave_updates").await?;
+        let applies = match self.recorded.from.flavor {
+            Flavor::Mariadb => {
+                let sql = "SELECT @@GLOBAL.gtid_slave_pos";
+                !self.scalar("show gtid_slave_pos", sql).await?.is_empty()
             }
-        ))),
-        other => other,
+            Flavor::Mysql => server::replica_status(&mut self.session).await?.is_some(),
+        };
+        Ok(match logs == "0" && applies {
+            true => Availability::Gone(
+                "the source is a replica that does not log what it applies (log_slave_updates is OFF): replicate from its own \
+                 source, or switch it on there"
+                    .to_owned(),
+            ),
+            false => Availability::Available,
+        })
+    }
+
+    /// What the data have and the source has not: it was reset, or the data are of another history.
+    async fn history(&mut self) -> Result<Availability> {
+        let Some(ours) = &self.recorded.from.gtid else { return Ok(Availability::Available) };
+        let errant = match self.recorded.from.flavor {
+            Flavor::Mysql => {
+                let sql = format!("SELECT GTID_SUBTRACT({}, @@GLOBAL.gtid_executed)", quote(ours));
+                position::one_line(&self.scalar("compare its gtid_executed", sql).await?)
+            }
+            Flavor::Mariadb => {
+                let theirs = mariadb_standing(&mut self.session).await?;
+                match gtid::fork(&theirs, ours) {
+                    Some((_, ours)) => Some(ours.to_string()),
+                    None => Some(gtid::list(&gtid::missing(ours, &theirs))).filter(|list| !list.is_empty()),
+                }
+            }
+        };
+        Ok(match errant {
+            None => Availability::Available,
+            Some(errant) => Availability::Gone(format!(
+                "the data have transactions that the source has not: {errant}; it was reset since, or they were written on the \
+                 donor only: take a snapshot of the source's own history"
+            )),
+        })
     }
 }
 
 /// A connection to a source as the replication account has it.
-pub(crate) async fn connect(source: &Source, limit: std::time::Duration) -> Result<Session> {
+pub(crate) async fn connect(source: &Source, limit: Duration) -> Result<Session> {
     let login = account(&source.credentials)?;
     Session::open(&Address::Remote(source.host.clone(), source.port), &login, limit).await
 }
@@ -59,11 +192,7 @@ pub(crate) async fn connect(source: &Source, limit: std::time::Duration) -> Resu
 ///
 /// # Errors
 /// [`Error::Connect`], and [`Error::Query`] where the account may not see the log's position.
-pub(crate) async fn standing(
-    source: &Source,
-    from: &Coordinates,
-    limit: std::time::Duration,
-) -> Result<Coordinates> {
+pub(crate) async fn standing(source: &Source, from: &Coordinates, limit: Duration) -> Result<Coordinates> {
     let mut session = connect(source, limit).await?;
     let gtid = match (from.flavor, &from.gtid) {
         (_, None) => None,
@@ -80,6 +209,14 @@ pub(crate) async fn standing(
     Ok(Coordinates { flavor: from.flavor, binlog, gtid: gtid.as_deref().and_then(position::one_line) })
 }
 
+/// MariaDB's memory of the last transaction of each server in each domain.
+pub(crate) async fn binlog_state(source: &Source, limit: Duration) -> Result<String> {
+    let mut session = connect(source, limit).await?;
+    let state = session.scalar("show gtid_binlog_state", "SELECT @@GLOBAL.gtid_binlog_state").await?;
+    session.close().await;
+    Ok(state.unwrap_or_default())
+}
+
 /// The last transaction of each domain. A server that was seeded itself has in its log only what came since.
 async fn mariadb_standing(session: &mut Session) -> Result<String> {
     let sql =
@@ -87,61 +224,6 @@ async fn mariadb_standing(session: &mut Session) -> Result<String> {
     let both = session.scalar("show its GTID position", sql).await?.unwrap_or_default();
     let last: Vec<Gtid> = gtid::last_of_domains(&both).into_values().collect();
     Ok(gtid::list(&last))
-}
-
-async fn ask(session: &mut Session, from: &Coordinates) -> Result<Availability> {
-    match (from.flavor, &from.gtid, &from.binlog) {
-        (Flavor::Mysql, Some(gtid), _) => {
-            let sql = format!("SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, {})", quote(gtid));
-            let covered = session.scalar("compare its gtid_purged", sql).await?;
-            if covered.as_deref() == Some("1") {
-                return Ok(Availability::Available);
-            }
-            let purged = session.scalar("show gtid_purged", "SELECT @@GLOBAL.gtid_purged").await?;
-            Ok(Availability::Gone(format!(
-                "the source has purged transactions that the data lack (gtid_purged is {}): take a newer snapshot",
-                purged.unwrap_or_default().replace('\n', "")
-            )))
-        }
-        (Flavor::Mariadb, Some(gtid), _) => {
-            let Some(oldest) = binary_logs(session).await?.into_iter().next() else { return Ok(no_logs()) };
-            let sql = format!("SHOW BINLOG EVENTS IN {} LIMIT 8", quote(&oldest));
-            let events = session.records("show the first events of its oldest binary log", sql).await?;
-            let list = events.iter().find(|e| e.get("Event_type").is_some_and(|kind| kind == "Gtid_list"));
-            let before =
-                list.and_then(|e| e.get("Info")).map(|info| info.trim_matches(['[', ']']).to_owned());
-            Ok(match before.map(|before| gtid::missing(&before, gtid).first().copied()) {
-                Some(None) => Availability::Available,
-                Some(Some(missing)) => Availability::Gone(format!(
-                    "the source's oldest binary log {oldest} begins after {missing}, and the data stand at {gtid}: take a newer \
-                     snapshot"
-                )),
-                None => Availability::Unknown(format!("{oldest} on the source does not say where it begins")),
-            })
-        }
-        (_, None, Some(at)) => {
-            let logs = binary_logs(session).await?;
-            Ok(match logs.contains(&at.file) {
-                true => Availability::Available,
-                false => Availability::Gone(format!(
-                    "the source has no binary log {} any more: take a newer snapshot",
-                    at.file
-                )),
-            })
-        }
-        (_, None, None) => Ok(Availability::Gone("no position was recorded with the data".to_owned())),
-    }
-}
-
-fn no_logs() -> Availability {
-    Availability::Gone("the source writes no binary log".to_owned())
-}
-
-/// Names of the source's binary logs, oldest first.
-async fn binary_logs(session: &mut Session) -> Result<Vec<String>> {
-    let spellings = ["SHOW BINARY LOGS"];
-    let rows = first_that_works(session, "show its binary logs", &spellings).await?;
-    Ok(rows.into_iter().filter_map(|mut row| row.remove("Log_name")).collect())
 }
 
 fn is_denied(error: &Error) -> bool {

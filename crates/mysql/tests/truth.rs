@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use common::replica::{PASSWORD, clone_of, primary, source, source_with};
 use common::{instance, mariadb11, mysql9};
-use mysql::history::{self, Availability};
-use mysql::replicate::{self, CatchUp};
-use protocol::mysql::BinlogPosition;
+use mysql::history::{self, Availability, Follower, Recorded};
+use mysql::replicate::{self, CatchUp, Source};
+use protocol::mysql::{BinlogPosition, Coordinates, LogIdentity};
 use testkit::fault_proxy::FaultProxy;
 use testkit::mysqld::{Mysqld, MysqldOptions};
 
@@ -30,6 +30,12 @@ async fn slow_rows(primary: &Mysqld, rows: u32) {
     conn.disconnect().await.unwrap();
 }
 
+async fn look(source: &Source, at: &Coordinates, log: Option<&LogIdentity>) -> mysql::Result<Availability> {
+    let recorded = Recorded { from: at, log, at: None };
+    history::check_source(source, &recorded, &Follower { server_id: 4711, ..Follower::default() }, LIMIT)
+        .await
+}
+
 async fn waits_for_what_the_source_had(options: MysqldOptions) {
     let mut primary = primary(options.clone()).await;
     let at = instance(&primary).coordinates().await.unwrap();
@@ -45,16 +51,12 @@ async fn waits_for_what_the_source_had(options: MysqldOptions) {
 
     replica.exec("SET GLOBAL read_only = OFF").await.unwrap();
     replica.exec("INSERT INTO shop.t (id, v) VALUES (5000, 1)").await.unwrap();
-    replicate::start(&here, &source, &replica_position(&replica).await).await.unwrap();
-    if primary.vendor().is_mysql() {
-        let error = replicate::wait(&here, &source, &at, goal(10), &|_| {}).await.unwrap_err();
-        let own = replica.scalar("SELECT @@server_uuid").await.unwrap();
-        assert!(error.to_string().contains(&own), "the errant transaction is named: {error}");
-    }
-}
-
-async fn replica_position(replica: &Mysqld) -> protocol::mysql::Coordinates {
-    instance(replica).coordinates().await.unwrap()
+    let error = replicate::wait(&here, &source, &at, goal(10), &|_| {}).await.unwrap_err();
+    let own = match primary.vendor().is_mysql() {
+        true => replica.scalar("SELECT @@server_uuid").await.unwrap(),
+        false => replica.scalar("SELECT CONCAT('-', @@server_id, '-')").await.unwrap(),
+    };
+    assert!(error.to_string().contains(&own), "the errant transaction is named: {error}");
 }
 
 #[tokio::test]
@@ -135,9 +137,9 @@ async fn tls_is_demanded_and_given(options: MysqldOptions) {
         primary.exec(statement).await.unwrap();
     }
     let clear = source_with(&primary, "safe", "secret", primary.port(), "");
-    assert!(history::check_source(&clear, &at, LIMIT).await.is_err());
+    assert!(look(&clear, &at, None).await.is_err());
     let source = source_with(&primary, "safe", "secret", primary.port(), "ssl-mode=REQUIRED");
-    let found = history::check_source(&source, &at, LIMIT).await.unwrap();
+    let found = look(&source, &at, None).await.unwrap();
     assert!(!matches!(found, Availability::Gone(_)), "{found:?}");
     let here = instance(&replica);
     replicate::start(&here, &source, &at).await.unwrap();
@@ -164,8 +166,138 @@ async fn an_account_of_the_ed25519_plugin_logs_in() {
         primary.exec(statement).await.unwrap();
     }
     let source = source_with(&primary, "ed", "secret", primary.port(), "");
-    assert_eq!(history::check_source(&source, &at, LIMIT).await.unwrap(), Availability::Available);
+    assert_eq!(look(&source, &at, None).await.unwrap(), Availability::Available);
     let wrong = source_with(&primary, "ed", "wrong", primary.port(), "#");
-    assert!(history::check_source(&wrong, &at, LIMIT).await.is_err());
+    assert!(look(&wrong, &at, None).await.is_err());
     primary.stop().await.unwrap();
+}
+
+fn gone(found: mysql::Result<Availability>, words: &str) {
+    match found.unwrap() {
+        Availability::Gone(why) if why.contains(words) => {}
+        other => panic!("{words:?} is not in {other:?}"),
+    }
+}
+
+/// A snapshot of a former primary's replica, older than the last writes of that primary.
+async fn own_writes_after_the_snapshot_are_seen(options: MysqldOptions, by_gtid: bool) {
+    let mut old_primary = primary(options.clone()).await;
+    let at = instance(&old_primary).coordinates().await.unwrap();
+    let promoted = clone_of(&mut old_primary, options).await;
+    let (from, here) = (source(&old_primary, PASSWORD), instance(&promoted));
+    replicate::start(&here, &from, &at).await.unwrap();
+    replicate::wait(&here, &from, &at, goal(10), &|_| {}).await.unwrap();
+    let mut frozen = here.coordinates().await.unwrap();
+    let log = history::identity(&here.info().await, &frozen);
+    assert!(log.created_s.is_some(), "{log:?}");
+    old_primary.exec("INSERT INTO shop.t (v) VALUES (100), (101)").await.unwrap();
+    replicate::wait(&here, &from, &at, goal(10), &|_| {}).await.unwrap();
+    let own = instance(&old_primary).info().await;
+    replicate::forget(&here).await.unwrap();
+    promoted.exec("SET GLOBAL read_only = OFF").await.unwrap();
+    promoted.exec("INSERT INTO shop.t (v) VALUES (200)").await.unwrap();
+    let privilege = if promoted.vendor().is_mysql() { "REPLICATION CLIENT" } else { "BINLOG MONITOR" };
+    promoted.exec(format!("GRANT {privilege} ON *.* TO repl@'127.0.0.1'")).await.unwrap();
+
+    let to = source(&promoted, PASSWORD);
+    if !by_gtid {
+        frozen.gtid = None;
+    }
+    let follower = |server_id: Option<u32>, server_uuid: Option<String>| Follower {
+        server_id: server_id.unwrap(),
+        server_uuid,
+        is_replica: false,
+    };
+    let ask = async |from: &Coordinates, who: Follower| {
+        let recorded = Recorded { from, log: Some(&log), at: None };
+        history::check_source(&to, &recorded, &who, LIMIT).await
+    };
+    gone(ask(&frozen, follower(own.server_id, own.server_uuid.clone())).await, "missing for ever");
+    // Seeded again since, it has another uuid and the same id.
+    gone(ask(&frozen, follower(own.server_id, None)).await, "missing for ever");
+    let stranger = ask(&frozen, follower(Some(4711), None)).await.unwrap();
+    assert_eq!(stranger, Availability::Available);
+    let mut fresh = here.coordinates().await.unwrap();
+    if !by_gtid {
+        fresh.gtid = None;
+    }
+    let now = ask(&fresh, follower(own.server_id, own.server_uuid)).await.unwrap();
+    assert_eq!(now, Availability::Available, "a fresh snapshot has them");
+    gone(ask(&fresh, follower(here.info().await.server_id, None)).await, "same server_id");
+}
+
+#[tokio::test]
+async fn a_mariadb_that_comes_back_to_its_own_writes_is_refused() {
+    own_writes_after_the_snapshot_are_seen(MysqldOptions::default(), true).await;
+}
+
+#[tokio::test]
+async fn a_mysql_that_comes_back_to_its_own_writes_is_refused() {
+    if let Some(options) = mysql9() {
+        own_writes_after_the_snapshot_are_seen(options, true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_mysql_without_gtids_that_comes_back_to_its_own_writes_is_refused() {
+    if let Some(mut options) = mysql9() {
+        options.lines = vec!["gtid-mode=OFF".to_owned(), "enforce-gtid-consistency=OFF".to_owned()];
+        own_writes_after_the_snapshot_are_seen(options, false).await;
+    }
+}
+
+/// After a `RESET` the source has logs of the same names and, after as many writes, the same numbers.
+async fn a_reset_is_seen(options: MysqldOptions) {
+    let primary = primary(options).await;
+    let here = instance(&primary);
+    let is_mysql = primary.vendor().is_mysql();
+    let privilege = if is_mysql { "REPLICATION CLIENT" } else { "BINLOG MONITOR" };
+    primary.exec(format!("GRANT {privilege} ON *.* TO repl@'127.0.0.1'")).await.unwrap();
+    let frozen = here.coordinates().await.unwrap();
+    let log = history::identity(&here.info().await, &frozen);
+    let from = source(&primary, PASSWORD);
+    assert_eq!(look(&from, &frozen, Some(&log)).await.unwrap(), Availability::Available);
+    let elsewhere = LogIdentity { server_uuid: Some("another".into()), server_id: Some(99), created_s: None };
+    if frozen.gtid.is_none() {
+        gone(look(&from, &frozen, Some(&elsewhere)).await, "another server's log");
+    }
+    // sleeps because a log's first event has its time in whole seconds
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    primary.exec(if is_mysql { "RESET BINARY LOGS AND GTIDS" } else { "RESET MASTER" }).await.unwrap();
+    for _ in 0..20 {
+        primary
+            .exec("INSERT INTO shop.t (v) VALUES (7), (8), (9), (10), (11), (12), (13), (14)")
+            .await
+            .unwrap();
+    }
+    gone(look(&from, &frozen, Some(&log)).await, "reset");
+    if frozen.gtid.is_some() {
+        // A snapshot of another donor of the same history.
+        let frozen_at = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1);
+        let recorded = Recorded { from: &frozen, log: Some(&elsewhere), at: Some(frozen_at) };
+        let who = Follower { server_id: 4711, ..Follower::default() };
+        gone(history::check_source(&from, &recorded, &who, LIMIT).await, "reset");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_was_reset_since_is_refused() {
+    a_reset_is_seen(MysqldOptions::default()).await;
+    let Some(mut options) = mysql9() else { return };
+    a_reset_is_seen(options.clone()).await;
+    options.lines = vec!["gtid-mode=OFF".to_owned(), "enforce-gtid-consistency=OFF".to_owned()];
+    a_reset_is_seen(options).await;
+}
+
+#[tokio::test]
+async fn a_source_that_does_not_log_what_it_applies_is_refused() {
+    let options =
+        MysqldOptions { lines: vec!["log-slave-updates=OFF".to_owned()], ..MysqldOptions::default() };
+    let mut primary = primary(MysqldOptions::default()).await;
+    let at = instance(&primary).coordinates().await.unwrap();
+    let relay = clone_of(&mut primary, options).await;
+    let here = instance(&relay);
+    replicate::start(&here, &source(&primary, PASSWORD), &at).await.unwrap();
+    replicate::wait(&here, &source(&primary, PASSWORD), &at, goal(10), &|_| {}).await.unwrap();
+    gone(look(&source(&relay, PASSWORD), &at, None).await, "log_slave_updates");
 }

@@ -46,6 +46,17 @@ pub struct Coordinates {
     pub gtid: Option<String>,
 }
 
+/// What tells the log that [`Coordinates`] lie in from another one of the same name; what could not be found is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LogIdentity {
+    /// `server_uuid` of the server that writes it.
+    pub server_uuid: Option<String>,
+    /// `server_id` of that server.
+    pub server_id: Option<u32>,
+    /// When the log's file was begun, by its first event: seconds since 1970.
+    pub created_s: Option<u32>,
+}
+
 /// Whether the server runs, as told by a connection and not by a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

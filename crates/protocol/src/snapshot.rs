@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{AgentId, SnapshotId};
-use crate::mysql::{Coordinates, ServerVersion};
+use crate::mysql::{Coordinates, LogIdentity, ServerVersion};
 
 /// What makes the snapshots of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -80,6 +80,9 @@ pub struct SnapshotMeta {
     pub freeze: Freeze,
     /// Where the data stand, read at the same instant.
     pub coordinates: Option<Coordinates>,
+    /// Which log the coordinates are of; absent where none are, and with snapshots of older agents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogIdentity>,
     /// Server that wrote the data.
     pub server_version: Option<ServerVersion>,
     /// Path of the datadir inside the snapshot, relative to its root; empty when the root is the datadir.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use protocol::ids::SnapshotId;
-use protocol::mysql::{BinlogPosition, Coordinates, Flavor, ServerVersion};
+use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity, ServerVersion};
 use protocol::snapshot::{Consistency, Freeze, Proof, Snapshot, Validity};
 
 use crate::provider::{CreateRequest, Features, MountMode, Observed, Provider, TakeFailed};
@@ -94,6 +94,7 @@ pub fn observed() -> Observed {
                     .join(",\n"),
             ),
         }),
+        log: Some(LogIdentity { server_uuid: None, server_id: Some(7), created_s: Some(1_795_382_706) }),
         server_version: Some(ServerVersion {
             flavor: Flavor::Mysql,
             number: [9, 7, 4],
@@ -173,6 +174,7 @@ fn metadata_survive_a_restart(fixture: &Fixture<'_>) -> (Snapshot, Snapshot) {
     assert_eq!((&meta.cluster, &meta.dc, &meta.host), (&asked.cluster, &asked.dc, &asked.host));
     assert_eq!((meta.consistency, meta.freeze), (seen.consistency, seen.freeze));
     assert_eq!((&meta.coordinates, &meta.server_version), (&seen.coordinates, &seen.server_version));
+    assert_eq!(meta.log, seen.log);
     assert_eq!(meta.expires_at, asked.expires_at);
     assert_eq!(
         find(fixture, &first.id).meta.as_ref(),

@@ -51,6 +51,7 @@ pub(crate) fn meta(request: &CreateRequest, observed: Observed, datadir: PathBuf
         consistency: observed.consistency,
         freeze: observed.freeze,
         coordinates: observed.coordinates,
+        log: observed.log,
         server_version: observed.server_version,
         datadir,
         expires_at: request.expires_at,

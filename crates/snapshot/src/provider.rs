@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use protocol::ids::{AgentId, SnapshotId};
-use protocol::mysql::{Coordinates, ServerVersion};
+use protocol::mysql::{Coordinates, LogIdentity, ServerVersion};
 use protocol::snapshot::{Consistency, Freeze, ProviderKind, Snapshot, SnapshotMeta, Validity};
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,8 @@ pub struct Observed {
     pub freeze: Freeze,
     /// Where the data stand.
     pub coordinates: Option<Coordinates>,
+    /// Which log the coordinates are of.
+    pub log: Option<LogIdentity>,
     /// The server that wrote them.
     pub server_version: Option<ServerVersion>,
 }
@@ -131,6 +133,7 @@ impl Observed {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            log: None,
             server_version: None,
         }
     }
@@ -142,6 +145,7 @@ impl Observed {
             consistency: Consistency::Stopped,
             freeze: Freeze::Stopped,
             coordinates: None,
+            log: None,
             server_version: None,
         }
     }

@@ -272,6 +272,7 @@ impl Instant {
             match self.runtime.block_on(lock.release()) {
                 Ok(_) => {
                     observed.consistency = Consistency::Locked;
+                    observed.log = Some(mysql::history::identity(&self.server, &coordinates));
                     observed.coordinates = Some(coordinates);
                 }
                 // Longer than the server holds a lock: still one instant, only its position is not known.

@@ -139,6 +139,7 @@ fn snapshots_tell_state_position_and_holders() {
         consistency: Consistency::Locked,
         freeze: Freeze::Atomic,
         coordinates: Some(Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) }),
+        log: None,
         server_version: None,
         datadir: "".into(),
         expires_at: Some(noon()),

@@ -258,11 +258,14 @@ impl<'a> Watch<'a> {
         };
         // Asked after what is applied here was read: whatever came from the source is in its answer.
         let now = history::standing(self.source, self.from, SOURCE_LIMIT).await?;
-        let errant = match (&applied.gtid, now.gtid.as_deref().unwrap_or_default()) {
-            (None, _) => None,
-            (Some(here), there) if self.flavor == Flavor::Mysql => subtract(session, here, there).await?,
-            (Some(here), there) => {
-                Some(gtid::list(&gtid::missing(here, there))).filter(|errant| !errant.is_empty())
+        let there = now.gtid.as_deref().unwrap_or_default();
+        let errant = match &applied.gtid {
+            None => None,
+            Some(here) if self.flavor == Flavor::Mysql => subtract(session, here, there).await?,
+            Some(here) => {
+                let mut errant = gtid::missing(here, there);
+                errant.extend(self.own_writes(session).await?);
+                Some(gtid::list(&errant)).filter(|errant| !errant.is_empty())
             }
         };
         match errant {
@@ -271,6 +274,23 @@ impl<'a> Watch<'a> {
                 "this replica has transactions that its source has not: {errant}; find out who wrote them"
             ))),
         }
+    }
+}
+
+impl Watch<'_> {
+    /// What MariaDB has written under its own id since the data were frozen, and its source does not know of.
+    async fn own_writes(&self, session: &mut Session) -> Result<Vec<gtid::Gtid>> {
+        let state = session.scalar("show gtid_binlog_state", "SELECT @@GLOBAL.gtid_binlog_state").await?;
+        let id = session.scalar("show its server_id", "SELECT @@GLOBAL.server_id").await?;
+        let Some(id) = id.and_then(|id| id.parse().ok()) else { return Ok(Vec::new()) };
+        let frozen = self.from.gtid.as_deref().unwrap_or_default();
+        let mut own = gtid::written_after(&state.unwrap_or_default(), id, frozen);
+        if !own.is_empty() {
+            let known =
+                gtid::written_after(&history::binlog_state(self.source, SOURCE_LIMIT).await?, id, frozen);
+            own.retain(|gtid| !known.iter().any(|k| k.domain == gtid.domain && k.sequence >= gtid.sequence));
+        }
+        Ok(own)
     }
 }
 

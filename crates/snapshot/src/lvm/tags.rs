@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use protocol::mysql::{BinlogPosition, Coordinates, Flavor, ServerVersion};
+use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity, ServerVersion};
 use protocol::snapshot::{Consistency, Freeze, Proof, SnapshotMeta};
 
 /// On every snapshot of ours.
@@ -49,6 +49,11 @@ pub(crate) fn encode(meta: &SnapshotMeta) -> Vec<String> {
         ));
     }
     push_coordinates(&mut fields, ["flavor", "binlog", "gtid"], meta.coordinates.as_ref());
+    if let Some(log) = &meta.log {
+        let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
+        let uuid = log.server_uuid.as_deref().unwrap_or_default();
+        fields.push(("log", format!("{}:{}:{uuid}", number(log.server_id), number(log.created_s))));
+    }
     if let Some(proof) = &meta.proof {
         let verdict = if proof.passed { "passed" } else { "failed" };
         fields.push(("proof", format!("{verdict}:{}:{}", proof.recovery_ms, proof.checked_at)));
@@ -105,6 +110,7 @@ pub(crate) fn decode(tags: &[String]) -> Option<SnapshotMeta> {
         consistency: value_of::<Consistency>(&get("consistency")?)?,
         freeze: get("freeze").and_then(|v| value_of::<Freeze>(&v)).unwrap_or_default(),
         coordinates: coordinates(["flavor", "binlog", "gtid"]),
+        log: get("log").and_then(|v| read_log(&v)),
         server_version: get("version").and_then(|v| read_version(&v)),
         datadir: get("datadir").unwrap_or_default().into(),
         expires_at: get("expires").and_then(|v| v.parse().ok()),
@@ -118,6 +124,13 @@ pub(crate) fn decode(tags: &[String]) -> Option<SnapshotMeta> {
             Some(Proof { checked_at, passed, detail, recovery_ms, recovered })
         }),
     })
+}
+
+fn read_log(text: &str) -> Option<LogIdentity> {
+    let mut parts = text.splitn(3, ':');
+    let (server_id, created_s) = (parts.next()?.parse().ok(), parts.next()?.parse().ok());
+    let server_uuid = parts.next().filter(|uuid| !uuid.is_empty()).map(str::to_owned);
+    Some(LogIdentity { server_uuid, server_id, created_s })
 }
 
 fn read_version(text: &str) -> Option<ServerVersion> {
@@ -211,6 +224,11 @@ mod tests {
             consistency: Consistency::Locked,
             freeze: Freeze::Atomic,
             coordinates: Some(coordinates.clone()),
+            log: Some(LogIdentity {
+                server_uuid: Some("3e11fa47-71ca-11e1-9e33-c80aa9429562".to_owned()),
+                server_id: Some(7),
+                created_s: None,
+            }),
             server_version: Some(ServerVersion {
                 flavor: Flavor::Mysql,
                 number: [8, 0, 40],

@@ -17,6 +17,7 @@ use mysql::datadir::Ownership;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
+use protocol::mysql::ServerInfo;
 use protocol::params::SeedStartParams;
 use protocol::seed::{
     DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, Silence, TransferProgress, Transport,
@@ -182,7 +183,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         takes_writes: host.seen().takes_writes && server.state.may_be_running(),
         has_post_copy: !host.config.seed.post_copy.is_empty(),
         key_source: mysql::encryption::key_source(&settings),
-        source: ask_source(host, donor, options).await,
+        source: ask_source(host, &server, donor, options).await,
         reach: Reach::NotTried,
         server,
     }
@@ -196,8 +197,13 @@ async fn counted(path: &Path) -> u64 {
 }
 
 /// Asks the server to replicate from, as the replication account, whether it still has what a replica needs.
-async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SourceSays {
-    use mysql::history::Availability;
+async fn ask_source(
+    host: &Host,
+    server: &ServerInfo,
+    donor: &DonorFacts,
+    options: &SeedOptions,
+) -> SourceSays {
+    use mysql::history::{Availability, Recorded};
     let Some(from) = &options.replicate_from else { return SourceSays::NotAsked };
     let source = match replicate::source(host, from) {
         Ok(source) => source,
@@ -216,7 +222,13 @@ async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> S
                 .to_owned(),
         );
     }
-    match mysql::history::check_source(&source, coordinates, SOURCE_LIMIT).await {
+    let meta = donor.snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref());
+    let recorded = Recorded {
+        from: coordinates,
+        log: meta.and_then(|meta| meta.log.as_ref()),
+        at: donor.snapshot.as_ref().map(|snapshot| snapshot.created_at),
+    };
+    match mysql::history::check_source(&source, &recorded, &follower(server), SOURCE_LIMIT).await {
         Ok(Availability::Available) => SourceSays::Available,
         Ok(Availability::Unknown(why)) => SourceSays::Unknown(why),
         Ok(Availability::Gone(why)) => SourceSays::Refused(why),
@@ -226,6 +238,16 @@ async fn ask_source(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> S
             from.port,
             crate::host::chain(&error)
         )),
+    }
+}
+
+/// As what this server would follow a source.
+fn follower(server: &ServerInfo) -> mysql::history::Follower {
+    mysql::history::Follower {
+        // Where no option file of a stopped server says more, it is the default of both vendors.
+        server_id: server.server_id.unwrap_or(1),
+        server_uuid: server.server_uuid.clone(),
+        is_replica: server.replica_of.is_some(),
     }
 }
 

@@ -31,6 +31,7 @@ fn meta(proof: Option<bool>) -> SnapshotMeta {
         consistency: Consistency::Crash,
         freeze: Freeze::Atomic,
         coordinates: None,
+        log: None,
         server_version: None,
         datadir: PathBuf::new(),
         expires_at: None,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
+use mysql::history::{Availability, Recorded};
 use mysql::replicate::{CatchUp, Credentials, Source};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::Coordinates;
@@ -11,6 +12,7 @@ use protocol::params::SeedStartParams;
 use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
+use super::super::{SOURCE_LIMIT, follower};
 use crate::host::Host;
 use crate::jobs::service;
 
@@ -37,6 +39,7 @@ impl Step<Host> for Replicate {
         let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
         let report =
             |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
+        still_available(host, &source, &coordinates, &params).await?;
         let follow = async {
             mysql::replicate::start(&host.instance, &source, &coordinates).await?;
             let goal = CatchUp { patience, ..CatchUp::default() };
@@ -89,6 +92,24 @@ pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Re
         port: from.port,
         credentials: Credentials::OptionFile(file),
     })
+}
+
+/// The plan's look at the source, once more: it may have been reset or purged during the copy.
+async fn still_available(
+    host: &Host,
+    source: &Source,
+    from: &Coordinates,
+    params: &SeedStartParams,
+) -> Result<(), StepError> {
+    let snapshot = params.offer.facts.snapshot.as_ref();
+    let log = snapshot.and_then(|snapshot| snapshot.meta.as_ref()?.log.as_ref());
+    let recorded = Recorded { from, log, at: snapshot.map(|snapshot| snapshot.created_at) };
+    let follower = follower(&host.instance.info().await);
+    match mysql::history::check_source(source, &recorded, &follower, SOURCE_LIMIT).await {
+        Ok(Availability::Gone(why)) => Err(StepError::new(ErrorCode::Refused, why)),
+        // A source that is away for a moment is waited for.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn millis(duration: Duration) -> u64 {
