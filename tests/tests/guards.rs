@@ -265,3 +265,52 @@ async fn a_mysql_9_with_tables_outside_its_datadir_gives_no_snapshot() {
         a_table_elsewhere(vendor).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_somebody_uses_is_no_spare_though_its_log_stands_still() {
+    use testkit::mysqld::mysql_async::{Conn, OptsBuilder};
+    let world = World::start(WorldOptions {
+        provider: Provider::Directory,
+        server_lines: vec!["skip-log-bin".to_owned()],
+        ..WorldOptions::default()
+    })
+    .await;
+    world.snapshot().await;
+    let db = &world.recipient.db;
+    db.exec("CREATE USER app@localhost IDENTIFIED BY 'app'").await.unwrap();
+    db.exec("GRANT SELECT ON *.* TO app@localhost").await.unwrap();
+    let passes = || async {
+        let plan = plan(&world, swiftly()).await;
+        (verdict(&plan, Guard::NotAPrimary).0 == Verdict::Pass).then_some(())
+    };
+    poll::until_async(PATIENCE, "an unused server to be one", passes).await;
+
+    let options = OptsBuilder::default()
+        .socket(Some(db.socket().to_string_lossy()))
+        .prefer_socket(false)
+        .user(Some("app"))
+        .pass(Some("app"));
+    let mut reader = Conn::new(options).await.unwrap();
+    let _: Vec<u32> = reader.query("SELECT id FROM own.marker").await.unwrap();
+    refused_at_start(&world, &[], "app@localhost").await;
+    reader.disconnect().await.unwrap();
+    poll::until_async(PATIENCE, "the reader to be gone", passes).await;
+
+    let mut writer = db.connect().await.unwrap();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
+        writer.query_drop("CREATE TABLE own.live (id INT AUTO_INCREMENT PRIMARY KEY)").await.unwrap();
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        while stopped.try_recv().is_err() {
+            pace.tick().await;
+            writer.query_drop("INSERT INTO own.live VALUES ()").await.unwrap();
+        }
+    });
+    poll::until_async(PATIENCE, "the writer to be seen", || async {
+        refused_by(&plan(&world, swiftly()).await).contains(&Guard::NotAPrimary).then_some(())
+    })
+    .await;
+    refused_at_start(&world, &[], "takes writes").await;
+    stop.send(()).unwrap();
+    writing.await.unwrap();
+}

@@ -63,6 +63,9 @@ async fn follows(name: &str, lines: &[&str], by_gtid: bool) {
     let Some(vendor) = vendor(name) else { return };
     let account = Account::new();
     let world = world(vendor, &account, lines).await;
+    if !by_gtid {
+        world.donor.db.exec("GRANT REPLICATION CLIENT ON *.* TO repl@'127.0.0.1'").await.unwrap();
+    }
     let writer = Writer::start(&world.donor.db).await;
     some_writes(&world, 20).await;
     let snapshot = world.snapshot().await;

@@ -17,8 +17,14 @@ pub(crate) async fn measure(host: &Host, server: &ServerInfo) -> HostLoad {
             .and_then(|text| text.split(' ').next()?.parse().ok()),
         cpus: std::thread::available_parallelism().map_or(0, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
         threads_running: host.instance.threads_running().await,
-        lag_seconds: server.lag_seconds,
+        lag_seconds: unwanted_lag(host, server).await,
     }
+}
+
+/// A replica that is behind on purpose has no more to do than others.
+async fn unwanted_lag(host: &Host, server: &ServerInfo) -> Option<u64> {
+    let lag = server.lag_seconds?;
+    Some(if lag == 0 { 0 } else { lag.saturating_sub(host.instance.wanted_delay().await) })
 }
 
 /// `full avg10=12.34 …` of a pressure file.

@@ -16,6 +16,7 @@ mod reload;
 mod schedule;
 mod streams;
 mod uploads;
+mod usage;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, chain};
 use crate::jobs::view;
+use crate::usage::Watched;
 
 /// Snapshots named in a heartbeat; beyond them only their number.
 const SNAPSHOTS_IN_HEARTBEAT: usize = 16;
@@ -37,8 +38,8 @@ pub(crate) struct Seen {
     pub(crate) datadir_bytes: Option<u64>,
     /// How busy the host is.
     pub(crate) load: HostLoad,
-    /// The binary log grew between the last two looks, and the server is no replica.
-    pub(crate) takes_writes: bool,
+    /// Whether anybody uses the server.
+    pub(crate) watched: Watched,
 }
 
 impl Seen {
@@ -67,7 +68,7 @@ impl Seen {
             free_bytes: None,
             datadir_bytes: None,
             load: HostLoad::default(),
-            takes_writes: false,
+            watched: Watched::default(),
         }
     }
 }
@@ -91,9 +92,9 @@ pub(crate) async fn look(host: &Arc<Host>) {
     let server = host.instance.info().await;
     let (free_bytes, datadir_bytes) = space(host, &server).await;
     let listed = list_snapshots(host).await;
-    let takes_writes = takes_writes(&before.server, &server);
+    let watched = watch(host, &before, &server).await;
     let seen = Seen {
-        takes_writes,
+        watched,
         load: crate::load::measure(host, &server).await,
         snapshots_known: before.snapshots_known || listed.is_some(),
         snapshots: listed.clone().unwrap_or_else(|| before.snapshots.clone()),
@@ -143,8 +144,20 @@ async fn list_snapshots(host: &Arc<Host>) -> Option<Vec<Snapshot>> {
     }
 }
 
-/// Writes arrive at a server that is no replica: its binary log grew. A restart rotates the log and is no write.
-fn takes_writes(before: &ServerInfo, now: &ServerInfo) -> bool {
+/// One more look at who uses the server; also a plan takes one, for the moment that it is made in.
+pub(crate) async fn watch(host: &Host, before: &Seen, server: &ServerInfo) -> Watched {
+    let config = &host.config.seed;
+    let activity = match server.state {
+        ServerState::Ready => mysql::activity::look(&host.instance, &config.ignored_clients).await.ok(),
+        _ => None,
+    };
+    // The counter knows no names: with clients that do not count, only those that are met tell something.
+    let by_counter = config.watch_s > 0 && config.ignored_clients.is_empty();
+    before.watched.add(server, activity, has_grown(&before.server, server), by_counter)
+}
+
+/// The binary log of a server that is no replica grew. A restart rotates the log and is no write.
+fn has_grown(before: &ServerInfo, now: &ServerInfo) -> bool {
     let position = |server: &ServerInfo| server.coordinates.as_ref().and_then(|c| c.binlog.clone());
     match (position(before), position(now)) {
         (Some(old), Some(new)) => {

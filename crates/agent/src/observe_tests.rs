@@ -67,12 +67,12 @@ fn writes_show_as_a_growing_binary_log_of_no_replica() {
         server.coordinates = Some(Coordinates { flavor: Flavor::Mariadb, binlog, gtid: None });
         server
     };
-    assert!(takes_writes(&at(1), &at(2)));
-    assert!(!takes_writes(&at(2), &at(2)));
+    assert!(has_grown(&at(1), &at(2)));
+    assert!(!has_grown(&at(2), &at(2)));
     let mut replica = at(2);
     replica.replica_of = Some("db0:3306".into());
-    assert!(!takes_writes(&at(1), &replica), "what a replica writes is its source's");
+    assert!(!has_grown(&at(1), &replica), "what a replica writes is its source's");
     let mut restarted = at(2);
     restarted.pid = Some(2);
-    assert!(!takes_writes(&at(1), &restarted));
+    assert!(!has_grown(&at(1), &restarted));
 }

@@ -59,6 +59,15 @@ pub(crate) fn fork(there: &str, here: &str) -> Option<(Gtid, Gtid)> {
     })
 }
 
+/// What `here` has and `there` has not: in domains that `there` knows, another transaction under the same number included, and
+/// in domains that it does not, such as those of an earlier source.
+pub(crate) fn errant(here: &str, there: &str) -> (Vec<Gtid>, Vec<Gtid>) {
+    let known = last_of_domains(there);
+    let mut errant = missing(here, there);
+    errant.extend(fork(there, here).map(|(_, ours)| ours));
+    errant.into_iter().partition(|gtid| known.contains_key(&gtid.domain))
+}
+
 /// The transactions that `server` wrote into the history `state` (`gtid_binlog_state`: the last one of each server in each
 /// domain) after `position`.
 pub(crate) fn written_after(state: &str, server: u32, position: &str) -> Vec<Gtid> {
@@ -89,6 +98,14 @@ mod tests {
         assert_eq!(fork("0-1-42", "0-1-42"), None);
         assert_eq!(fork("0-1-43", "0-2-42"), None, "behind, and nothing is known yet");
         assert!(fork("0-1-42,7-1-1", "0-2-42,7-1-1").is_some());
+    }
+
+    #[test]
+    fn a_domain_of_an_earlier_source_is_no_errant_transaction() {
+        let (errant, stale) = errant("0-1-42,7-1-9,8-1-1", "0-2-50,7-1-8");
+        assert_eq!((list(&errant), list(&stale)), ("7-1-9".into(), "8-1-1".into()));
+        let (forked, _) = super::errant("0-1-42", "0-2-42");
+        assert_eq!(list(&forked), "0-1-42");
     }
 
     #[test]

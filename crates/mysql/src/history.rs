@@ -79,13 +79,20 @@ pub async fn check_source(
             Ok(Availability::Available) => {}
             Ok(Availability::Unknown(why)) => doubts.push(why),
             Ok(gone) => return Ok(gone),
-            Err(error) if is_denied(&error) => doubts.push(format!(
-                "the replication account may not list the source's binary logs; grant it {}",
-                match from.flavor {
+            Err(error) if is_denied(&error) => {
+                let right = match from.flavor {
                     Flavor::Mariadb => "BINLOG MONITOR",
                     Flavor::Mysql => "REPLICATION CLIENT",
+                };
+                let why = format!(
+                    "the replication account may not list the source's binary logs; grant it {right}"
+                );
+                // Without GTIDs nothing but the log's position could prove the end of the seed.
+                if from.gtid.is_none() {
+                    return Ok(Availability::Gone(why));
                 }
-            )),
+                doubts.push(why);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -166,10 +173,15 @@ impl Asked<'_> {
             }
             Flavor::Mariadb => {
                 let theirs = mariadb_standing(&mut self.session).await?;
-                match gtid::fork(&theirs, ours) {
-                    Some((_, ours)) => Some(ours.to_string()),
-                    None => Some(gtid::list(&gtid::missing(ours, &theirs))).filter(|list| !list.is_empty()),
+                let (errant, stale) = gtid::errant(ours, &theirs);
+                if errant.is_empty() && !stale.is_empty() {
+                    return Ok(Availability::Unknown(format!(
+                        "the data know of {}, of domains that the source has never heard of: remains of an earlier source, or \
+                         written on the donor only",
+                        gtid::list(&stale)
+                    )));
                 }
+                Some(gtid::list(&errant)).filter(|list| !list.is_empty())
             }
         };
         Ok(match errant {

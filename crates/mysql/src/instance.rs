@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 
+use crate::activity::OwnConnections;
 use crate::client::{Address, Login, Session};
 use crate::config::MysqlConfig;
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ pub struct Instance {
 struct Shared {
     config: MysqlConfig,
     usage: UsageCache,
+    own: OwnConnections,
     /// Version of a binary, valid while its file is the same.
     version: Mutex<Option<(PathBuf, SystemTime, Option<ServerVersion>)>>,
 }
@@ -35,7 +37,8 @@ impl Instance {
     /// The instance that a configuration describes. Touches nothing.
     #[must_use]
     pub fn new(config: MysqlConfig) -> Self {
-        let shared = Shared { config, usage: UsageCache::default(), version: Mutex::new(None) };
+        let (usage, own, version) = (UsageCache::default(), OwnConnections::default(), Mutex::new(None));
+        let shared = Shared { config, usage, own, version };
         Self { shared: Arc::new(shared) }
     }
 
@@ -43,6 +46,10 @@ impl Instance {
     #[must_use]
     pub fn config(&self) -> &MysqlConfig {
         &self.shared.config
+    }
+
+    pub(crate) fn own_connections(&self) -> &OwnConnections {
+        &self.shared.own
     }
 
     /// What is known without asking the server: configuration, process, option files.
@@ -115,6 +122,14 @@ impl Instance {
         session.close().await;
         let threads: u32 = rows.ok()?.into_iter().next()?.into_iter().nth(1)??.parse().ok()?;
         Some(threads.saturating_sub(1))
+    }
+
+    /// Seconds that it is behind its source on purpose (`MASTER_DELAY`); 0 where that cannot be seen.
+    pub async fn wanted_delay(&self) -> u64 {
+        let Ok(mut session) = self.connect().await else { return 0 };
+        let status = server::replica_status(&mut session).await;
+        session.close().await;
+        status.ok().flatten().and_then(|s| s.get("SQL_Delay")?.parse().ok()).unwrap_or(0)
     }
 
     /// Whether it replicates over TLS now; false where that cannot be seen.
@@ -226,17 +241,21 @@ impl Instance {
     pub(crate) async fn connect_with(&self, settings: &Settings) -> Result<Session> {
         let login = Login::from_config(self.config())?;
         let limit = self.config().connect_timeout();
-        let mut session = match (&settings.socket, settings.port) {
+        let opened = match (&settings.socket, settings.port) {
             (Some(socket), _) => {
                 let proven = peer::socket_of(socket, settings.owner, limit).await?;
-                Session::open(&proven.address(), &login, limit).await?
+                self.shared.own.tried();
+                Session::open(&proven.address(), &login, limit).await
             }
             (None, Some(port)) => {
                 peer::check_port(port, settings.owner)?;
-                Session::open(&Address::Tcp(port), &login, limit).await?
+                Session::open(&Address::Tcp(port), &login, limit).await
             }
             (None, None) => return Err(Error::NotFound { what: "the socket or port" }),
         };
+        self.shared.own.tried();
+        let mut session = opened?;
+        self.shared.own.connected(&session);
         let told = session.scalar("show its datadir", "SELECT @@datadir").await?.unwrap_or_default();
         let theirs = settings.resolve(Path::new(&told));
         match &settings.datadir {

@@ -4,6 +4,7 @@
 //! bus or other hosts; the agent joins those. Nothing here passes through a shell, and no secret reaches an
 //! argument list, a log line or an error.
 
+pub mod activity;
 pub mod backup;
 pub mod binlog;
 mod client;

@@ -85,7 +85,6 @@ async fn a_refused_dump_is_no_success(options: MysqldOptions, equal_ids: bool) {
     let proxy = FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], primary.port()))).unwrap();
     proxy.delay(Duration::from_millis(20));
     let source = source_with(&primary, "repl", PASSWORD, proxy.address().port(), "");
-    primary.exec("GRANT REPLICATION CLIENT ON *.* TO repl@'127.0.0.1'").await.unwrap();
     let here = instance(&replica);
     replicate::start(&here, &source, &at).await.unwrap();
     let ended = replicate::wait(&here, &source, &at, goal(10), &|_| {}).await;
@@ -116,7 +115,6 @@ async fn an_idle_source_is_followed_by_file_and_position_too() {
     let mut primary = primary(options.clone()).await;
     let at = instance(&primary).coordinates().await.unwrap();
     let replica = clone_of(&mut primary, options).await;
-    primary.exec("GRANT REPLICATION CLIENT ON *.* TO repl@'127.0.0.1'").await.unwrap();
     primary.exec("FLUSH BINARY LOGS").await.unwrap();
     let (source, here) = (source(&primary, PASSWORD), instance(&replica));
     replicate::start(&here, &source, &at).await.unwrap();
@@ -196,8 +194,6 @@ async fn own_writes_after_the_snapshot_are_seen(options: MysqldOptions, by_gtid:
     replicate::forget(&here).await.unwrap();
     promoted.exec("SET GLOBAL read_only = OFF").await.unwrap();
     promoted.exec("INSERT INTO shop.t (v) VALUES (200)").await.unwrap();
-    let privilege = if promoted.vendor().is_mysql() { "REPLICATION CLIENT" } else { "BINLOG MONITOR" };
-    promoted.exec(format!("GRANT {privilege} ON *.* TO repl@'127.0.0.1'")).await.unwrap();
 
     let to = source(&promoted, PASSWORD);
     if !by_gtid {
@@ -251,8 +247,6 @@ async fn a_reset_is_seen(options: MysqldOptions) {
     let primary = primary(options).await;
     let here = instance(&primary);
     let is_mysql = primary.vendor().is_mysql();
-    let privilege = if is_mysql { "REPLICATION CLIENT" } else { "BINLOG MONITOR" };
-    primary.exec(format!("GRANT {privilege} ON *.* TO repl@'127.0.0.1'")).await.unwrap();
     let frozen = here.coordinates().await.unwrap();
     let log = history::identity(&here.info().await, &frozen);
     let from = source(&primary, PASSWORD);

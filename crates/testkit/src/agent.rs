@@ -130,6 +130,9 @@ impl AgentOptions {
         options.set("bus.reconnect_max_ms", 500);
         options.set("auth.accept_unsigned", true);
         options.set("seed.listen", "127.0.0.1:0");
+        // A test's own hands are on the servers all the time.
+        options.set("seed.watch_s", 0);
+        options.set("seed.ignored_clients", vec!["root".to_owned()]);
         // Tests beside one another keep the disks of a small machine busy.
         options.set("seed.donor_limits.io_pressure_percent", 0.0);
         options.set("log.format", "json");

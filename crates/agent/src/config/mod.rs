@@ -184,6 +184,11 @@ pub(crate) struct SeedConfig {
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     /// As a recipient: keep the donor's `ib_buffer_pool`, so that MySQL loads the pages that were hot there.
     pub(crate) keep_buffer_pool: bool,
+    /// As a recipient: no client and no write must have been seen for this long, in seconds, or the plan wants leave; 0: at
+    /// this moment.
+    pub(crate) watch_s: u64,
+    /// As a recipient: accounts whose connections do not count as clients, such as those of monitoring.
+    pub(crate) ignored_clients: Vec<String>,
     /// A replica that does not catch up is given up after this long without progress, in seconds.
     pub(crate) replicate_patience_s: u64,
 }
@@ -209,6 +214,8 @@ impl Default for SeedConfig {
             replication_credentials: None,
             streams: BTreeMap::new(),
             keep_buffer_pool: true,
+            watch_s: 60,
+            ignored_clients: Vec::new(),
             replicate_patience_s: 120,
         }
     }

@@ -263,7 +263,7 @@ impl<'a> Watch<'a> {
             None => None,
             Some(here) if self.flavor == Flavor::Mysql => subtract(session, here, there).await?,
             Some(here) => {
-                let mut errant = gtid::missing(here, there);
+                let (mut errant, _) = gtid::errant(here, there);
                 errant.extend(self.own_writes(session).await?);
                 Some(gtid::list(&errant)).filter(|errant| !errant.is_empty())
             }

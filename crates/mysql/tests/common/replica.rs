@@ -23,7 +23,7 @@ pub async fn primary(options: MysqldOptions) -> Mysqld {
     let primary = Mysqld::start(options).await.unwrap();
     let escaped = PASSWORD.replace('\\', "\\\\").replace('\'', "\\'");
     primary.exec(format!("CREATE USER repl@'127.0.0.1' IDENTIFIED BY '{escaped}'")).await.unwrap();
-    primary.exec("GRANT REPLICATION SLAVE ON *.* TO repl@'127.0.0.1'").await.unwrap();
+    primary.exec("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO repl@'127.0.0.1'").await.unwrap();
     primary.exec("CREATE DATABASE shop").await.unwrap();
     primary
         .exec("CREATE TABLE shop.t (id INT AUTO_INCREMENT PRIMARY KEY, v INT) ENGINE=InnoDB")

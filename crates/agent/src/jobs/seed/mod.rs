@@ -17,7 +17,7 @@ use mysql::datadir::Ownership;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::job::JobAccepted;
-use protocol::mysql::ServerInfo;
+use protocol::mysql::{ServerInfo, ServerState};
 use protocol::params::SeedStartParams;
 use protocol::seed::{
     DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, Silence, TransferProgress, Transport,
@@ -28,6 +28,7 @@ use serde_json::json;
 use super::{Origin, probe};
 use crate::errors::system;
 use crate::host::Host;
+use crate::usage::InUse;
 use plan::{Reach, RecipientFacts, SourceSays};
 use stages::replicate;
 use swap::Layout;
@@ -180,13 +181,22 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         free_inodes: free.and_then(|f| f.available_inodes),
         measured_rate: stages::cleanup::measured_rate(host),
         other_seed,
-        takes_writes: host.seen().takes_writes && server.state.may_be_running(),
+        in_use: in_use(host, &server).await,
         has_post_copy: !host.config.seed.post_copy.is_empty(),
         key_source: mysql::encryption::key_source(&settings),
         source: ask_source(host, &server, donor, options).await,
         reach: Reach::NotTried,
         server,
     }
+}
+
+/// Whether anybody uses this server, this moment included.
+async fn in_use(host: &Host, server: &ServerInfo) -> InUse {
+    if server.state == ServerState::Stopped {
+        return InUse::No(Duration::ZERO);
+    }
+    let watched = crate::observe::watch(host, &host.seen(), server).await;
+    watched.verdict(Duration::from_secs(host.config.seed.watch_s))
 }
 
 /// Bytes below a directory, counted now.

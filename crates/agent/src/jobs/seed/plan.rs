@@ -9,6 +9,7 @@ use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
 use sha2::{Digest as _, Sha256};
 
 use super::guards::{self, Space};
+use crate::usage::InUse;
 
 /// What the recipient knows of itself.
 #[derive(Debug, Clone)]
@@ -35,8 +36,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) measured_rate: Option<u64>,
     /// Another seed of this agent that is not finished.
     pub(crate) other_seed: Option<String>,
-    /// Its binary log grew lately although it is no replica: someone writes to it.
-    pub(crate) takes_writes: bool,
+    /// Whether anybody uses its server.
+    pub(crate) in_use: InUse,
     /// A post-copy command is configured.
     pub(crate) has_post_copy: bool,
     /// What gives its server the keys of encrypted tablespaces; absent when nothing is configured.

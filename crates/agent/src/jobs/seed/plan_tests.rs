@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use jiff::Timestamp;
 use protocol::host::HostLoad;
 use protocol::mysql::{Flavor, Layout, ServerState, ServerVersion};
@@ -111,7 +113,7 @@ fn recipient() -> RecipientFacts {
         free_inodes: Some(1_000_000),
         measured_rate: Some(100 << 20),
         other_seed: None,
-        takes_writes: false,
+        in_use: InUse::No(Duration::from_secs(60)),
         has_post_copy: false,
         key_source: None,
         source: SourceSays::NotAsked,
@@ -190,10 +192,14 @@ fn each_guard_refuses_its_own_case() {
             (m.server.state, m.server.replicas, o.stop_mysql) = (ServerState::Ready, Some(2), true);
         }),
         (Guard::NotAPrimary, |_, m, o| {
-            (m.server.state, m.server.replicas, m.takes_writes, o.stop_mysql) =
-                (ServerState::Ready, Some(0), true, true);
+            (m.server.state, m.server.replicas, o.stop_mysql) = (ServerState::Ready, Some(0), true);
+            m.in_use = InUse::Yes("this server takes writes".into());
         }),
         (Guard::NotAPrimary, |_, m, o| (m.server.state, o.stop_mysql) = (ServerState::ReadyNoAccess, true)),
+        (Guard::NotAPrimary, |_, m, o| {
+            (m.server.state, m.server.replicas, o.stop_mysql) = (ServerState::Ready, Some(0), true);
+            m.in_use = InUse::Unknown("it has been watched for 3 of 60 s".into());
+        }),
         (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mariadb, [10, 6, 1]))),
         (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mysql, [10, 11, 6]))),
         (Guard::LayoutCompatible, |_, m, _| m.server.layout.as_mut().unwrap().innodb_page_size = 4096),

@@ -8,6 +8,7 @@ use protocol::snapshot::Validity;
 
 use self::layout::layout_compatible;
 use crate::jobs::seed::plan::{Reach, RecipientFacts, SourceSays, human_u64};
+use crate::usage::InUse;
 
 /// A classic snapshot fuller than this may overflow before the copy ends.
 const FILL_REFUSED_PERCENT: f64 = 90.0;
@@ -165,12 +166,21 @@ fn held(me: &RecipientFacts) -> String {
 fn not_a_primary(me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
     use protocol::mysql::ServerState;
     // A server that is down or does not answer serves nobody; one that answers to others but not to us may.
-    let blind = matches!(me.server.state, ServerState::ReadyNoAccess | ServerState::Unknown);
-    let message = match me.server.replicas {
-        Some(replicas) if replicas > 0 => format!("{replicas} replica(s) follow this server"),
-        _ if me.takes_writes => "this server is no replica and takes writes".to_owned(),
-        None if blind => "whether replicas follow it or writes arrive could not be told".to_owned(),
-        _ => return pass(Guard::NotAPrimary, "no replicas follow it and no writes arrive".to_owned()),
+    let answers =
+        matches!(me.server.state, ServerState::Ready | ServerState::ReadyNoAccess | ServerState::Unknown);
+    let message = match (me.server.replicas, &me.in_use) {
+        (Some(replicas), _) if replicas > 0 => format!("{replicas} replica(s) follow this server"),
+        (_, InUse::Yes(how)) => how.clone(),
+        (_, InUse::Unknown(why)) if answers => why.clone(),
+        (None, _) if answers => "whether replicas follow it could not be told".to_owned(),
+        (_, InUse::No(watched)) if answers => {
+            let watched = watched.as_secs();
+            return pass(
+                Guard::NotAPrimary,
+                format!("no replicas follow it, and for {watched} s no client and no write was seen"),
+            );
+        }
+        _ => return pass(Guard::NotAPrimary, "it answers nobody".to_owned()),
     };
     if options.allow_primary {
         warn(Guard::NotAPrimary, format!("{message}; allowed by --allow-primary"))
