@@ -55,7 +55,13 @@ impl Watched {
         let came_and_went = settled.saturating_sub(watched.floor.unwrap_or(settled));
         watched.floor = Some(settled);
         if !now.clients.is_empty() {
-            watched.visited = Some((at, format!("clients are connected: {}", now.clients.join(", "))));
+            watched.visited = Some((
+                at,
+                format!(
+                    "clients are connected: {} (accounts of monitoring belong into seed.ignored_clients)",
+                    now.clients.join(", ")
+                ),
+            ));
         } else if now.hidden > 0 {
             let text = format!(
                 "{} connection(s) that the agent's account may not see (grant it PROCESS)",
