@@ -249,7 +249,13 @@ impl Instant {
     fn run(&self, take: TakeNow<'_>) -> Result<Observed, Box<dyn std::error::Error + Send + Sync>> {
         if self.server.state == ServerState::Stopped {
             take()?;
-            return Ok(Observed { server_version: self.server.version.clone(), ..Observed::stopped() });
+            // That nothing runs says nothing of how it ended: after a kill the logs belong to the data, and with them a server
+            // that was shut down cleanly loses nothing.
+            return Ok(Observed {
+                consistency: Consistency::Crash,
+                server_version: self.server.version.clone(),
+                ..Observed::stopped()
+            });
         }
         let lock = self.take_lock()?;
         {

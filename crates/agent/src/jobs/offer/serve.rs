@@ -11,12 +11,11 @@ use job::{Scope, Step, StepError};
 use mysql::datadir::{ClonePolicy, LogNames, top_entries, unwanted};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
-use protocol::snapshot::{Consistency, Snapshot};
 use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
 
-use super::{Params, Private, Served, choose, hex, stream};
+use super::{Params, Private, Served, hex, stream};
 use crate::config::{Binlogs, DonorLimits, PageCheck};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
@@ -265,10 +264,9 @@ async fn donor_options(
     options.idle_io = host.config.seed.idle_io;
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
-    let snapshot = choose(host, params.snapshot.as_ref()).await?;
     let names = host.instance.log_names().await;
     let binlogs = host.config.seed.binlogs;
-    options.exclude = blocking(move || exclude(&root, &snapshot, &names, binlogs)).await?;
+    options.exclude = blocking(move || exclude(&root, &names, binlogs)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,
         PageCheck::Warn => PagePolicy::Warn,
@@ -280,14 +278,9 @@ async fn donor_options(
 }
 
 /// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
-fn exclude(
-    root: &Path,
-    snapshot: &Snapshot,
-    names: &LogNames,
-    binlogs: Binlogs,
-) -> Result<Exclude, WireError> {
+fn exclude(root: &Path, names: &LogNames, binlogs: Binlogs) -> Result<Exclude, WireError> {
     let entries = top_entries(root)?;
-    let policy = clone_policy(snapshot);
+    let policy = clone_policy();
     let mut left_out: Vec<String> =
         entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some()).collect();
     if binlogs == Binlogs::Needed {
@@ -296,11 +289,11 @@ fn exclude(
     Ok(Exclude::new(left_out))
 }
 
-/// Only a server that was stopped needs no binary log: with a log, the engine's commits are not flushed one by one, and
-/// crash recovery asks the log which prepared transactions were committed. A lock on commits does not flush them either.
-pub(crate) fn clone_policy(snapshot: &Snapshot) -> ClonePolicy {
-    let at_rest = snapshot.meta.as_ref().is_some_and(|meta| meta.consistency == Consistency::Stopped);
-    ClonePolicy { keep_binlogs: !at_rest, ..ClonePolicy::default() }
+/// What of a snapshot goes along. The binary logs do: with a log, the engine's commits are not flushed one by one, and crash
+/// recovery asks the log which prepared transactions were committed. A lock on commits does not flush them either, and of a
+/// server that was not running nobody has proven that it was shut down.
+pub(crate) fn clone_policy() -> ClonePolicy {
+    ClonePolicy { keep_binlogs: true, ..ClonePolicy::default() }
 }
 
 /// Whether what is read is still the snapshot: the guardian's word first, since it knows the cause, then the mount's.

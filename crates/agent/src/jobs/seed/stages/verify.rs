@@ -48,7 +48,7 @@ impl Step<Host> for Verify {
                     "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
                 ));
             }
-            let policy = params.offer.facts.snapshot.as_ref().map(clone_policy).unwrap_or_default();
+            let policy = params.offer.facts.snapshot.as_ref().map(|_| clone_policy()).unwrap_or_default();
             let policy = ClonePolicy { keep_buffer_pool, ..policy };
             let entries = datadir::top_entries(&staging)?;
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
