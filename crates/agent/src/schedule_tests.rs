@@ -59,6 +59,7 @@ fn one_in_use_the_last_proven_one_and_those_of_others_stay() {
         detail: String::new(),
         recovery_ms: 1,
         recovered: None,
+        unchecked_tables: 0,
     });
     let mut foreign = snapshot(9);
     foreign.meta = None;

@@ -9,7 +9,7 @@ use protocol::mysql::ServerInfo;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watched {
     /// The server's process, and when it was first looked at.
-    since: Option<(i32, Instant)>,
+    since: Option<(Option<i32>, Instant)>,
     last: Option<Activity>,
     latest: Option<Instant>,
     /// Connections of others until then.
@@ -40,7 +40,8 @@ impl Watched {
         grown: bool,
         by_counter: bool,
     ) -> Self {
-        let (Some(pid), Some(now)) = (server.pid, now) else { return Self::default() };
+        let Some(now) = now else { return Self::default() };
+        let pid = server.pid;
         let at = Instant::now();
         let same_run = self.since.is_some_and(|(known, _)| known == pid);
         let mut watched = if same_run { self.clone() } else { Self::default() };

@@ -47,10 +47,8 @@ pub struct Recorded<'a> {
 pub struct Follower {
     /// Its `server_id`, under which it skips events.
     pub server_id: u32,
-    /// Its `server_uuid` (MySQL).
+    /// Its `server_uuid` (MySQL), by which the source may still know it as a replica.
     pub server_uuid: Option<String>,
-    /// It is a replica now, and may be registered with the source as one.
-    pub is_replica: bool,
 }
 
 /// Asks a source, as the replication account, whether a replica could follow it and would have every row.

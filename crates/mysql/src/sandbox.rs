@@ -5,6 +5,7 @@
 
 mod check;
 mod launch;
+mod whole;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use protocol::mysql::{Coordinates, Flavor, Layout};
+use protocol::mysql::{Coordinates, Flavor, Layout, ServerVersion};
 use protocol::snapshot::Proof;
 use tokio::process::Command;
 
@@ -75,6 +76,22 @@ impl SandboxOptions {
             start_patience: Duration::from_secs(60),
         }
     }
+
+    /// The server's program and whose it is.
+    async fn program(&self) -> Result<(PathBuf, ServerVersion)> {
+        let binary = self.binary.clone().or_else(find::binary);
+        let binary = binary.ok_or(Error::NotFound { what: "the server binary" })?;
+        let owner = fs::metadata(&self.datadir).map_err(Error::io("read", &self.datadir))?;
+        let version = find::version_of(&binary, &Limits::default(), User::owner_of(&owner)).await;
+        let version = version.ok_or(Error::NotFound { what: "the version of the server binary" })?;
+        Ok((binary, version))
+    }
+
+    /// What the datadir lacks before any server has touched it.
+    async fn missing(&self) -> Result<Option<String>> {
+        let (_, version) = self.program().await?;
+        Ok(whole::missing_before(&self.datadir, self.layout.as_ref(), &version))
+    }
 }
 
 /// How much checking a proof may cost.
@@ -119,7 +136,12 @@ pub async fn verify(
         detail,
         recovery_ms: millis(recovery),
         recovered: None,
+        unchecked_tables: 0,
     };
+    if let Some(problem) = options.missing().await? {
+        return Ok(failed(problem, Duration::ZERO));
+    }
+    let datadir = options.datadir.clone();
     let mut sandbox = match Sandbox::start(options, progress).await {
         Ok(sandbox) => sandbox,
         Err(Error::NotReady { reason }) => {
@@ -128,16 +150,17 @@ pub async fn verify(
         Err(other) => return Err(other),
     };
     let recovery = sandbox.recovery;
-    let outcome = sandbox.check(budget, progress).await;
+    let outcome = sandbox.check(&datadir, budget, progress).await;
     let damage = sandbox.damage();
     sandbox.stop().await;
     Ok(match (outcome, damage) {
-        (Ok((detail, recovered)), None) => Proof {
+        (Ok((detail, recovered, unchecked_tables)), None) => Proof {
             checked_at: Timestamp::now(),
             passed: true,
             detail,
             recovery_ms: millis(recovery),
             recovered: Some(recovered),
+            unchecked_tables,
         },
         (Ok(_), Some(line)) => failed(format!("its error log tells of damage: {line}"), recovery),
         (Err(problem), damage) => failed(
@@ -157,15 +180,9 @@ impl Sandbox {
         if find::is_in_use(&datadir) {
             return Err(Error::Refused { reason: format!("a server runs on {} already", datadir.display()) });
         }
-        let binary = options
-            .binary
-            .clone()
-            .or_else(find::binary)
-            .ok_or(Error::NotFound { what: "the server binary" })?;
+        let (binary, version) = options.program().await?;
+        let flavor = version.flavor;
         let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
-        let version = find::version_of(&binary, &Limits::default(), User::owner_of(&owner)).await;
-        let flavor =
-            version.map(|v| v.flavor).ok_or(Error::NotFound { what: "the version of the server binary" })?;
         let run = run_dir(&options.run_root, &owner)?;
         let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
         let text = option_file(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some())?;
@@ -321,9 +338,10 @@ impl Sandbox {
     /// Checks tables, smallest first, as far as the budget goes. The error is a sentence for the proof.
     async fn check(
         &mut self,
+        datadir: &Path,
         budget: CheckBudget,
         progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<(String, Coordinates), String> {
+    ) -> Result<(String, Coordinates, u64), String> {
         let sentence = |e: &Error| {
             let cause = std::error::Error::source(e).map(|c| format!(": {c}")).unwrap_or_default();
             format!("{e}{cause}")
@@ -331,6 +349,12 @@ impl Sandbox {
         let recovered = self.recovered().await.map_err(|e| sentence(&e))?;
         let mut session = self.connect().await.map_err(|e| sentence(&e))?;
         let tables = session.rows("list its tables", TABLES).await.map_err(|e| sentence(&e))?;
+        if tables.is_empty() {
+            return Err("it holds no table at all".to_owned());
+        }
+        let unknown = whole::missing_of_dictionary(&mut session, datadir, self.flavor)
+            .await
+            .map_err(|e| sentence(&e))??;
         let until = Instant::now() + budget.time;
         let mut checked = 0;
         for table in &tables {
@@ -349,13 +373,14 @@ impl Sandbox {
                 message: format!("checked {schema}.{name}"),
             });
         }
-        let detail = match tables.len() - checked {
+        let left = tables.len() - checked + unknown;
+        let detail = match left {
             0 => format!("recovered, and all {checked} tables check out"),
             left => {
                 format!("recovered, {checked} tables check out, {left} were not reached within the budget")
             }
         };
-        Ok((detail, recovered))
+        Ok((detail, recovered, left as u64))
     }
 }
 

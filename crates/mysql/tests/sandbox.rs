@@ -97,6 +97,76 @@ async fn a_small_budget_says_what_was_not_reached() {
     let budget = CheckBudget { time: Duration::ZERO };
     let proof = sandbox::verify(options(&server, &copy), budget, &|_| {}).await.unwrap();
     assert!(proof.passed && proof.detail.contains("were not reached within the budget"), "{}", proof.detail);
+    assert!(proof.unchecked_tables > 0, "{proof:?}");
+}
+
+/// Each loss is told by its name, with a budget that reaches no table.
+async fn a_copy_that_is_not_whole_is_refused(server: Mysqld, losses: &[(&[&str], &str)]) {
+    let mut server = server;
+    fill(&server).await;
+    server.exec("CREATE TABLE shop.m (id INT) ENGINE=MyISAM").await.unwrap();
+    server.exec("CREATE DATABASE other").await.unwrap();
+    server.exec("CREATE TABLE other.t (id INT PRIMARY KEY) ENGINE=InnoDB").await.unwrap();
+    server.stop().await.unwrap();
+    let binary = match server.vendor() {
+        testkit::mysqld::Vendor::Mysql9 { root } => {
+            // Its binary needs the libraries of its own tree.
+            let wrapper = server.base().join("mysqld");
+            let script = format!("#!/bin/sh\nexec chroot {} /usr/sbin/mysqld \"$@\"\n", root.display());
+            fs::write(&wrapper, script).unwrap();
+            fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+            Some(wrapper)
+        }
+        _ => None,
+    };
+    let budget = CheckBudget { time: Duration::from_secs(60) };
+    for (lost, words) in losses {
+        let copy = server.base().join("copy");
+        copy_datadir(server.datadir(), &copy);
+        for name in *lost {
+            let path = copy.join(name);
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        let options = SandboxOptions { binary: binary.clone(), ..options(&server, &copy) };
+        let proof = sandbox::verify(options, budget, &|_| {}).await.unwrap();
+        assert!(!proof.passed && proof.detail.contains(words), "{lost:?}: {}", proof.detail);
+        fs::remove_dir_all(copy).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_mariadb_copy_that_is_not_whole_is_refused_by_what_it_lacks() {
+    let losses: &[(&[&str], &str)] = &[
+        (&["shop/t.ibd"], "shop"),
+        (&["shop/m.MYD"], "shop"),
+        (&["other"], "other"),
+        (&["aria_log_control"], "aria_log_control"),
+        (&["ibdata1", "ib_logfile0"], "ibdata1"),
+    ];
+    a_copy_that_is_not_whole_is_refused(mariadb().await, losses).await;
+}
+
+#[tokio::test]
+async fn a_mysql_copy_that_is_not_whole_is_refused_by_what_it_lacks() {
+    let Some(options) = mysql9() else { return };
+    let losses: &[(&[&str], &str)] = &[
+        (&["shop/t.ibd"], "shop/t.ibd"),
+        (&["shop/m.MYD"], "shop"),
+        (&["other"], "other/t.ibd"),
+        (&["ibdata1", "#innodb_redo", "undo_001"], "undo_001"),
+    ];
+    a_copy_that_is_not_whole_is_refused(Mysqld::start(options).await.unwrap(), losses).await;
+}
+
+#[tokio::test]
+async fn a_directory_with_a_text_file_is_no_proof() {
+    let server = mariadb().await;
+    let directory = server.base().join("notes");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("readme.txt"), "x").unwrap();
+    let proof = sandbox::verify(options(&server, &directory), CheckBudget::default(), &|_| {}).await.unwrap();
+    assert!(!proof.passed && proof.detail.contains("no whole datadir"), "{}", proof.detail);
+    assert!(!directory.join("ibdata1").exists());
 }
 
 #[tokio::test]

@@ -202,7 +202,6 @@ async fn own_writes_after_the_snapshot_are_seen(options: MysqldOptions, by_gtid:
     let follower = |server_id: Option<u32>, server_uuid: Option<String>| Follower {
         server_id: server_id.unwrap(),
         server_uuid,
-        is_replica: false,
     };
     let ask = async |from: &Coordinates, who: Follower| {
         let recorded = Recorded { from, log: Some(&log), at: None };

@@ -106,6 +106,9 @@ pub struct Proof {
     pub recovery_ms: u64,
     /// Coordinates read from the recovered server.
     pub recovered: Option<Coordinates>,
+    /// Tables that were not reached within the budget: then it is the proof of a part.
+    #[serde(default)]
+    pub unchecked_tables: u64,
 }
 
 /// A place where a snapshot is mounted.
@@ -149,9 +152,9 @@ impl Snapshot {
         !matches!(self.validity, Validity::Invalid(_))
     }
 
-    /// True when `snapshot verify` passed on it.
+    /// True when `snapshot verify` passed on all of it.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        self.meta.as_ref().and_then(|m| m.proof.as_ref()).is_some_and(|p| p.passed)
+        self.meta.as_ref().and_then(|m| m.proof.as_ref()).is_some_and(|p| p.passed && p.unchecked_tables == 0)
     }
 }

@@ -188,6 +188,7 @@ fn metadata_survive_a_restart(fixture: &Fixture<'_>) -> (Snapshot, Snapshot) {
         detail: "table db1.t1 is corrupt; \"ü\"".to_owned(),
         recovery_ms: 1234,
         recovered: meta.coordinates.clone(),
+        unchecked_tables: 0,
     });
     (fixture.provider)().record(&first.id, &meta).unwrap();
     assert_eq!(find(fixture, &first.id).meta.as_ref(), Some(&meta), "a proof must be kept with the snapshot");

@@ -87,6 +87,12 @@ impl Step<Host> for Verify {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SnapshotVerifyParams = scope.params()?;
+        if params.budget_s == 0 {
+            return Err(StepError::new(
+                ErrorCode::BadRequest,
+                "a budget of 0 s would check nothing: give it some seconds",
+            ));
+        }
         let holder = format!("verify {}", scope.job_id());
         let snapshots = host.snapshots()?.clone();
         let (mounts, id, name) = (snapshots.mounts.clone(), params.snapshot.clone(), holder.clone());

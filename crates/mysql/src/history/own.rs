@@ -39,7 +39,8 @@ pub(super) async fn ids(asked: &mut Asked<'_>) -> Result<Availability> {
         let uuid = column("Replica_UUID").or_else(|| column("Slave_UUID")).filter(|uuid| !uuid.is_empty());
         let is_this_one = match (uuid, &asked.follower.server_uuid) {
             (Some(theirs), Some(ours)) => theirs == ours,
-            _ => asked.follower.is_replica,
+            // It may be this one.
+            _ => true,
         };
         if column("Server_id").is_some_and(|id| *id == ours.to_string()) && !is_this_one {
             return Ok(Availability::Gone(format!(

@@ -11,8 +11,7 @@ const LEAST_TIME: Duration = Duration::from_millis(50);
 
 /// Tables of people, smallest first; InnoDB reads every page of a checked table and proves its checksum.
 pub(super) const TABLES: &str = "SELECT table_schema, table_name FROM information_schema.tables \
-     WHERE table_type = 'BASE TABLE' AND engine IS NOT NULL \
-     AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') \
+     WHERE table_type = 'BASE TABLE' AND engine IS NOT NULL AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys') \
      AND NOT (table_schema = 'mysql' AND engine IN ('CSV', 'MEMORY')) \
      ORDER BY data_length + index_length, table_schema, table_name";
 

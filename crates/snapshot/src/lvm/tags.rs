@@ -58,6 +58,7 @@ pub(crate) fn encode(meta: &SnapshotMeta) -> Vec<String> {
         let verdict = if proof.passed { "passed" } else { "failed" };
         fields.push(("proof", format!("{verdict}:{}:{}", proof.recovery_ms, proof.checked_at)));
         fields.push(("proof-detail", proof.detail.clone()));
+        fields.push(("proof-unchecked", proof.unchecked_tables.to_string()));
         push_coordinates(
             &mut fields,
             ["proof-flavor", "proof-binlog", "proof-gtid"],
@@ -121,7 +122,8 @@ pub(crate) fn decode(tags: &[String]) -> Option<SnapshotMeta> {
             let checked_at: Timestamp = parts.next()?.parse().ok()?;
             let detail = get("proof-detail").unwrap_or_default();
             let recovered = coordinates(["proof-flavor", "proof-binlog", "proof-gtid"]);
-            Some(Proof { checked_at, passed, detail, recovery_ms, recovered })
+            let unchecked_tables = get("proof-unchecked").and_then(|n| n.parse().ok()).unwrap_or(0);
+            Some(Proof { checked_at, passed, detail, recovery_ms, recovered, unchecked_tables })
         }),
     })
 }
@@ -242,6 +244,7 @@ mod tests {
                 detail: "sound, ü".to_owned(),
                 recovery_ms: 77,
                 recovered: Some(coordinates),
+                unchecked_tables: 12,
             }),
         }
     }

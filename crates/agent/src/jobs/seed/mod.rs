@@ -257,7 +257,6 @@ fn follower(server: &ServerInfo) -> mysql::history::Follower {
         // Where no option file of a stopped server says more, it is the default of both vendors.
         server_id: server.server_id.unwrap_or(1),
         server_uuid: server.server_uuid.clone(),
-        is_replica: server.replica_of.is_some(),
     }
 }
 

@@ -43,6 +43,7 @@ fn meta(proof: Option<bool>) -> SnapshotMeta {
             detail: "a table is broken".into(),
             recovery_ms: 1,
             recovered: None,
+            unchecked_tables: 0,
         }),
     }
 }
@@ -221,6 +222,11 @@ fn each_guard_refuses_its_own_case() {
         (Guard::SnapshotValid, |d, _, _| snapshot(d).fill_percent = Some(95.0)),
         (Guard::SnapshotProven, |_, _, o| o.require_proven = true),
         (Guard::SnapshotProven, |d, _, _| snapshot(d).meta = Some(meta(Some(false)))),
+        (Guard::SnapshotProven, |d, _, o| {
+            let mut part = meta(Some(true));
+            part.proof.as_mut().unwrap().unchecked_tables = 3;
+            (snapshot(d).meta, o.require_proven) = (Some(part), true);
+        }),
         (Guard::SpaceSuffices, |_, m, _| m.free_bytes = 5 << 30),
         (Guard::SpaceSuffices, |_, m, o| {
             (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true);

@@ -257,6 +257,13 @@ fn snapshot_proven(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
             "a stream cannot be verified beforehand: seed from a snapshot, or leave --require-proven away"
                 .to_owned(),
         ),
+        Some(proof) if proof.passed && proof.unchecked_tables > 0 && options.require_proven => refuse(
+            Guard::SnapshotProven,
+            format!(
+                "{} tables of it were never checked: run snapshot verify with a larger --budget",
+                proof.unchecked_tables
+            ),
+        ),
         Some(proof) if proof.passed => pass(Guard::SnapshotProven, format!("proven at {}", proof.checked_at)),
         Some(proof) => refuse(Guard::SnapshotProven, format!("its verification failed: {}", proof.detail)),
         None if options.require_proven => {

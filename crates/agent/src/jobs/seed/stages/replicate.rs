@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
-use mysql::history::{Availability, Recorded};
+use mysql::history::{Availability, Follower, Recorded};
 use mysql::replicate::{CatchUp, Credentials, Source};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::Coordinates;
@@ -87,11 +87,7 @@ pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Re
             format!("seed.replication_credentials is not set in the configuration of {}", host.id),
         )
     })?;
-    Ok(Source {
-        host: from.host.clone(),
-        port: from.port,
-        credentials: Credentials::OptionFile(file),
-    })
+    Ok(Source { host: from.host.clone(), port: from.port, credentials: Credentials::OptionFile(file) })
 }
 
 /// The plan's look at the source, once more: it may have been reset or purged during the copy.
@@ -104,7 +100,8 @@ async fn still_available(
     let snapshot = params.offer.facts.snapshot.as_ref();
     let log = snapshot.and_then(|snapshot| snapshot.meta.as_ref()?.log.as_ref());
     let recorded = Recorded { from, log, at: snapshot.map(|snapshot| snapshot.created_at) };
-    let follower = follower(&host.instance.info().await);
+    // On the new data it has another uuid than the source may still know it by.
+    let follower = Follower { server_uuid: None, ..follower(&host.instance.info().await) };
     match mysql::history::check_source(source, &recorded, &follower, SOURCE_LIMIT).await {
         Ok(Availability::Gone(why)) => Err(StepError::new(ErrorCode::Refused, why)),
         // A source that is away for a moment is waited for.
