@@ -100,6 +100,18 @@ async fn a_small_budget_says_what_was_not_reached() {
     assert!(proof.unchecked_tables > 0, "{proof:?}");
 }
 
+/// MySQL's binary needs the libraries of its own tree.
+fn wrapper(server: &Mysqld, root: &Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    let wrapper = server.base().join("mysqld");
+    let root = root.display();
+    let loader = format!("{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/usr/lib/x86_64-linux-gnu");
+    let script = format!("#!/bin/sh\nexec {loader} {root}/usr/sbin/mysqld \"$@\" --basedir={root}/usr\n");
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    wrapper
+}
+
 /// Each loss is told by its name, with a budget that reaches no table.
 async fn a_copy_that_is_not_whole_is_refused(server: Mysqld, losses: &[(&[&str], &str)]) {
     let mut server = server;
@@ -109,14 +121,7 @@ async fn a_copy_that_is_not_whole_is_refused(server: Mysqld, losses: &[(&[&str],
     server.exec("CREATE TABLE other.t (id INT PRIMARY KEY) ENGINE=InnoDB").await.unwrap();
     server.stop().await.unwrap();
     let binary = match server.vendor() {
-        testkit::mysqld::Vendor::Mysql9 { root } => {
-            // Its binary needs the libraries of its own tree.
-            let wrapper = server.base().join("mysqld");
-            let script = format!("#!/bin/sh\nexec chroot {} /usr/sbin/mysqld \"$@\"\n", root.display());
-            fs::write(&wrapper, script).unwrap();
-            fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-            Some(wrapper)
-        }
+        testkit::mysqld::Vendor::Mysql9 { root } => Some(wrapper(&server, root)),
         _ => None,
     };
     let budget = CheckBudget { time: Duration::from_secs(60) };
@@ -282,8 +287,6 @@ async fn encrypted_tables_are_proven_with_their_keys_and_not_without() {
 
 #[tokio::test]
 async fn mysql_9_data_are_proven() {
-    use std::os::unix::fs::PermissionsExt;
-
     let Some(server_options) = mysql9() else { return };
     let testkit::mysqld::Vendor::Mysql9 { root } = server_options.vendor.clone() else { unreachable!() };
     let mut server = Mysqld::start(server_options).await.unwrap();
@@ -292,13 +295,7 @@ async fn mysql_9_data_are_proven() {
     server.kill9().await.unwrap();
     let copy = server.base().join("copy");
     copy_datadir(server.datadir(), &copy);
-    // Its binary needs the libraries of its own tree.
-    let wrapper = server.base().join("mysqld");
-    let root = root.display();
-    let loader = format!("{root}/lib64/ld-linux-x86-64.so.2 --library-path {root}/usr/lib/x86_64-linux-gnu");
-    let script = format!("#!/bin/sh\nexec {loader} {root}/usr/sbin/mysqld \"$@\" --basedir={root}/usr\n");
-    fs::write(&wrapper, script).unwrap();
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    let wrapper = wrapper(&server, &root);
     let options = SandboxOptions { binary: Some(wrapper), ..options(&server, &copy) };
     let proof = sandbox::verify(options.clone(), CheckBudget::default(), &|_| {}).await.unwrap();
     assert!(proof.passed, "{}", proof.detail);

@@ -1,6 +1,7 @@
 //! The data directory: what is not cloned with it, whose it is, and emptying it without a mistake.
 
 mod cloning;
+mod named;
 mod ownership;
 
 use std::fs;
@@ -13,6 +14,7 @@ use crate::find;
 
 pub(crate) use self::cloning::stays_at_home;
 pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
+pub use self::named::{make_directories, named_directories};
 pub use self::ownership::{Ownership, give_to};
 
 /// The names at the top of a directory that are text.

@@ -36,6 +36,7 @@ impl Step<Host> for Verify {
             _ => None,
         };
         let keep_buffer_pool = host.config.seed.keep_buffer_pool;
+        let named = datadir::named_directories(&host.instance.settings().await);
         blocking(move || {
             // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
             if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
@@ -54,6 +55,7 @@ impl Step<Host> for Verify {
             let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
             let removed = datadir::clean(&staging, &unwanted)?;
             mysql::binlog::prune_indexes(&staging)?;
+            datadir::make_directories(&staging, &named)?;
             if nix::unistd::geteuid().is_root() {
                 datadir::give_to(&staging, &target.owner)?;
             }
