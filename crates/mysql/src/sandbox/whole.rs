@@ -15,8 +15,10 @@ const DATAFILES: [&str; 2] = [
     "SELECT PATH FROM information_schema.INNODB_DATAFILES",
     "SELECT FILENAME FROM information_schema.INNODB_SYS_TABLESPACES WHERE FILENAME LIKE '%.ibd'",
 ];
-/// Tables of people that InnoDB knows, as `database/table`.
-const INNODB_TABLES: &str = "SELECT NAME FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE '%/%'";
+/// Tables that InnoDB knows, as `database/table` in the form of file names, and whether each has a tablespace of its own. It
+/// knows those too whose files it has not found, and says nothing of them.
+const INNODB_TABLES: &str =
+    "SELECT NAME, SPACE <> 0 FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE '%/%'";
 /// Tables whose files the server could not open: it names no engine for them, and says why.
 const UNOPENED: &str = "SELECT CONCAT(table_schema, '.', table_name), table_comment FROM information_schema.tables \
      WHERE table_type = 'BASE TABLE' AND engine IS NULL \
@@ -118,20 +120,35 @@ pub(super) async fn missing_of_dictionary(
         }
     }
     if flavor == Flavor::Mariadb {
-        for name in first_column(session, "list the tables that InnoDB knows", INNODB_TABLES).await? {
-            let Some((database, table)) = name.split_once('/') else { continue };
-            // Of a statement that was cut off, of full text indexes, and of one partition of many.
-            let base = table.split("#P#").next().unwrap_or(table).split("#p#").next().unwrap_or(table);
-            let inner = base.starts_with("#sql") || base.starts_with("FTS_");
-            if !inner && !datadir.join(database).join(format!("{base}.frm")).exists() {
-                lost.push(format!("{database}/{base}.frm"));
-            }
-        }
+        lost.extend(lost_tables(session, datadir).await?);
     }
     Ok(match lost.is_empty() {
         true => Ok(total),
         false => Err(format!("the dictionary names files that are not there: {}", join(&lost))),
     })
+}
+
+/// Files of MariaDB's InnoDB tables that are not there.
+async fn lost_tables(session: &mut Session, datadir: &Path) -> Result<Vec<String>> {
+    let mut lost = Vec::new();
+    for row in session.rows("list the tables that InnoDB knows", INNODB_TABLES).await? {
+        let [Some(name), own] = row.as_slice() else { continue };
+        let Some((database, table)) = name.split_once('/') else { continue };
+        // Of a statement that was cut off, of full text indexes, and of one partition of many.
+        let base = table.split("#P#").next().unwrap_or(table).split("#p#").next().unwrap_or(table);
+        if base.starts_with("#sql") || base.starts_with("FTS_") {
+            continue;
+        }
+        let there = |file: &str| datadir.join(database).join(file).exists();
+        if !there(&format!("{base}.frm")) {
+            lost.push(format!("{database}/{base}.frm"));
+        }
+        let has_own = own.as_deref() == Some("1");
+        if has_own && !there(&format!("{table}.ibd")) && !there(&format!("{table}.isl")) {
+            lost.push(format!("{name}.ibd"));
+        }
+    }
+    Ok(lost)
 }
 
 /// Empty where this version has no such table of its own.
