@@ -13,6 +13,7 @@ use protocol::event::EventData;
 use protocol::host::Capability;
 use protocol::ids::{AgentId, BootId, JobId, RequestId};
 use snapshot::{MountTable, Provider};
+pub(crate) use sys::error::line as chain;
 use transfer::Throttle;
 
 use crate::config::Live;
@@ -141,15 +142,4 @@ pub(crate) async fn blocking<T: Send + 'static>(
         Ok(result) => result,
         Err(error) => Err(WireError::caused(ErrorCode::Internal, "a task of the agent died", &error)),
     }
-}
-
-/// An error with its causes on one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }

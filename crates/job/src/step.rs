@@ -154,11 +154,8 @@ impl StepError {
         self.with_causes(Some(cause))
     }
 
-    fn with_causes(mut self, mut cause: Option<&(dyn Error + 'static)>) -> Self {
-        while let Some(error) = cause {
-            self.causes.push(error.to_string());
-            cause = error.source();
-        }
+    fn with_causes(mut self, cause: Option<&(dyn Error + 'static)>) -> Self {
+        self.causes.extend(cause.into_iter().flat_map(sys::error::chain).map(ToString::to_string));
         self
     }
 }

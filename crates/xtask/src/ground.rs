@@ -55,7 +55,6 @@ impl Ground {
                 &[
                     ("crates/protocol/", "knows no other crate"),
                     ("crates/snapshot/src/lvm/tags.rs", "LVM's own way to write what its tags cannot hold"),
-                    ("crates/agent/src/", "not moved yet"),
                 ],
             )?,
         ]))

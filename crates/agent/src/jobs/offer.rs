@@ -339,8 +339,3 @@ impl Private {
         let _ = crashsafe::remove_file(&Self::path(host, job));
     }
 }
-
-/// Bytes as hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}

@@ -40,7 +40,7 @@ pub(crate) fn custom_commands(host: &Host) -> Vec<CustomCommand> {
 /// Digest of the configuration in force. It holds no secrets: those stand in files of their own.
 pub(crate) fn config_digest(config: &Config) -> String {
     let digest = Sha256::digest(format!("{config:?}").as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    sys::hex::encode(&digest[..8])
 }
 
 /// What this host can do, with the reason where it cannot.

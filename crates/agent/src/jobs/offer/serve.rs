@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
 
-use super::{Params, Private, Served, hex, stream};
+use super::{Params, Private, Served, stream};
 use crate::config::{Binlogs, DonorLimits, PageCheck};
 use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
@@ -96,7 +96,7 @@ impl Step<Host> for Serve {
         let output = json!({
             "bytes_total": report.bytes_total,
             "bytes_sent": report.bytes_sent,
-            "root_digest": hex(&report.root_digest),
+            "root_digest": sys::hex::encode(report.root_digest),
         });
         scope.note(json!({ SERVED: output })).await?;
         Ok(output)

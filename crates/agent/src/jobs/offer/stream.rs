@@ -11,7 +11,7 @@ use transfer::stream::{GiveOptions, Giver, Program};
 use transfer::{Cancel, Identity, Progress};
 
 use super::serve::{HEALTH_INTERVAL, spare, tell_open};
-use super::{Params, Private, hex};
+use super::{Params, Private};
 use crate::host::Host;
 use crate::streams::{self, Giving};
 
@@ -60,7 +60,7 @@ pub(super) async fn give(
             given = &mut done => {
                 let given = given.map_err(|e| StepError::from_error(ErrorCode::Internal, &e))?;
                 let given = given?;
-                return Ok(json!({ "bytes_sent": given.bytes, "root_digest": hex(&given.digest) }));
+                return Ok(json!({ "bytes_sent": given.bytes, "root_digest": sys::hex::encode(given.digest) }));
             }
             () = scope.cancelled() => {
                 cancel.cancel();

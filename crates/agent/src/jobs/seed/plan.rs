@@ -181,7 +181,7 @@ pub(super) fn digest(
         "refusals": refusals,
     });
     let digest = Sha256::digest(material.to_string().as_bytes());
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    sys::hex::encode(&digest[..16])
 }
 
 /// Bytes for people, in binary units.

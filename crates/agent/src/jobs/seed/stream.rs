@@ -18,7 +18,6 @@ use super::Target;
 use super::swap::Layout;
 use crate::errors::system;
 use crate::host::{Host, blocking};
-use crate::jobs::offer::hex;
 use crate::streams::{self, Running};
 
 mod ground;
@@ -89,7 +88,7 @@ pub(super) async fn receive(
         "bytes_resumed": 0,
         "bytes_wire": taken.bytes_wire,
         "files": files,
-        "root_digest": hex(&taken.digest),
+        "root_digest": sys::hex::encode(taken.digest),
         "elapsed_ms": u64::try_from(taken.elapsed.as_millis()).unwrap_or(u64::MAX),
         "bytes_per_s": (taken.bytes as f64 / seconds) as u64,
     }))

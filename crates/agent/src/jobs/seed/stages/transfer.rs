@@ -16,7 +16,6 @@ use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 use super::super::{RECEIVED, Target, private_dir, stream, taken_of, token};
 use crate::errors::system;
 use crate::host::{Host, blocking};
-use crate::jobs::offer::hex;
 use crate::jobs::store;
 
 /// A way through the bus answers later than a direct one.
@@ -72,7 +71,7 @@ async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Value,
         "bytes_resumed": received.bytes_resumed,
         "bytes_wire": received.bytes_wire,
         "files": received.files,
-        "root_digest": hex(&received.root_digest),
+        "root_digest": sys::hex::encode(received.root_digest),
         "elapsed_ms": u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
         "bytes_per_s": (received.bytes_moved as f64 / seconds) as u64,
     }))
