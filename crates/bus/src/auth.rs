@@ -1,8 +1,9 @@
 //! Who may do what: signatures of commands checked against trusted keys and their roles.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
+use parking_lot::RwLock;
 use protocol::command::Role;
 use protocol::error::{ErrorCode, WireError};
 use protocol::signature::{self, Verifier};
@@ -85,7 +86,7 @@ impl Authority {
     /// Puts other rules in force for the commands that come from now on; the old ones stay when these are invalid.
     pub fn reload(&self, config: AuthorityConfig) -> Result<()> {
         let rules = Arc::new(Rules::new(config)?);
-        *self.rules.write().unwrap_or_else(std::sync::PoisonError::into_inner) = rules;
+        *self.rules.write() = rules;
         Ok(())
     }
 
@@ -145,7 +146,7 @@ impl Authority {
     }
 
     fn rules(&self) -> Arc<Rules> {
-        self.rules.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.rules.read().clone()
     }
 }
 

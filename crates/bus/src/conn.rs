@@ -3,13 +3,14 @@
 //! What the NATS client leaves to its user is done here: a delay with jitter, credentials read anew at each attempt, a
 //! time limit that holds while disconnected, permission violations given to the call that caused them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::{ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerError, jetstream};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -321,7 +322,7 @@ struct Hooks {
 
 impl Hooks {
     fn set_client(&self, client: Option<async_nats::Client>) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        *self.client.lock() = client;
     }
 
     fn set(&self, state: ConnState) {
@@ -369,7 +370,7 @@ impl Hooks {
     /// The server goes down soon. With another one at hand it is left now, at a random moment, so that a fleet does not
     /// move all at once; with this one only, staying is better.
     fn leave_lame_duck(&self) {
-        let Some(client) = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+        let Some(client) = self.client.lock().clone() else { return };
         tokio::spawn(async move {
             let others = client.try_server_info().map_or(0, |info| info.connect_urls.len());
             if others > 1 {

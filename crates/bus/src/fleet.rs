@@ -1,12 +1,13 @@
 //! The fleet as a live map, from heartbeats alone.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, BootId};
 use protocol::subject::{self, Subject};
@@ -151,8 +152,8 @@ impl LiveFleet {
         self.lock().get(agent, Instant::now())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, FleetView> {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, FleetView> {
+        self.view.lock()
     }
 }
 
@@ -252,7 +253,7 @@ impl Client {
 
 fn take(view: &Mutex<FleetView>, heartbeats: impl IntoIterator<Item = Heartbeat>) {
     let now = Instant::now();
-    let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut view = view.lock();
     for heartbeat in heartbeats {
         view.update(heartbeat, now);
     }

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use protocol::ids::JobId;
 use tokio::sync::watch;
 
@@ -39,7 +40,7 @@ impl Live {
     }
 
     pub(crate) fn read<T>(&self, look: impl FnOnce(&History) -> T) -> T {
-        look(&self.history.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.history.read())
     }
 
     /// Appends the event that `make` decides on, if any, and returns once it is on disk and observers heard of it.
@@ -56,7 +57,7 @@ impl Live {
             Err(refused) => return Ok(Err(refused)),
         };
         let state = {
-            let mut history = self.history.write().unwrap_or_else(PoisonError::into_inner);
+            let mut history = self.history.write();
             history.apply(&record)?;
             history.state()
         };
@@ -92,7 +93,7 @@ impl Live {
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<Writer>> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 }
 

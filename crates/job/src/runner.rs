@@ -1,8 +1,9 @@
 //! Makes, runs, recovers, lists and removes jobs: what the program holds.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use protocol::ids::JobId;
 use tokio::sync::watch;
 

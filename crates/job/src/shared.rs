@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use protocol::ids::JobId;
 
 use crate::handle::JobHandle;
@@ -57,7 +58,7 @@ pub(crate) struct Active {
 
 impl Shared {
     pub(crate) fn active(&self) -> MutexGuard<'_, Active> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+        self.active.lock()
     }
 
     pub(crate) fn forget(&self, id: JobId) {

@@ -4,10 +4,11 @@
 //! stream acknowledged it, however long that takes; the stream drops second copies by the id.
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use protocol::event::{Event, EventData, EventsDropped};
 use protocol::ids::{AgentId, EventId};
 use tokio::sync::watch;
@@ -151,7 +152,7 @@ impl Outbox {
                 return queue.done.swap_remove(at).1;
             }
             if queue.writing {
-                queue = self.shared.written.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.shared.written.wait(&mut queue);
                 continue;
             }
             queue.writing = true;
@@ -278,5 +279,5 @@ impl Shared {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -1,8 +1,8 @@
 //! Which refusals are told to the audit, and how many: a flood of bad requests must not fill the spool.
 
-use std::sync::Mutex;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use protocol::error::ErrorCode;
 
 /// Refusals told at once, and per second afterwards.
@@ -22,7 +22,7 @@ impl Valve {
 
     /// True when one more may pass.
     pub(super) fn pass(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.state.lock();
         let (tokens, since, held_back) = &mut *state;
         *tokens = BURST.min(*tokens + since.elapsed().as_secs_f64() * PER_SECOND);
         *since = Instant::now();

@@ -4,12 +4,12 @@
 //! subscription, so the three questions of the service protocol are answered here.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{SelectAll, select_all};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use protocol::command::{Command, Spec};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::AgentId;
@@ -71,7 +71,7 @@ impl Service {
 
     /// Counts a request that was run.
     pub(super) fn count(&self, spec: &Spec, time: Duration, failed: bool) {
-        let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         let count = counts.entry(spec.name).or_default();
         count.requests += 1;
         count.errors += u64::from(failed);
@@ -117,7 +117,7 @@ impl Service {
     }
 
     fn stats(&self) -> Value {
-        let counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let counts = self.counts.lock();
         let of = |spec: &Spec| {
             let Count { requests, errors, time } = counts.get(spec.name).copied().unwrap_or_default();
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);

@@ -1,8 +1,8 @@
 //! What the donor has stored in its bucket and what the recipient has taken: pure bookkeeping of the window.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// What the server adds to a message, at most: subject, headers, its own record.
@@ -156,7 +156,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -78,7 +79,7 @@ impl Taker {
     /// while a later one is carried.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.trouble.lock().clone()
     }
 
     /// Where to connect.
@@ -143,11 +144,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Incoming>> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+        self.incoming.lock()
     }
 
     fn note_trouble(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        *self.trouble.lock() = trouble;
     }
 
     fn call(&self, kind: Kind, channel: u64) -> Call {

@@ -4,13 +4,13 @@ mod health;
 mod screen;
 mod tracker;
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bus::JobUpdate;
 use bus::events::{EventFilter, EventStream, Since};
 use futures_util::{StreamExt, future, stream};
 use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
 use protocol::command::Call;
 use protocol::event::{EventData, JobStage};
 use protocol::ids::{AgentId, JobId};
@@ -124,7 +124,7 @@ async fn stay(
         let (screen, running) = (&screen, &running);
         async move {
             let ended = one(session, &host, job, screen).await;
-            let mut left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut left = running.lock();
             left.retain(|(_, other)| *other != job);
             drop(left);
             match ended {
@@ -141,7 +141,7 @@ async fn stay(
         () = health::look_after(session, donors, &recipients, &screen) => Vec::new(),
         () = interrupt.wait() => {
             screen.clear();
-            let left = running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            let left = running.lock().clone();
             left.iter().for_each(|(host, job)| session.out.note(&how_to_go_on(host, *job)));
             return Err(CtlError::Told(Exit::Interrupted));
         }
@@ -176,7 +176,7 @@ async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> 
     let events = job_events(session, host, job).await;
     let tracker = Mutex::new(Tracker::new(screen.pace(), events.is_some()));
     let tell = |update: &dyn Fn(&mut Tracker) -> Vec<Update>| {
-        let mut tracker = tracker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut tracker = tracker.lock();
         for update in update(&mut tracker) {
             screen.show(host, job, &update);
         }
@@ -201,7 +201,7 @@ async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> 
         Ok(view) => view,
         Err(source) => return Err(session.explain(host, "jobs.show", source).await),
     };
-    if tracker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).expects_events() {
+    if tracker.lock().expects_events() {
         let rest = async {
             loop {
                 let stage = next_stage(&mut events, job).await;

@@ -1,10 +1,10 @@
 //! Where updates of jobs appear: bars on a terminal, plain lines in a pipe, JSON lines for programs.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 use protocol::host::HostLoad;
 use protocol::ids::{AgentId, JobId};
 use serde::Serialize;
@@ -98,7 +98,7 @@ impl Screen {
         }
         let text = format!("{host}: {}", load_text(load));
         let Some(bars) = &self.bars else { return self.out.text(&text) };
-        let mut lines = bars.loads.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut lines = bars.loads.lock();
         let line = lines.entry(host.clone()).or_insert_with(|| {
             let style =
                 ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -15,10 +15,10 @@ mod tags;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use protocol::ids::{AgentId, SnapshotId};
 use protocol::snapshot::{ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Validity};
 use regex::Regex;
@@ -254,7 +254,7 @@ impl Provider for LvmProvider {
     }
 
     fn create(&self, request: &CreateRequest, at_instant: AtInstant<'_>) -> Result<Snapshot, Error> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.changing.lock();
         let plan = self.plan(request)?;
         let id: SnapshotId =
             format!("{}/{}", plan.group, plan.name).parse().map_err(|e: protocol::ids::InvalidId| {
@@ -283,7 +283,7 @@ impl Provider for LvmProvider {
     }
 
     fn remove(&self, id: &SnapshotId) -> Result<(), Error> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.changing.lock();
         let lv = self.find(id)?;
         let mounts = mounts_of(&lv, &mountinfo::read()?);
         if !mounts.is_empty() {
@@ -350,7 +350,7 @@ impl Provider for LvmProvider {
     }
 
     fn sweep(&self, host: &AgentId) -> Result<Vec<String>, Error> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.changing.lock();
         let mounts = mountinfo::read()?;
         let mine = tags::unfinished(host.as_str());
         let (mut swept, mut first_error) = (Vec::new(), None);

@@ -10,11 +10,12 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, umount2};
 use nix::unistd::Uid;
+use parking_lot::{Mutex, MutexGuard};
 use protocol::ids::SnapshotId;
 use protocol::snapshot::{Snapshot, SnapshotMount};
 use serde::{Deserialize, Serialize};
@@ -377,7 +378,7 @@ impl MountTable {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change is made whole before it can panic, so the state behind a poisoned lock is sound.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     fn save(&self, state: &State) -> Result<(), Error> {
