@@ -56,6 +56,8 @@ struct State {
     reply_bytes: usize,
     file: File,
     file_bytes: usize,
+    /// Half a frame may lie at the file's end: it would hide all that is written behind it.
+    torn: bool,
 }
 
 #[derive(Debug)]
@@ -147,7 +149,7 @@ impl ReplyCache {
         }
         let (file, file_bytes) = rewrite(path, &entries).map_err(failed)?;
         let reply_bytes = entries.values().map(Entry::bytes).sum();
-        let state = State { entries, reply_bytes, file, file_bytes };
+        let state = State { entries, reply_bytes, file, file_bytes, torn: false };
         Ok(Self { path: path.to_owned(), limits, state: Arc::new(Mutex::new(state)) })
     }
 
@@ -249,13 +251,33 @@ impl State {
         push_record(&mut frame, id, entry.fingerprint, entry.keep_until, reply);
         entry.stage = Stage::Done(reply.clone());
         self.reply_bytes += reply.len();
-        self.file.write_all(&frame)?;
-        self.file.sync_data()?;
-        self.file_bytes += frame.len();
-        if self.file_bytes > SLACK_BYTES + 2 * (self.reply_bytes + 200 * self.entries.len()) {
-            self.forget_expired();
-            (self.file, self.file_bytes) = rewrite(path, &self.entries)?;
+        if self.torn {
+            // What was not kept before is in it too.
+            self.rewrite(path)?;
+            return Ok(());
         }
+        self.append(&frame)?;
+        if self.file_bytes > SLACK_BYTES + 2 * (self.reply_bytes + 200 * self.entries.len()) {
+            self.rewrite(path)?;
+        }
+        Ok(())
+    }
+
+    /// On a full disk the file ends where it did, or counts as torn until it was written anew.
+    fn append(&mut self, frame: &[u8]) -> std::io::Result<()> {
+        let written = self.file.write_all(frame).and_then(|()| self.file.sync_data());
+        if written.is_ok() {
+            self.file_bytes += frame.len();
+        } else {
+            self.torn = self.file.set_len(self.file_bytes as u64).is_err();
+        }
+        written
+    }
+
+    fn rewrite(&mut self, path: &Path) -> std::io::Result<()> {
+        self.forget_expired();
+        (self.file, self.file_bytes) = rewrite(path, &self.entries)?;
+        self.torn = false;
         Ok(())
     }
 
@@ -337,6 +359,49 @@ mod tests {
         drop(cache);
         let cache = ReplyCache::open(&path, CacheLimits::default()).unwrap();
         assert_eq!(known(&cache, second).await, "second");
+    }
+
+    /// A small file system of its own; absent without the right to mount one.
+    struct Tiny(tempfile::TempDir);
+
+    impl Tiny {
+        fn mount() -> Option<Self> {
+            let dir = tempfile::tempdir().unwrap();
+            let mut mount = std::process::Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(dir.path());
+            mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
+        }
+    }
+
+    impl Drop for Tiny {
+        fn drop(&mut self) {
+            let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_full_disk_is_remembered() {
+        let Some(tiny) = Tiny::mount() else {
+            println!("skipped, because no file system can be mounted here");
+            return;
+        };
+        let path = tiny.0.path().join("replies");
+        let cache = ReplyCache::open(&path, CacheLimits::default()).unwrap();
+        run(&cache, RequestId::generate(), "before").await;
+        let ballast = tiny.0.path().join("ballast");
+        let mut filling = File::create(&ballast).unwrap();
+        while filling.write_all(&[0; 512]).is_ok() {}
+        let Admission::Run(ticket) = cache.admit(RequestId::generate(), print("a"), soon()).await else {
+            panic!("not new")
+        };
+        ticket.finish(vec![b'x'; 9000].into()).await.unwrap_err();
+        drop(filling);
+        fs::remove_file(&ballast).unwrap();
+        let id = RequestId::generate();
+        run(&cache, id, "after").await;
+        drop(cache);
+        let cache = ReplyCache::open(&path, CacheLimits::default()).unwrap();
+        assert_eq!(known(&cache, id).await, "after");
     }
 
     #[tokio::test]

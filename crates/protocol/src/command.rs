@@ -225,7 +225,7 @@ commands! {
     /// Mounts and holds a snapshot and listens for one recipient.
     SeedOffer = "seed.offer", Change, Seed, SeedOfferParams => Offer, replaces "send-mysql-seed-data/:targetHost/:seedId";
     /// What a seed onto this recipient would do, with every guard; touches nothing.
-    SeedPlan = "seed.plan", Query, Read, SeedPlanParams => SeedPlan, replaces "";
+    SeedPlan = "seed.plan", Query, Seed, SeedPlanParams => SeedPlan, replaces "";
     /// Seeds this recipient from an offer.
     SeedStart = "seed.start", Job, Seed, SeedStartParams => JobAccepted, replaces "receive-mysql-seed-data/:seedId";
     /// Changes the limit of a running seed, on the recipient.

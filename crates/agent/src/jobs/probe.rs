@@ -18,6 +18,8 @@ use crate::host::Host;
 
 /// So long a donor may be tried after a survey.
 const OPEN: Duration = Duration::from_secs(15);
+/// Most addresses of a donor that are tried: a request must not make this host knock at a whole network.
+pub(crate) const ADDRESSES_MAX: usize = 8;
 /// A donor that does not answer within this is not reached.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -76,6 +78,10 @@ pub(crate) async fn reach(addresses: &[String]) -> Reach {
     if addresses.is_empty() {
         return Reach::NotTried;
     }
+    if addresses.len() > ADDRESSES_MAX {
+        let named = addresses.len();
+        return Reach::Failed(format!("{named} addresses are named, and at most {ADDRESSES_MAX} are tried"));
+    }
     let mut tries = tokio::task::JoinSet::new();
     for address in addresses {
         let address = address.clone();
@@ -107,4 +113,18 @@ async fn try_one(address: &str) -> Result<(), String> {
     };
     let silent = || format!("no answer within {} s", PATIENCE.as_secs());
     timeout(PATIENCE, connecting).await.unwrap_or_else(|_| Err(silent()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_cannot_have_a_network_tried() {
+        let many: Vec<String> = (1..=9).map(|port| format!("127.0.0.1:{port}")).collect();
+        let Reach::Failed(why) = reach(&many).await else { panic!("tried") };
+        assert!(why.contains("9 addresses are named"), "{why}");
+        let Reach::Failed(why) = reach(&many[..1]).await else { panic!("port 1 answers") };
+        assert!(why.contains("127.0.0.1:1"), "{why}");
+    }
 }
