@@ -36,7 +36,7 @@ impl Idlers {
                         {
                             socket = again;
                         }
-                        // Slow on purpose: a sign of life before every limit on silence.
+                        // sleeps because it is slow on purpose: a sign of life before every limit on silence
                         thread::sleep(Duration::from_millis(200));
                     }
                 })
