@@ -141,7 +141,6 @@ fn trusting(server: &Mysqld, secret: &Path) -> MysqlConfig {
         datadir: Some(server.datadir().to_owned()),
         user: Some("agent".to_owned()),
         password_file: Some(secret.to_owned()),
-        stop_patience_ms: 500,
         ..config(server)
     }
 }
@@ -163,7 +162,8 @@ async fn a_strangers_program_of_a_servers_name_is_nothing() {
     let settings = instance.settings().await;
     assert_eq!((settings.pid, settings.starting), (None, None));
     assert_ne!(settings.binary, Some(attacker.path("mysqld")), "it would be run as root");
-    assert_eq!((settings.error_log, settings.pid_file), (None, None));
+    assert_ne!(settings.error_log, Some(attacker.path("log-error")));
+    assert_ne!(settings.pid_file, Some(attacker.path("pid-file")));
     assert_ne!(settings.socket, Some(attacker.path("socket")));
     assert_eq!(instance.state().await, ServerState::Stopped);
     assert!(instance.error_log_tail(10).await.is_err());
@@ -260,7 +260,8 @@ async fn the_datas_owner_gets_nothing_believed_without_the_lock() {
     let secrets = tempfile::tempdir().unwrap();
     let mut attacker = Attacker::new(owner);
     let pid = attacker.poses(&arguments(server.datadir(), &attacker));
-    let instance = Instance::new(trusting(&server, &secrets.path().join("p")));
+    let config = MysqlConfig { stop_patience_ms: 500, ..trusting(&server, &secrets.path().join("p")) };
+    let instance = Instance::new(config);
     let settings = instance.settings().await;
     // It may be the server on its way up: nobody starts another, and nothing of it is believed.
     assert_eq!((settings.pid, settings.starting), (None, Some(pid)));
