@@ -2,12 +2,14 @@
 //! them can hold, and the user that it runs as. A name, an argument or a working directory is none.
 
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -107,6 +109,8 @@ pub(crate) fn end_servers(owner: u32, argument: &str, within: Duration) -> Resul
             && server(left.pid).is_some_and(|again| told(&again))
         {
             let _ = pidfd_send_signal(&held, rustix::process::Signal::KILL);
+            // Its arguments are gone before its locks are; the descriptor tells of its end when both are.
+            let _ = poll(&mut [PollFd::new(held.as_fd(), PollFlags::POLLIN)], PollTimeout::from(1_000_u16));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
