@@ -116,8 +116,8 @@ mod tests {
     const SHORT: Duration = Duration::ZERO;
     const LONG: Duration = Duration::from_secs(60);
 
-    fn used(verdict: InUse, words: &str) {
-        assert!(matches!(&verdict, InUse::Yes(why) if why.contains(words)), "{verdict:?}");
+    fn used(verdict: &InUse, words: &str) {
+        assert!(matches!(verdict, InUse::Yes(why) if why.contains(words)), "{verdict:?}");
     }
 
     #[test]
@@ -126,20 +126,20 @@ mod tests {
         assert!(matches!(first.verdict(SHORT), InUse::No(_)), "what it did before is no sign");
         assert!(matches!(first.verdict(LONG), InUse::Unknown(_)), "a moment is no while");
         let wrote = first.add(&server(1), activity(6, 2, &[]), false, true);
-        used(wrote.verdict(SHORT), "takes writes");
+        used(&wrote.verdict(SHORT), "takes writes");
         let later = wrote.add(&server(1), activity(6, 2, &[]), false, true);
-        used(later.verdict(LONG), "takes writes");
+        used(&later.verdict(LONG), "takes writes");
         assert!(matches!(later.verdict(SHORT), InUse::No(_)));
         let restarted = later.add(&server(2), activity(0, 0, &[]), false, true);
         assert!(matches!(restarted.verdict(LONG), InUse::Unknown(_)));
-        used(first.add(&server(1), activity(5, 2, &[]), true, true).verdict(SHORT), "takes writes");
+        used(&first.add(&server(1), activity(5, 2, &[]), true, true).verdict(SHORT), "takes writes");
     }
 
     #[test]
     fn readers_show_as_clients_or_as_connections_that_came_and_went() {
         let first = Watched::default().add(&server(1), activity(5, 2, &[]), false, true);
         used(
-            first.add(&server(1), activity(5, 3, &["app@10.0.0.1"]), false, true).verdict(SHORT),
+            &first.add(&server(1), activity(5, 3, &["app@10.0.0.1"]), false, true).verdict(SHORT),
             "app@10.0.0.1",
         );
         let twice = |by_counter| {
@@ -147,7 +147,7 @@ mod tests {
             assert!(matches!(once.verdict(SHORT), InUse::No(_)), "it may be the agent's own");
             once.add(&server(1), activity(5, 3, &[]), false, by_counter).verdict(SHORT)
         };
-        used(twice(true), "came and went");
+        used(&twice(true), "came and went");
         assert!(matches!(twice(false), InUse::No(_)));
         let mut replica = server(1);
         replica.replica_of = Some("db0:3306".into());
