@@ -143,6 +143,7 @@ async fn a_copy_that_is_not_whole_is_refused(server: Mysqld, losses: &[(&[&str],
 async fn a_mariadb_copy_that_is_not_whole_is_refused_by_what_it_lacks() {
     let losses: &[(&[&str], &str)] = &[
         (&["shop/t.ibd"], "shop"),
+        (&["shop/m.MYD"], "shop.m"),
         (&["other"], "other"),
         (&["aria_log_control"], "aria_log_control"),
         (&["ibdata1", "ib_logfile0"], "ibdata1"),

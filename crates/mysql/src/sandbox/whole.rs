@@ -19,8 +19,8 @@ const DATAFILES: [&str; 2] = [
 /// knows those too whose files it has not found, and says nothing of them.
 const INNODB_TABLES: &str =
     "SELECT NAME, SPACE <> 0 FROM information_schema.INNODB_SYS_TABLES WHERE NAME LIKE '%/%'";
-/// Tables whose files the server could not open: it names no engine for them, and says why.
-const UNOPENED: &str = "SELECT CONCAT(table_schema, '.', table_name), table_comment FROM information_schema.tables \
+/// Tables whose files the server could not open: it names no engine for them, and says why. It opens them for their sizes only.
+const UNOPENED: &str = "SELECT CONCAT(table_schema, '.', table_name), table_comment, data_length FROM information_schema.tables \
      WHERE table_type = 'BASE TABLE' AND engine IS NULL \
      AND table_schema NOT IN ('information_schema', 'performance_schema', 'sys')";
 /// An engine that the private server has not loaded: nothing is known of its tables.
