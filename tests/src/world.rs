@@ -244,8 +244,11 @@ impl World {
     /// An offer of the newest snapshot to the recipient.
     pub async fn offer(&self, plain: bool) -> Offer {
         let (recipient, transport) = (self.recipient.id(), Transport::Tcp);
-        self.call(&self.donor, SeedOfferParams { recipient, snapshot: None, stream: None, plain, transport })
-            .await
+        self.call(
+            &self.donor,
+            SeedOfferParams { recipient, snapshot: None, foreign: false, stream: None, plain, transport },
+        )
+        .await
     }
 
     /// Begins a seed from the newest snapshot.
@@ -265,7 +268,8 @@ impl World {
 
     async fn seed_by(&self, stream: Option<String>, transport: Transport, options: SeedOptions) -> JobId {
         let recipient = self.recipient.id();
-        let params = SeedOfferParams { recipient, snapshot: None, stream, plain: false, transport };
+        let params =
+            SeedOfferParams { recipient, snapshot: None, foreign: false, stream, plain: false, transport };
         let offer = self.call(&self.donor, params).await;
         self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }

@@ -44,7 +44,12 @@ async fn every_query_gives_what_its_schema_says() {
     }
     let snapshot = world.snapshot().await;
     let named = Some(snapshot);
-    let mount = SnapshotMountParams { snapshot: named.clone(), writable: false, at_mount_point: false };
+    let mount = SnapshotMountParams {
+        snapshot: named.clone(),
+        writable: false,
+        at_mount_point: false,
+        foreign: false,
+    };
     world.call(&world.donor, mount).await;
     let info = world.call(&world.donor, AgentInfoParams {}).await;
 
@@ -97,7 +102,9 @@ async fn parameters(world: &World, spec: &Spec) -> Asked {
         }
         "binlog.binary" => asked(json!({"file": newest_binlog(world).await})),
         "seed.plan" => {
-            let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+            let donor = world
+                .call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None })
+                .await;
             asked(json!({"donor": donor, "options": SeedOptions::default()}))
         }
         other => panic!("{other} is a query that this test does not know: give it parameters"),

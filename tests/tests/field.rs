@@ -105,6 +105,7 @@ async fn a_mount_that_fails_on_the_donor_touches_no_recipient() {
         recipient: world.recipient.id(),
         snapshot: Some(snapshot.clone()),
         plain: false,
+        foreign: false,
         stream: None,
         transport: Transport::Tcp,
     };
@@ -194,6 +195,7 @@ async fn load_on_the_api_kills_nobody() {
                             snapshot: Some(snapshot),
                             writable: false,
                             at_mount_point: false,
+                            foreign: false,
                         },
                         &options,
                     )

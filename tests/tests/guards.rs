@@ -22,7 +22,8 @@ use testkit::poll;
 
 /// What the recipient plans, from what the donor says now.
 async fn plan(world: &World, options: SeedOptions) -> SeedPlan {
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let donor =
+        world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
     world.call(&world.recipient, SeedPlanParams { donor, options }).await
 }
 

@@ -52,14 +52,18 @@ async fn the_service_runs_on_a_snapshot_and_comes_back() {
     // Whatever would meet the covered datadir is refused, and says how to go back.
     let held = world.call(&world.donor, SnapshotMountStatusParams {}).await;
     assert_eq!(held[0].mount.holders, ["mysql service"]);
-    let job = world.call(&world.donor, SnapshotRemoveParams { snapshot: snapshot.clone() }).await.job;
+    let job = world
+        .call(&world.donor, SnapshotRemoveParams { snapshot: snapshot.clone(), foreign: false })
+        .await
+        .job;
     let view = world.ended(&world.donor, job).await;
     assert!(view.error.unwrap().message.contains("mysql service"), "a snapshot in use is not removed");
     let error = world.refused(&world.donor, DatadirClearParams { datadir: datadir.clone() }).await;
     assert!(error.code == ErrorCode::Refused && error.message.contains("--on-snapshot"), "{error:?}");
     let job = world.call(&world.donor, SnapshotCreateParams { keep_s: None, size_bytes: None }).await.job;
     assert_eq!(world.ended(&world.donor, job).await.state, JobState::Failed);
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let donor =
+        world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
     let plan = world.call(&world.donor, SeedPlanParams { donor, options: swiftly() }).await;
     let refusals: Vec<&str> = plan.refusals().map(|guard| guard.message.as_str()).collect();
     assert!(refusals.iter().any(|m| m.contains("runs on snapshot")), "{refusals:?}");
@@ -171,7 +175,12 @@ async fn the_one_mount_point_needs_no_name() {
     .await;
     // Beside it the same snapshot can be mounted under its own name, and each is given up by itself.
     let named = Some(snapshot.clone());
-    let mount = SnapshotMountParams { snapshot: named.clone(), writable: false, at_mount_point: false };
+    let mount = SnapshotMountParams {
+        snapshot: named.clone(),
+        writable: false,
+        at_mount_point: false,
+        foreign: false,
+    };
     let beside = world.call(&world.donor, mount).await;
     assert_ne!(beside.path, path);
     let said = world.ctl(&["snapshot", "unmount", "db1"]).await;

@@ -230,6 +230,7 @@ async fn kill_donor_in_its_step(arena: &mut Arena, cell: &Cell) {
         recipient: world.recipient.id(),
         snapshot: None,
         plain: false,
+        foreign: false,
         stream: None,
         transport: Transport::default(),
     };

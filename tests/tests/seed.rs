@@ -280,7 +280,8 @@ async fn guards_refuse_by_name_and_nothing_is_touched() {
     let world = World::start(WorldOptions { provider: Provider::Directory, ..WorldOptions::default() }).await;
     world.snapshot().await;
     let (files, pid) = (tree::names(world.recipient.db.datadir()), world.recipient.db.pid());
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let donor =
+        world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
 
     // Onto itself.
     let plan = world.call(&world.donor, SeedPlanParams { donor: donor.clone(), options: swiftly() }).await;

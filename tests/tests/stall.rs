@@ -57,7 +57,8 @@ async fn world_of(data_mib: u32, bus_address: Option<std::net::Ipv4Addr>, furthe
 async fn a_slow_seed_outlives_every_limit_while_bytes_move() {
     let world = world(None, Box::new(|_, _| {})).await;
     world.snapshot().await;
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let donor =
+        world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
     let bytes = world.call(&world.recipient, SeedPlanParams { donor, options: swiftly() }).await.bytes;
     // So that it takes several times as long as any limit.
     let rate = bytes / (6 * STALL.as_secs());

@@ -89,7 +89,8 @@ async fn look_at_the_bucket(bus: bus::Bus, most: Arc<AtomicU64>) {
 async fn where_both_ways_work_the_plan_says_which_is_better() {
     let world = world(1).await;
     world.snapshot().await;
-    let donor = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+    let donor =
+        world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
     for (asked, taken, verdict) in [
         (Transport::Auto, Transport::Tcp, Verdict::Pass),
         (Transport::Tcp, Transport::Tcp, Verdict::Pass),
@@ -137,7 +138,8 @@ async fn an_aborted_seed_leaves_no_bucket_and_the_old_data() {
     world.in_transfer(job, 10 * MIB).await;
     // A second one would mix its data with these.
     let (recipient, transport) = (world.recipient.id(), Transport::Store);
-    let second = SeedOfferParams { recipient, snapshot: None, stream: None, plain: false, transport };
+    let second =
+        SeedOfferParams { recipient, snapshot: None, foreign: false, stream: None, plain: false, transport };
     let refused = world.refused(&world.donor, second).await;
     assert!(refused.message.contains("object store"), "{refused:?}");
     world.call(&world.recipient, JobsAbortParams { job }).await;

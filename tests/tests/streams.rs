@@ -41,6 +41,7 @@ async fn offer(world: &World, stream: &str) -> Offer {
     let params = SeedOfferParams {
         recipient,
         snapshot: None,
+        foreign: false,
         stream: Some(stream.to_owned()),
         plain: false,
         transport: Transport::default(),
@@ -177,7 +178,10 @@ async fn any_pair_of_programs_makes_a_seed_and_a_failing_one_is_told_by_its_own_
     assert_same_rows(&world).await;
     poll::until_async(PATIENCE, "an answer", || async {
         let error = world
-            .refused(&world.donor, SeedSurveyParams { snapshot: None, stream: Some("nonsense".to_owned()) })
+            .refused(
+                &world.donor,
+                SeedSurveyParams { snapshot: None, foreign: false, stream: Some("nonsense".to_owned()) },
+            )
             .await;
         error.message.contains("knows no stream").then_some(())
     })

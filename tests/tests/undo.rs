@@ -101,6 +101,44 @@ async fn only_the_last_seed_is_undone_and_nothing_kept_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_undo_whose_old_data_do_not_start_keeps_both_and_serves_the_seeded_ones() {
+    let world = world(Vendor::Mariadb, Provider::Reflink).await;
+    let job = seeded_and_kept(&world, 3600).await;
+    let old = left(&world).into_iter().next().unwrap();
+    let broken = world.recipient.db.base().join(old).join("data/ibdata1");
+    let whole = fs::read(&broken).unwrap();
+    fs::write(&broken, b"what a bad disk gives").unwrap();
+
+    let undo = world.call(&world.recipient, SeedUndoParams { job }).await.job;
+    let view = world.ended(&world.recipient, undo).await;
+    assert_eq!(view.state, JobState::Failed, "{view:?}");
+    assert_eq!(rows::checksums(&world.recipient.db).await, rows::checksums(&world.donor.db).await);
+    assert_eq!(fs::read(&broken).unwrap(), b"what a bad disk gives", "the old data are where they were");
+
+    // Mended, they are put back as if nothing had been.
+    fs::write(&broken, whole).unwrap();
+    let undo = world.call(&world.recipient, SeedUndoParams { job }).await.job;
+    world.succeeded(&world.recipient, undo).await;
+    world.recipient_is_as_it_was().await;
+    world.nothing_left(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_one_kept_datadir_takes_nothing_from_a_later_one() {
+    let world = world(Vendor::Mariadb, Provider::Reflink).await;
+    seeded_and_kept(&world, 15).await;
+    world.recipient.db.exec("CREATE DATABASE between_the_seeds").await.unwrap();
+    let second = seeded_and_kept(&world, 3600).await;
+    poll::until_async(PATIENCE, "the first to go", || async { (left(&world).len() == 2).then_some(()) })
+        .await;
+    let undo = world.call(&world.recipient, SeedUndoParams { job: second }).await.job;
+    world.succeeded(&world.recipient, undo).await;
+    let shown = world.recipient.db.scalar("SHOW DATABASES LIKE 'between_the_seeds'").await;
+    assert_eq!(shown.unwrap(), "between_the_seeds");
+    world.nothing_left(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_kept_goes_when_its_time_is_over() {
     let mut world = world(Vendor::Mariadb, Provider::Reflink).await;
     let job = seeded_and_kept(&world, 3).await;

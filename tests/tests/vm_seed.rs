@@ -203,7 +203,7 @@ async fn create(world: &World, size_bytes: Option<u64>) -> SnapshotId {
 }
 
 async fn remove(world: &World, snapshot: &SnapshotId) {
-    let params = SnapshotRemoveParams { snapshot: snapshot.clone() };
+    let params = SnapshotRemoveParams { snapshot: snapshot.clone(), foreign: false };
     let job = world.call(&world.donor, params).await.job;
     world.succeeded(&world.donor, job).await;
 }
@@ -227,7 +227,7 @@ fn by_hand(guest: &Guest) -> anyhow::Result<()> {
         // Of the two only what the provider lists is ever removed.
         for (name, why) in [("vg0/data", "the origin"), ("vg0/by-hand", "what is gone")] {
             let snapshot = name.parse().unwrap();
-            let job = world.call(&world.donor, SnapshotRemoveParams { snapshot }).await.job;
+            let job = world.call(&world.donor, SnapshotRemoveParams { snapshot, foreign: false }).await.job;
             let error = world.ended(&world.donor, job).await.error.expect(why);
             assert_eq!(error.code, ErrorCode::NotFound, "{error:?}");
         }
@@ -302,7 +302,8 @@ fn verify(_: &Guest) -> anyhow::Result<()> {
         assert!(!proof.passed, "{proof:?}");
         println!("{}", proof.detail);
         // A donor prefers the proven one, though the other is newer.
-        let survey = world.call(&world.donor, SeedSurveyParams { snapshot: None, stream: None }).await;
+        let survey =
+            world.call(&world.donor, SeedSurveyParams { snapshot: None, foreign: false, stream: None }).await;
         assert_eq!(survey.snapshot.map(|snapshot| snapshot.id), Some(sound.clone()));
         for snapshot in [&sound, &damaged] {
             remove(world, snapshot).await;
@@ -319,7 +320,12 @@ async fn proof_of(world: &World, id: &SnapshotId) -> protocol::snapshot::Proof {
 /// Overwrites pages of a table in the snapshot itself, by a writable mount.
 async fn damage(world: &World, id: &SnapshotId) {
     let named = Some(id.clone());
-    let mount = SnapshotMountParams { snapshot: named.clone(), writable: true, at_mount_point: false };
+    let mount = SnapshotMountParams {
+        snapshot: named.clone(),
+        writable: true,
+        at_mount_point: false,
+        foreign: false,
+    };
     let mounted = world.call(&world.donor, mount).await;
     let inside = world.donor.db.datadir().strip_prefix(ORIGIN).unwrap();
     let datadir = mounted.path.join(inside);

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use bus::outbox::{EventSource, OutboxLimits};
 use bus::{Authority, Bus, Outbox, ReplyCache, ServeConfig};
 use jiff::Timestamp;
-use job::{Inject, Options, Recovery, Retention, Runner, StepError, crashsafe};
+use job::{Inject, Options, Recovery, Runner, StepError, crashsafe};
 use mysql::Instance;
 use protocol::error::ErrorCode;
 use protocol::event::{AgentStarted, AgentStopped, EventData};
@@ -280,11 +280,7 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
             }
         }
     }
-    let days = Duration::from_secs(u64::from(host.config.agent.keep_jobs_days) * 86_400);
-    let pruned = host.runner.prune(Retention { keep_newest: 100, keep_for: days }).await;
-    if let Err(error) = pruned {
-        tracing::warn!(error = %chain(&error), "old journals cannot be removed");
-    }
+    schedule::prune(host).await;
     let started = AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), jobs_resumed: resumed };
     host.outbox
         .publish(EventData::AgentStarted(started))

@@ -73,9 +73,15 @@ impl Handler for AgentHandler {
 
             Command::BinlogUpload(p) => value(&queries::binlog::upload(host, p).await?),
 
-            Command::SeedSurvey(p) => {
-                value(&jobs::probe::survey(host, p.snapshot.as_ref(), p.stream.as_deref()).await?)
-            }
+            Command::SeedSurvey(p) => value(
+                &jobs::probe::survey(
+                    host,
+                    p.snapshot.as_ref(),
+                    crate::owned::Foreign::allowed(p.foreign),
+                    p.stream.as_deref(),
+                )
+                .await?,
+            ),
             Command::SeedOffer(p) => value(&jobs::offer::open(host, p, &origin).await?),
             Command::SeedRelease(p) => value(&jobs::offer::release(host, p.offer, &origin.actor).await?),
             Command::SeedPlan(p) => value(&jobs::seed::plan_here(host, &p.donor, &p.options).await),

@@ -12,7 +12,8 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::event::EventData;
 use protocol::host::Capability;
 use protocol::ids::{AgentId, BootId, JobId, RequestId};
-use snapshot::{MountTable, Provider};
+use protocol::snapshot::Snapshot;
+use snapshot::{MountTable, Owner, Provider};
 pub(crate) use sys::error::line as chain;
 use transfer::Throttle;
 
@@ -81,6 +82,16 @@ pub(crate) struct Snapshots {
     pub(crate) provider: Arc<dyn Provider>,
     /// Who holds what mounted where.
     pub(crate) mounts: Arc<MountTable>,
+}
+
+impl Snapshots {
+    /// All that are there, newest first, with holders and with whose each is.
+    pub(crate) fn list(&self, owner: &Owner) -> Result<Vec<Snapshot>, snapshot::Error> {
+        let mut list = owner.list(self.provider.as_ref())?;
+        self.mounts.annotate(&mut list);
+        list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
+        Ok(list)
+    }
 }
 
 impl Host {

@@ -10,6 +10,7 @@ mod host;
 mod jobs;
 mod load;
 mod observe;
+mod owned;
 mod publish;
 mod queries;
 mod reload;

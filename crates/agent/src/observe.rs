@@ -91,7 +91,7 @@ pub(crate) async fn look(host: &Arc<Host>) {
     let before = host.seen();
     let server = host.instance.info().await;
     let (free_bytes, datadir_bytes) = space(host, &server).await;
-    let listed = list_snapshots(host).await;
+    let listed = list_snapshots(host, &server).await;
     let watched = watch(host, &before, &server).await;
     let seen = Seen {
         watched,
@@ -125,16 +125,13 @@ async fn space(host: &Arc<Host>, server: &ServerInfo) -> (Option<u64>, Option<u6
     (free.ok().flatten().map(|free| free.available_bytes), used)
 }
 
-async fn list_snapshots(host: &Arc<Host>) -> Option<Vec<Snapshot>> {
+async fn list_snapshots(host: &Arc<Host>, server: &ServerInfo) -> Option<Vec<Snapshot>> {
     let snapshots = host.snapshots.as_ref().ok()?.clone();
-    let listed = tokio::task::spawn_blocking(move || {
-        snapshots.provider.list().map(|mut list| {
-            snapshots.mounts.annotate(&mut list);
-            list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-            list
-        })
-    });
-    match listed.await {
+    let mut owner = crate::owned::owner(host);
+    if server.datadir.is_some() {
+        owner.datadir.clone_from(&server.datadir);
+    }
+    match tokio::task::spawn_blocking(move || snapshots.list(&owner)).await {
         Ok(Ok(list)) => Some(list),
         Ok(Err(error)) => {
             tracing::warn!(error = %chain(&error), "snapshots cannot be listed");
@@ -260,6 +257,7 @@ fn snapshot_summary(snapshot: &Snapshot) -> SnapshotSummary {
         created_at: snapshot.created_at,
         cluster: snapshot.meta.as_ref().map(|meta| meta.cluster.clone()),
         usable: snapshot.is_usable(),
+        foreign: snapshot.foreign.is_some(),
         proven: snapshot.is_proven(),
         fill_percent: snapshot.fill_percent,
     }

@@ -7,6 +7,7 @@ use super::*;
 
 fn snapshot(id: &str) -> Snapshot {
     Snapshot {
+        foreign: None,
         id: id.parse().unwrap(),
         provider: ProviderKind::Lvm,
         origin: "vg0/data".into(),

@@ -1,23 +1,27 @@
 //! Snapshots by the clock, and the removal of those that retention no longer keeps.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use croner::Cron;
 use jiff::{SignedDuration, Timestamp};
+use job::Retention;
 use protocol::ids::{RequestId, SnapshotId};
 use protocol::snapshot::Snapshot;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::Host;
+use crate::host::{Host, chain};
 use crate::jobs::{self, Origin};
 
 /// Retention is looked at this often, and after each scheduled snapshot.
 const RETENTION_PAUSE: Duration = Duration::from_secs(300);
+/// Journals of ended jobs are looked through this often.
+const PRUNE_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// Runs schedule and retention until `shutdown`.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    let mut pruned = Instant::now();
     loop {
         // Read anew each time: a reload may have changed it.
         let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
@@ -27,24 +31,49 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
             () = tokio::time::sleep(until) => {}
             () = shutdown.cancelled() => return,
         }
-        if next.is_some_and(|at| at <= Timestamp::now()) {
-            begin(&host, "snapshot.create", json!({})).await;
-        }
-        for snapshot in expired(
-            &host.seen().snapshots,
-            host.config.snapshot.keep,
-            host.config.snapshot.keep_days,
-            Timestamp::now(),
-        ) {
-            begin(&host, "snapshot.remove", json!({ "snapshot": snapshot })).await;
+        let work = async {
+            if next.is_some_and(|at| at <= Timestamp::now()) {
+                finish(&host, "snapshot.create", json!({})).await;
+            }
+            remove_expired(&host).await;
+            if pruned.elapsed() >= PRUNE_PAUSE {
+                pruned = Instant::now();
+                prune(&host).await;
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = shutdown.cancelled() => return,
         }
     }
 }
 
-async fn begin(host: &Arc<Host>, kind: &str, params: serde_json::Value) {
+/// Removes all that is due, one after the other: two jobs that change the set of snapshots do not run at once.
+async fn remove_expired(host: &Arc<Host>) {
+    let (keep, keep_days) = (host.config.snapshot.keep, host.config.snapshot.keep_days);
+    for snapshot in expired(&host.seen().snapshots, keep, keep_days, Timestamp::now()) {
+        finish(host, "snapshot.remove", json!({ "snapshot": snapshot })).await;
+    }
+}
+
+/// Removes journals of jobs that ended long ago.
+pub(crate) async fn prune(host: &Host) {
+    let keep_for = Duration::from_secs(u64::from(host.config.agent.keep_jobs_days) * 86_400);
+    if let Err(error) = host.runner.prune(Retention { keep_newest: 100, keep_for }).await {
+        tracing::warn!(error = %chain(&error), "old journals cannot be removed");
+    }
+}
+
+/// Begins a job and waits for its end.
+async fn finish(host: &Arc<Host>, kind: &str, params: serde_json::Value) {
     let origin = Origin { actor: "schedule".to_owned(), request: RequestId::generate(), traceparent: None };
-    if let Err(error) = jobs::begin(host, kind, params, &origin).await {
-        tracing::warn!(kind, %error, "the schedule could not begin a job");
+    match jobs::begin(host, kind, params, &origin).await {
+        Ok(begun) => {
+            if let Some(handle) = host.runner.handle(begun.job) {
+                handle.ending().await;
+            }
+        }
+        Err(error) => tracing::warn!(kind, %error, "the schedule could not begin a job"),
     }
 }
 
@@ -75,7 +104,7 @@ fn spread(name: &str) -> u64 {
 /// What retention removes: our own snapshots past their own expiry, and those beyond the newest `keep` that are older than
 /// `keep_days`. Never one that is mounted, and never the last proven one.
 fn expired(snapshots: &[Snapshot], keep: u32, keep_days: u32, now: Timestamp) -> Vec<SnapshotId> {
-    let mut ours: Vec<&Snapshot> = snapshots.iter().filter(|s| s.meta.is_some()).collect();
+    let mut ours: Vec<&Snapshot> = snapshots.iter().filter(|s| s.foreign.is_none()).collect();
     ours.sort_by_key(|s| std::cmp::Reverse(s.created_at));
     let last_proven = ours.iter().find(|s| s.is_proven() && s.is_usable()).map(|s| s.id.clone());
     let oldest_kept = now - SignedDuration::from_hours(i64::from(keep_days) * 24);

@@ -12,6 +12,7 @@ fn now() -> Timestamp {
 
 fn snapshot(age_days: i64) -> Snapshot {
     Snapshot {
+        foreign: None,
         id: format!("s{age_days}").parse().unwrap(),
         provider: ProviderKind::Lvm,
         origin: "vg0/data".into(),
@@ -62,7 +63,7 @@ fn one_in_use_the_last_proven_one_and_those_of_others_stay() {
         unchecked_tables: 0,
     });
     let mut foreign = snapshot(9);
-    foreign.meta = None;
+    foreign.foreign = Some("made by the agent db2".to_owned());
     assert_eq!(ids(&[snapshot(0), mounted, proven, foreign, snapshot(10)], 1), ["s10"]);
 }
 

@@ -190,6 +190,12 @@ fn best_snapshot<'a>(
 }
 
 fn unfit(snapshot: &SnapshotSummary, recipient: &Heartbeat, options: &DonorOptions) -> Option<String> {
+    if snapshot.foreign {
+        return Some(
+            "is not of its datadir; name it with --from, --snapshot and --foreign to use it all the same"
+                .to_owned(),
+        );
+    }
     if !snapshot.usable {
         return Some("has lost its data".to_owned());
     }

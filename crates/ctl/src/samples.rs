@@ -51,6 +51,7 @@ pub(crate) fn snapshot(id: &str, minutes: i64) -> SnapshotSummary {
         created_at: noon() + SignedDuration::from_mins(minutes),
         cluster: Some("shop".into()),
         usable: true,
+        foreign: false,
         proven: false,
         fill_percent: Some(4.2),
     }

@@ -82,8 +82,11 @@ pub struct SnapshotSummary {
     pub created_at: Timestamp,
     /// Cluster whose data it holds; absent for snapshots made by others.
     pub cluster: Option<String>,
-    /// False when its data are lost.
+    /// False when its data are lost, or are not this agent's.
     pub usable: bool,
+    /// True when it is no snapshot of this agent's datadir.
+    #[serde(default)]
+    pub foreign: bool,
     /// True when `snapshot verify` passed.
     pub proven: bool,
     /// Fill of its store in percent.

@@ -97,6 +97,9 @@ params! {
     SnapshotRemoveParams {
         /// Its id.
         snapshot: SnapshotId,
+        /// Leave to use one that is not of this agent's host, cluster and datadir; it must be named.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        foreign: bool,
     }
     /// Which snapshot, where and how.
     SnapshotMountParams {
@@ -109,6 +112,9 @@ params! {
         /// At the host's configured mount point instead of one of its own.
         #[serde(default)]
         at_mount_point: bool,
+        /// Leave to use one that is not of this agent's host, cluster and datadir; it must be named.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        foreign: bool,
     }
     /// Which snapshot.
     SnapshotUnmountParams {
@@ -229,6 +235,9 @@ params! {
         /// Its id; absent: the newest usable one, proven ones first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+        /// Leave to use one that is not of this agent's host, cluster and datadir; it must be named.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        foreign: bool,
         /// A stream of the donor's configuration instead of a snapshot.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(length(min = 1, max = 64))]
@@ -241,6 +250,9 @@ params! {
         /// Its id; absent: the newest usable one, proven ones first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         snapshot: Option<SnapshotId>,
+        /// Leave to use one that is not of this agent's host, cluster and datadir; it must be named.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        foreign: bool,
         /// A stream of the donor's configuration instead of a snapshot.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         #[schemars(length(min = 1, max = 64))]

@@ -143,12 +143,21 @@ pub struct Snapshot {
     pub mounts: Vec<SnapshotMount>,
     /// Metadata; absent when someone else made it.
     pub meta: Option<SnapshotMeta>,
+    /// Why it is no snapshot of this agent's datadir: another host, cluster or origin, or nothing that tells. Absent when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign: Option<String>,
 }
 
 impl Snapshot {
-    /// True when a seed may use it.
+    /// True when a seed may use it: it is this agent's own, and its data are not lost.
     #[must_use]
     pub fn is_usable(&self) -> bool {
+        self.foreign.is_none() && self.is_readable()
+    }
+
+    /// True unless its data are lost, whosever it is.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
         !matches!(self.validity, Validity::Invalid(_))
     }
 

@@ -55,6 +55,9 @@ struct Listed {
 #[serde(deny_unknown_fields)]
 struct Sidecar {
     created_at: Timestamp,
+    /// The live data directory that it was made of.
+    #[serde(default)]
+    datadir: Option<PathBuf>,
     meta: SnapshotMeta,
     /// Where it was mounted by us.
     #[serde(default)]
@@ -122,15 +125,17 @@ impl CommandProvider {
 
     fn show(&self, id: SnapshotId, listed: Listed) -> Snapshot {
         let sidecar = self.sidecar(&id, &listed);
+        let origin = sidecar.as_ref().and_then(|s| s.datadir.clone());
         let mounted = |m: &SnapshotMount| mountinfo::is_mount_point(&m.path).unwrap_or(true);
         Snapshot {
             mounts: sidecar.iter().flat_map(|s| s.mounts.iter().filter(|m| mounted(m)).cloned()).collect(),
             provider: ProviderKind::Command,
             validity: listed.validity(),
-            origin: listed.origin,
+            origin: origin.map_or(listed.origin, |datadir| datadir.display().to_string()),
             created_at: listed.created_at,
             size_bytes: listed.size_bytes,
             fill_percent: listed.fill_percent,
+            foreign: None,
             meta: sidecar.map(|s| s.meta),
             id,
         }
@@ -202,6 +207,10 @@ impl Provider for CommandProvider {
         Ok(found)
     }
 
+    fn origin(&self, datadir: &Path) -> Result<String, Error> {
+        as_text("datadir", datadir)
+    }
+
     fn create(&self, request: &CreateRequest, at_instant: AtInstant<'_>) -> Result<Snapshot, Error> {
         if let Some(reason) = self.probe().reason {
             return Err(Error::Unavailable { provider: NAME, reason });
@@ -238,7 +247,8 @@ impl Provider for CommandProvider {
             let id = made.clone().ok_or_else(|| Error::NotListed { id: name.clone() })?;
             let listed = self.find(&id)?;
             let meta = instant::meta(request, observed, self.config.datadir_inside.clone());
-            let sidecar = Sidecar { created_at: listed.created_at, meta, mounts: Vec::new() };
+            let datadir = Some(request.datadir.clone());
+            let sidecar = Sidecar { created_at: listed.created_at, datadir, meta, mounts: Vec::new() };
             self.write_sidecar(&id, &sidecar)?;
             Ok(self.show(id, listed))
         });

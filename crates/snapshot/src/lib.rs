@@ -22,6 +22,7 @@ mod mapped;
 mod mountinfo;
 pub mod mounts;
 mod names;
+pub mod owner;
 pub mod provider;
 pub mod registry;
 mod run;
@@ -32,6 +33,7 @@ pub mod volumes;
 pub use error::Error;
 pub use mountinfo::unmount;
 pub use mounts::{MountLease, MountTable};
+pub use owner::Owner;
 pub use provider::{
     Capability, CreateRequest, Features, MountIdentity, MountMode, Mounted, Observed, Provider, SizePolicy,
     TakeFailed,

@@ -31,12 +31,19 @@ pub trait Provider: Send + Sync + fmt::Debug {
     /// Whether it works on this host now. Cheap enough to be asked at every heartbeat.
     fn probe(&self) -> Capability;
 
-    /// All snapshots, its own and others', oldest first. `mounts` is filled from the kernel's mount table, without holders:
+    /// All snapshots, its own and others', oldest first; [`Snapshot::foreign`] is left to [`crate::Owner`]. `mounts` is filled from the kernel's mount table, without holders:
     /// those are known to the [`crate::MountTable`].
     ///
     /// # Errors
     /// When the tool or the medium cannot be read.
     fn list(&self) -> Result<Vec<Snapshot>, Error>;
+
+    /// What a snapshot of this data directory has as its [`Snapshot::origin`]. Only what was made of the same place, by the same
+    /// agent, is that agent's to give and to remove ([`crate::owner`]).
+    ///
+    /// # Errors
+    /// When it cannot be told where the data directory lies.
+    fn origin(&self, datadir: &Path) -> Result<String, Error>;
 
     /// Makes a snapshot of the data directory.
     ///

@@ -148,8 +148,8 @@ fn a_file_system_that_cannot_is_a_missing_capability_with_its_reason() {
 }
 
 #[test]
-fn what_others_made_is_listed_and_what_a_crash_left_is_swept() {
-    if !may_mount("what_others_made_is_listed_and_what_a_crash_left_is_swept") {
+fn what_others_made_is_listed_and_only_what_a_crash_of_ones_own_left_is_swept() {
+    if !may_mount("what_others_made_is_listed_and_only_what_a_crash_of_ones_own_left_is_swept") {
         return;
     }
     let fs = LoopFs::btrfs();
@@ -165,17 +165,22 @@ fn what_others_made_is_listed_and_what_a_crash_left_is_swept() {
     by_hand(".view-nightly");
     fs::create_dir(tree.root.join(".new-x")).unwrap();
     by_hand(".new-x/data");
+    fs::create_dir(tree.root.join(".new-empty")).unwrap();
     fs::create_dir(tree.root.join("no-subvolume")).unwrap();
 
     let listed = provider.list().unwrap();
     assert_eq!(listed.len(), 1, "{listed:?}");
     assert_eq!(
         (listed[0].id.as_str(), listed[0].meta.is_none(), &listed[0].validity),
-        ("nightly", true, &Validity::Valid)
+        ("nightly", true, &Validity::Unknown("nothing tells what this directory holds".to_owned()))
     );
-    let mut swept = provider.sweep(&tree.create().host).unwrap();
-    swept.sort();
-    assert_eq!(swept, [".new-x", ".view-nightly"]);
+    // What another agent of this host is making, or its view, looks just like that.
+    let host = tree.create().host;
+    assert_eq!(provider.sweep(&host).unwrap(), [".new-empty"]);
+    fs::write(tree.root.join(".new-x/maker.json"), "\"db2\"").unwrap();
+    assert_eq!(provider.sweep(&host).unwrap(), [""; 0]);
+    fs::write(tree.root.join(".new-x/maker.json"), format!("\"{host}\"")).unwrap();
+    assert_eq!(provider.sweep(&host).unwrap(), [".new-x"]);
     provider.remove(&listed[0].id).unwrap();
     assert_eq!(provider.list().unwrap(), []);
     assert!(tree.datadir.join("ibdata1").exists());

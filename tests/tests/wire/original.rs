@@ -112,18 +112,23 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
     let any = world.ctl(&["--json", "snapshot", "find", "shop", "--dc", "dc2"]).await;
     assert!(any.stdout.contains("db1"), "{any:?}");
 
-    let mount =
-        SnapshotMountParams { snapshot: Some(snapshot.clone()), writable: false, at_mount_point: false };
+    let mount = SnapshotMountParams {
+        snapshot: Some(snapshot.clone()),
+        writable: false,
+        at_mount_point: false,
+        foreign: false,
+    };
     let mounted = world.call(host, mount).await;
     assert!(mounted.path.join("ibdata1").is_file() || fs::read_dir(&mounted.path).unwrap().next().is_some());
     let status = world.call(host, SnapshotMountStatusParams {}).await;
     assert_eq!((status.len(), &status[0].snapshot), (1, &snapshot));
-    let held = world.call(host, SnapshotRemoveParams { snapshot: snapshot.clone() }).await.job;
+    let held =
+        world.call(host, SnapshotRemoveParams { snapshot: snapshot.clone(), foreign: false }).await.job;
     let ended = world.ended(host, held).await;
     assert_eq!(ended.state, JobState::Failed, "a mounted snapshot is not removed");
     world.call(host, SnapshotUnmountParams { snapshot: Some(snapshot.clone()) }).await;
     assert!(world.call(host, SnapshotMountStatusParams {}).await.is_empty());
-    job(&world, host, SnapshotRemoveParams { snapshot }).await;
+    job(&world, host, SnapshotRemoveParams { snapshot, foreign: false }).await;
     assert!(world.call(host, SnapshotListParams { usable: false }).await.is_empty());
 }
 

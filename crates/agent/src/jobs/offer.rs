@@ -17,7 +17,6 @@ use protocol::ids::{AgentId, JobId, OfferId, SnapshotId};
 use protocol::mysql::ServerState;
 use protocol::params::{Empty, SeedOfferParams};
 use protocol::seed::{DonorFacts, Offer, Secret, Transport};
-use protocol::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use transfer::{Identity, Token};
@@ -29,8 +28,9 @@ pub(crate) use serve::clone_policy;
 
 use super::Origin;
 use super::{probe, store};
-use crate::host::{Host, blocking};
+use crate::host::Host;
 use crate::jobs::view;
+use crate::owned::{Foreign, choose};
 use crate::queries::host::usage_of;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
@@ -57,6 +57,8 @@ struct Params {
     recipient: AgentId,
     snapshot: Option<SnapshotId>,
     #[serde(default)]
+    foreign: bool,
+    #[serde(default)]
     stream: Option<String>,
     plain: bool,
     /// Bytes of the window when the data go through the object store.
@@ -81,6 +83,7 @@ pub(crate) fn steps() -> Steps<Host> {
 pub(crate) async fn survey(
     host: &Arc<Host>,
     wanted: Option<&SnapshotId>,
+    foreign: Foreign,
     stream: Option<&str>,
 ) -> Result<DonorFacts, WireError> {
     let snapshot = match stream {
@@ -88,7 +91,7 @@ pub(crate) async fn survey(
             crate::streams::find(host, name)?;
             None
         }
-        None => Some(choose(host, wanted).await?),
+        None => Some(choose(host, wanted, foreign).await?),
     };
     let server = host.instance.info().await;
     if stream.is_some() && server.state != ServerState::Ready {
@@ -119,7 +122,11 @@ pub(crate) async fn survey(
         agent: host.id.clone(),
         machine_id: machine_id(),
         datadir: server.datadir.clone(),
-        cluster: meta.map_or_else(|| host.config.agent.cluster.clone(), |meta| meta.cluster.clone()),
+        cluster: match (meta, &snapshot) {
+            (Some(meta), _) => meta.cluster.clone(),
+            (None, Some(_)) => "unknown".to_owned(),
+            (None, None) => host.config.agent.cluster.clone(),
+        },
         dc: host.config.agent.dc.clone(),
         bytes: usage.as_ref().map_or(0, |u| u.apparent_bytes),
         files: usage.as_ref().map_or(0, |u| u.files),
@@ -145,28 +152,6 @@ pub(crate) async fn survey(
 pub(crate) fn machine_id() -> Option<String> {
     let text = fs::read_to_string("/etc/machine-id").ok()?;
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
-}
-
-/// The wanted snapshot, else the newest usable one, proven ones first.
-pub(crate) async fn choose(host: &Host, wanted: Option<&SnapshotId>) -> Result<Snapshot, WireError> {
-    let snapshots = host.snapshots()?.clone();
-    let mut list = blocking(move || {
-        let mut list = snapshots.provider.list()?;
-        snapshots.mounts.annotate(&mut list);
-        Ok(list)
-    })
-    .await?;
-    if let Some(id) = wanted {
-        let found = list.into_iter().find(|s| s.id == *id);
-        return Ok(found.ok_or_else(|| snapshot::Error::NotListed { id: id.to_string() })?);
-    }
-    list.sort_by_key(|s| std::cmp::Reverse((s.is_proven(), s.created_at)));
-    list.into_iter().find(Snapshot::is_usable).ok_or_else(|| {
-        WireError::new(
-            ErrorCode::NotFound,
-            format!("{} has no usable snapshot: make one with snapshot create", host.id),
-        )
-    })
 }
 
 /// `seed.offer`: returns once recipients may connect.
@@ -195,11 +180,12 @@ pub(crate) async fn open(
         (Transport::Store, None) => Some(store::offer(host, params.plain)?),
         (Transport::Tcp | Transport::Auto, _) => None,
     };
+    let foreign = Foreign::allowed(params.foreign);
     let snapshot = match &params.stream {
         Some(_) => None,
-        None => Some(choose(host, params.snapshot.as_ref()).await?),
+        None => Some(choose(host, params.snapshot.as_ref(), foreign).await?),
     };
-    if let Some(snapshot) = snapshot.as_ref().filter(|snapshot| !snapshot.is_usable()) {
+    if let Some(snapshot) = snapshot.as_ref().filter(|snapshot| !snapshot.is_readable()) {
         return Err(WireError::new(
             ErrorCode::Snapshot,
             format!("{} is invalid; choose another", snapshot.id),
@@ -207,7 +193,7 @@ pub(crate) async fn open(
     }
     let snapshot = snapshot.map(|snapshot| snapshot.id);
     let facts = match &params.stream {
-        Some(name) => Some(survey(host, None, Some(name)).await?),
+        Some(name) => Some(survey(host, None, foreign, Some(name)).await?),
         None => None,
     };
     let id = OfferId::generate();
@@ -230,6 +216,7 @@ pub(crate) async fn open(
         offer: id,
         recipient: params.recipient.clone(),
         snapshot: snapshot.clone(),
+        foreign: params.foreign,
         stream: params.stream.clone(),
         plain: params.plain,
         store_window: store.as_ref().map(|store| store.window_bytes),
@@ -244,7 +231,7 @@ pub(crate) async fn open(
     let served = await_served(host, begun.job, told).await?;
     let facts = match facts {
         Some(facts) => facts,
-        None => survey(host, snapshot.as_ref(), None).await?,
+        None => survey(host, snapshot.as_ref(), foreign, None).await?,
     };
     Ok(Offer {
         id,

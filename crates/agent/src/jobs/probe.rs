@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::offer;
 use super::seed::plan::Reach;
 use crate::host::Host;
+use crate::owned::Foreign;
 
 /// So long a donor may be tried after a survey.
 const OPEN: Duration = Duration::from_secs(15);
@@ -27,9 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) async fn survey(
     host: &Arc<Host>,
     wanted: Option<&SnapshotId>,
+    foreign: Foreign,
     stream: Option<&str>,
 ) -> Result<DonorFacts, WireError> {
-    let mut facts = offer::survey(host, wanted, stream).await?;
+    let mut facts = offer::survey(host, wanted, foreign, stream).await?;
     facts.addresses = listen(host).await;
     Ok(facts)
 }

@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use super::on_snapshot::layout_in;
 use crate::host::{Host, Snapshots, blocking};
+use crate::owned::{Foreign, find};
 
 /// Makes a snapshot of the live datadir.
 #[derive(Debug)]
@@ -63,13 +64,15 @@ impl Step<Host> for Remove {
         let params: SnapshotRemoveParams = scope.params()?;
         let snapshots = host.snapshots()?.clone();
         let acting = Acting::begin(host, scope);
-        let rerun = scope.is_rerun();
-        let removed = blocking(move || match snapshots.mounts.remove_snapshot(&params.snapshot) {
+        match find(host, &params.snapshot, Foreign::allowed(params.foreign)).await {
             // The run before had removed it and died before it could say so.
-            Err(snapshot::Error::NotListed { .. }) if rerun => Ok(()),
-            result => result.map_err(WireError::from),
-        });
-        removed.await?;
+            Err(error) if scope.is_rerun() && error.code == ErrorCode::NotFound => {}
+            Err(error) => return Err(error.into()),
+            Ok(found) => {
+                blocking(move || snapshots.mounts.remove_snapshot(&found.id).map_err(WireError::from))
+                    .await?;
+            }
+        }
         acting.end(host).await;
         Ok(Value::Null)
     }
@@ -95,11 +98,16 @@ impl Step<Host> for Verify {
         }
         let holder = format!("verify {}", scope.job_id());
         let snapshots = host.snapshots()?.clone();
+        find(host, &params.snapshot, Foreign::Never).await?;
         let (mounts, id, name) = (snapshots.mounts.clone(), params.snapshot.clone(), holder.clone());
         let lease =
             blocking(move || mounts.acquire(&id, MountMode::Writable, &name).map_err(WireError::from))
                 .await?;
         let mounted = lease.mounted().clone();
+        if !mysql::datadir::looks_like_datadir(&mounted.datadir) {
+            let what = format!("{} holds no MySQL datadir: there is nothing to prove", params.snapshot);
+            return Err(StepError::new(ErrorCode::Snapshot, what));
+        }
         let proof = tokio::select! {
             proof = prove(host, &mounted, params.budget_s, scope) => proof,
             () = scope.cancelled() => Err(StepError::stopped()),

@@ -10,23 +10,16 @@ use protocol::snapshot::{Snapshot, SnapshotMount};
 use snapshot::MountMode;
 
 use crate::host::{Host, blocking};
-use crate::jobs::offer::choose;
+use crate::owned::{self, Foreign};
 
 /// Who holds what a person mounted by command.
 const OPERATOR: &str = "operator";
 
 /// `snapshot.list`.
 pub(crate) async fn list(host: &Host, params: &SnapshotListParams) -> Result<Vec<Snapshot>, WireError> {
-    let snapshots = host.snapshots()?.clone();
-    let usable_only = params.usable;
-    blocking(move || {
-        let mut list = snapshots.provider.list()?;
-        snapshots.mounts.annotate(&mut list);
-        list.retain(|s| !usable_only || s.is_usable());
-        list.sort_by_key(|s| std::cmp::Reverse(s.created_at));
-        Ok(list)
-    })
-    .await
+    let mut list = owned::list(host).await?;
+    list.retain(|s| !params.usable || s.is_usable());
+    Ok(list)
 }
 
 /// `snapshot.mount-status`.
@@ -54,10 +47,11 @@ pub(crate) async fn mount(host: &Arc<Host>, params: SnapshotMountParams) -> Resu
         (false, Some(_)) => None,
         _ => Some(mount_point(host)?),
     };
-    let id = match params.snapshot {
-        Some(id) => id,
-        None => choose(host, None).await?.id,
+    let foreign = match mode {
+        MountMode::ReadOnly => Foreign::allowed(params.foreign),
+        MountMode::Writable => Foreign::Never,
     };
+    let id = owned::choose(host, params.snapshot.as_ref(), foreign).await?.id;
     let mounted = blocking(move || {
         let lease = match at {
             Some(target) => snapshots.mounts.acquire_at(&id, mode, OPERATOR, &target),

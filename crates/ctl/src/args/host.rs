@@ -107,6 +107,9 @@ pub enum SnapshotCmd {
         host: AgentId,
         /// The snapshot's id
         snapshot: SnapshotId,
+        /// Also one that is not of the host's own datadir
+        #[arg(long)]
+        foreign: bool,
         #[command(flatten)]
         run: RunArgs,
     },
@@ -122,6 +125,9 @@ pub enum SnapshotCmd {
         /// At the host's configured mount point instead of one of its own
         #[arg(long)]
         at_mount_point: bool,
+        /// Also one that is not of the host's own datadir
+        #[arg(long, requires = "snapshot", conflicts_with = "writable")]
+        foreign: bool,
     },
     /// Gives up your hold; unmounts when nobody else holds it
     Unmount {

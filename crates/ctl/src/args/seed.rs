@@ -79,6 +79,9 @@ pub struct DonorArgs {
     /// The snapshot [default: the newest usable one, proven ones first]
     #[arg(long, value_name = "ID")]
     pub snapshot: Option<SnapshotId>,
+    /// Also one that is not of the donor's own datadir; it must be named
+    #[arg(long, requires_all = ["from", "snapshot"])]
+    pub foreign: bool,
     /// A stream of the donor's configuration (mariabackup, xtrabackup, your own) instead of a snapshot
     #[arg(long, value_name = "NAME", requires = "from", conflicts_with = "snapshot")]
     pub stream: Option<String>,

@@ -20,12 +20,12 @@ pub(super) async fn run(session: &Session, command: SnapshotCmd) -> Result<()> {
             let params = SnapshotCreateParams { keep_s: keep, size_bytes: size };
             return session.job(&host, params, &run).await;
         }
-        SnapshotCmd::Remove { host, snapshot, run } => {
+        SnapshotCmd::Remove { host, snapshot, foreign, run } => {
             confirm(session, &format!("Remove snapshot {snapshot} of {host}?"))?;
-            return session.job(&host, SnapshotRemoveParams { snapshot }, &run).await;
+            return session.job(&host, SnapshotRemoveParams { snapshot, foreign }, &run).await;
         }
-        SnapshotCmd::Mount { host, snapshot, writable, at_mount_point } => {
-            let params = SnapshotMountParams { snapshot, writable, at_mount_point };
+        SnapshotCmd::Mount { host, snapshot, writable, at_mount_point, foreign } => {
+            let params = SnapshotMountParams { snapshot, writable, at_mount_point, foreign };
             return session.change(&host, params, render::mount).await;
         }
         SnapshotCmd::Unmount { host, snapshot } => {

@@ -122,6 +122,9 @@ pub fn snapshots(snapshots: &[Snapshot], now: Timestamp) -> String {
     let row = |s: &Snapshot| {
         let meta = s.meta.as_ref();
         let state = match &s.validity {
+            Validity::Valid | Validity::Unknown(_) if s.foreign.is_some() => {
+                format!("foreign: {}", s.foreign.as_deref().unwrap_or_default())
+            }
             Validity::Valid if s.is_proven() => "proven".to_owned(),
             Validity::Valid => "valid".to_owned(),
             Validity::Invalid(why) => format!("INVALID: {why}"),

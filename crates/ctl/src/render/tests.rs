@@ -119,6 +119,7 @@ fn a_choice_says_why_and_what_was_passed_over() {
 #[test]
 fn snapshots_tell_state_position_and_holders() {
     let snapshot = |id: &str, validity| Snapshot {
+        foreign: None,
         id: id.parse().unwrap(),
         provider: ProviderKind::Lvm,
         origin: "vg0/mysql".into(),

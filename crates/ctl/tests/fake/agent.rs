@@ -159,6 +159,7 @@ impl Fake {
             cluster: beat.cluster.clone(),
             dc: beat.dc.clone(),
             snapshot: Some(Snapshot {
+                foreign: None,
                 id,
                 provider: ProviderKind::Lvm,
                 origin: "vg0/mysql".into(),

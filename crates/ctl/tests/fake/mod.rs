@@ -200,6 +200,7 @@ pub fn summary(id: &str, minutes_old: i64) -> SnapshotSummary {
         created_at: Timestamp::now() - SignedDuration::from_mins(minutes_old),
         cluster: Some("shop".into()),
         usable: true,
+        foreign: false,
         proven: false,
         fill_percent: Some(3.0),
     }

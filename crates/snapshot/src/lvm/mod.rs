@@ -24,7 +24,7 @@ use protocol::snapshot::{ProviderKind, Snapshot, SnapshotMeta, SnapshotMount, Va
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use self::host::Host;
+use self::host::{Host, volume_of};
 pub(crate) use self::parse::Lv;
 use self::plan::Plan;
 use crate::error::IoContext as _;
@@ -157,6 +157,7 @@ impl LvmProvider {
             validity: lv.validity(),
             mounts: mounts_of(lv, mounts),
             meta: self.meta_of(lv, &id),
+            foreign: None,
             id,
         })
     }
@@ -189,10 +190,10 @@ impl LvmProvider {
         durable::write_json(&self.sidecar_path(id), &sidecar)
     }
 
-    /// Removes what a failed creation has left, if it is there and ours.
-    fn discard(&self, id: &SnapshotId) -> Result<(), Error> {
+    /// Removes what a failed creation has left, if it is there and this agent's: another one may have taken the name first.
+    fn discard(&self, id: &SnapshotId, unfinished: &str) -> Result<(), Error> {
         let half_made = self.host.volume(id.as_str())?.filter(Lv::is_snapshot);
-        if let Some(lv) = half_made.filter(|lv| lv.tags.iter().any(|t| t == tags::OURS)) {
+        if let Some(lv) = half_made.filter(|lv| lv.tags.iter().any(|t| t == unfinished)) {
             self.host.run(&argv::remove(&lv.full_name()))?;
         }
         Ok(sys::file::remove_file(&self.sidecar_path(id))?)
@@ -209,7 +210,9 @@ impl LvmProvider {
         if let Some(view) = &view {
             self.remove_view(view)?;
             let bare = format!("{}{VIEW_SUFFIX}", lv.name);
-            self.host.run(&argv::create_thin(&name, &bare, &[tags::VIEW.to_owned()]))?;
+            let mut marks = tags::host_tags(&lv.tags);
+            marks.push(tags::VIEW.to_owned());
+            self.host.run(&argv::create_thin(&name, &bare, &marks))?;
         }
         let shown = view.as_ref().unwrap_or(&name);
         let device = self.host.volume(shown)?.filter(Lv::is_active).ok_or_else(|| {
@@ -253,6 +256,10 @@ impl Provider for LvmProvider {
         Ok(found)
     }
 
+    fn origin(&self, datadir: &Path) -> Result<String, Error> {
+        Ok(volume_of(&self.host.volumes()?, datadir)?.0.full_name())
+    }
+
     fn create(&self, request: &CreateRequest, at_instant: AtInstant<'_>) -> Result<Snapshot, Error> {
         let _one = self.changing.lock();
         let plan = self.plan(request)?;
@@ -272,10 +279,10 @@ impl Provider for LvmProvider {
         drop(handle);
         let made = Instant::new(|| self.host.run(&command).map(drop)).run(at_instant).and_then(|observed| {
             let meta = instant::meta(request, observed, plan.inside.clone());
-            self.finish(&plan, &id, &meta, unfinished)
+            self.finish(&plan, &id, &meta, unfinished.clone())
         });
         if made.is_err()
-            && let Err(also) = self.discard(&id)
+            && let Err(also) = self.discard(&id, &unfinished)
         {
             tracing::warn!(snapshot = %id, error = %also, "a half-made snapshot could not be removed");
         }
@@ -355,7 +362,8 @@ impl Provider for LvmProvider {
         let mine = tags::unfinished(host.as_str());
         let (mut swept, mut first_error) = (Vec::new(), None);
         for lv in self.host.volumes()?.iter().filter(|lv| lv.is_snapshot()) {
-            let leftover = lv.tags.iter().any(|t| *t == mine || t == tags::VIEW);
+            let my_view = lv.tags.iter().any(|t| t == tags::VIEW) && tags::is_of(&lv.tags, host);
+            let leftover = my_view || lv.tags.contains(&mine);
             if !leftover || !mounts_of(lv, &mounts).is_empty() {
                 continue;
             }

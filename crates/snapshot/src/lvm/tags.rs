@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use protocol::ids::AgentId;
 use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity, ServerVersion};
 use protocol::snapshot::{Consistency, Freeze, Proof, SnapshotMeta};
 
@@ -26,6 +27,16 @@ pub(crate) fn unfinished(host: &str) -> String {
 /// Whether a tag of [`unfinished`] is among them, of whichever agent.
 pub(crate) fn is_unfinished(tags: &[String]) -> bool {
     tags.iter().any(|t| t.starts_with("oa:new="))
+}
+
+/// Those of the tags that tell which agent made a snapshot.
+pub(crate) fn host_tags(tags: &[String]) -> Vec<String> {
+    tags.iter().filter(|t| t.starts_with("oa:host=") || t.starts_with("oa:host.")).cloned().collect()
+}
+
+/// Whether they name this agent as the maker.
+pub(crate) fn is_of(tags: &[String], host: &AgentId) -> bool {
+    join(tags).get("host").is_some_and(|maker| maker == host.as_str())
 }
 
 /// All tags for the metadata, [`OURS`] included.

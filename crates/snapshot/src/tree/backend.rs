@@ -21,6 +21,8 @@ pub(super) trait Backend: Send + Sync + fmt::Debug {
     fn features(&self) -> Features;
     /// Why it cannot work with this root; `None` when it can.
     fn missing(&self, root: &Path) -> Option<String>;
+    /// The tree that is copied for a data directory.
+    fn origin(&self, datadir: &Path) -> Result<PathBuf, Error>;
     /// What to copy for a data directory, checked.
     fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error>;
     /// Begins a copy of `source` at `target`, which does not exist, with all that need not wait for the instant.

@@ -47,17 +47,20 @@ impl Backend for Subvolumes {
         (!nix::unistd::geteuid().is_root()).then(|| "removing subvolumes needs root".to_owned())
     }
 
-    fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error> {
-        let refuse = |reason: String| Error::Origin { datadir: datadir.to_owned(), reason };
+    fn origin(&self, datadir: &Path) -> Result<PathBuf, Error> {
         let on_btrfs = statfs(datadir).is_ok_and(|fs| fs.filesystem_type() == BTRFS_SUPER_MAGIC);
-        let source = datadir
-            .ancestors()
-            .find(|p| is_subvolume(p))
-            .filter(|_| on_btrfs)
-            .ok_or_else(|| refuse("it is not on a btrfs file system".to_owned()))?;
-        check_tree(datadir, source, root)?;
-        let inside = datadir.strip_prefix(source).unwrap_or(Path::new("")).to_owned();
-        Ok(Plan { source: source.to_owned(), inside })
+        let subvolume = datadir.ancestors().find(|p| is_subvolume(p)).filter(|_| on_btrfs);
+        subvolume.map(Path::to_owned).ok_or_else(|| Error::Origin {
+            datadir: datadir.to_owned(),
+            reason: "it is not on a btrfs file system".to_owned(),
+        })
+    }
+
+    fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error> {
+        let source = self.origin(datadir)?;
+        check_tree(datadir, &source, root)?;
+        let inside = datadir.strip_prefix(&source).unwrap_or(Path::new("")).to_owned();
+        Ok(Plan { source, inside })
     }
 
     fn begin<'a>(&'a self, source: &'a Path, target: &'a Path) -> Result<Take<'a>, Error> {

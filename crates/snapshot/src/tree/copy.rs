@@ -45,6 +45,10 @@ impl Backend for Copies {
             .map(|e| format!("{} cannot be written: {e}", dir.display()))
     }
 
+    fn origin(&self, datadir: &Path) -> Result<PathBuf, Error> {
+        Ok(datadir.to_owned())
+    }
+
     fn plan(&self, datadir: &Path, root: &Path) -> Result<Plan, Error> {
         check_tree(datadir, datadir, root)?;
         Ok(Plan { source: datadir.to_owned(), inside: PathBuf::new() })

@@ -35,6 +35,8 @@ use crate::{Error, durable};
 
 const META: &str = "snapshot.json";
 const DATA: &str = "data";
+/// Who makes what has no [`META`] yet.
+const MAKER: &str = "maker.json";
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 const VIEW: &str = ".view-";
@@ -120,6 +122,19 @@ impl TreeProvider {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| e).context("lock", &path)
     }
 
+    /// Whether what lies half-made or half-removed below the root is this agent's, or nothing at all.
+    fn is_leftover_of(&self, name: &str, host: &AgentId) -> bool {
+        let dir = match name.strip_prefix(VIEW) {
+            Some(id) => self.root.join(id),
+            None => self.root.join(name),
+        };
+        let made_by = |sidecar: Sidecar| sidecar.meta.host;
+        let maker = durable::read_json::<Sidecar>(&dir.join(META)).ok().flatten().map(made_by);
+        let maker = maker.or_else(|| durable::read_json::<AgentId>(&dir.join(MAKER)).ok().flatten());
+        let is_empty = || fs::read_dir(&dir).is_ok_and(|mut entries| entries.next().is_none());
+        maker.map_or_else(|| !name.starts_with(VIEW) && is_empty(), |maker| maker == *host)
+    }
+
     fn ensure_root(&self) -> Result<(), Error> {
         // Whole databases lie in it, some with files that others may read.
         DirBuilder::new()
@@ -132,10 +147,12 @@ impl TreeProvider {
     fn take_into(
         &self,
         new: &Path,
+        host: &AgentId,
         plan: &backend::Plan,
         at_instant: AtInstant<'_>,
     ) -> Result<Observed, Error> {
         DirBuilder::new().mode(0o700).create(new).context("create directory", new)?;
+        durable::write_json(&new.join(MAKER), host)?;
         let target = new.join(DATA);
         let mut instant = Instant::new(self.backend.begin(&plan.source, &target)?);
         let observed = instant.run(at_instant)?;
@@ -157,6 +174,7 @@ impl TreeProvider {
             validity: entry.validity(),
             mounts: entry.mounts(mounts),
             meta: entry.sidecar.as_ref().map(|s| s.meta.clone()),
+            foreign: None,
         }
     }
 }
@@ -195,6 +213,10 @@ impl Provider for TreeProvider {
         Ok(found)
     }
 
+    fn origin(&self, datadir: &Path) -> Result<String, Error> {
+        Ok(self.backend.origin(datadir)?.display().to_string())
+    }
+
     fn create(&self, request: &CreateRequest, at_instant: AtInstant<'_>) -> Result<Snapshot, Error> {
         if let Some(reason) = self.backend.missing(&self.root) {
             return Err(Error::Unavailable { provider: self.provider_name(), reason });
@@ -211,10 +233,11 @@ impl Provider for TreeProvider {
         };
         let name = self.pattern.expand(request, &origin, created_at, &taken);
         let (new, dir) = (self.root.join(format!("{NEW}{name}")), self.root.join(&name));
-        let made = self.take_into(&new, &plan, at_instant).and_then(|observed| {
+        let made = self.take_into(&new, &request.host, &plan, at_instant).and_then(|observed| {
             let meta = crate::instant::meta(request, observed, plan.inside.clone());
             let sidecar = Sidecar { origin: plan.source.clone(), created_at, meta };
             durable::write_json(&new.join(META), &sidecar)?;
+            sys::file::remove_file(&new.join(MAKER))?;
             sync_file_system(&new)?;
             fs::rename(&new, &dir).context("put in place", &dir)?;
             Ok(sys::file::sync_dir(&self.root)?)
@@ -241,11 +264,13 @@ impl Provider for TreeProvider {
             let holders = mounts.iter().map(|m| format!("the mount at {}", m.path.display())).collect();
             return Err(Error::Held { id: id.to_string(), holders });
         }
+        self.backend.delete_tree(&self.root.join(format!("{VIEW}{id}")))?;
         let gone = self.root.join(format!("{GONE}{id}"));
         self.backend.delete_tree(&gone)?;
         fs::rename(&entry.dir, &gone).context("remove", &entry.dir)?;
         sys::file::sync_dir(&self.root)?;
-        self.backend.delete_tree(&self.root.join(format!("{VIEW}{id}")))?;
+        // What tells whose it is goes last.
+        self.backend.delete_tree(&gone.join(DATA))?;
         self.backend.delete_tree(&gone)
     }
 
@@ -314,7 +339,7 @@ impl Provider for TreeProvider {
         durable::write_json(&entry.dir.join(META), &sidecar)
     }
 
-    fn sweep(&self, _host: &AgentId) -> Result<Vec<String>, Error> {
+    fn sweep(&self, host: &AgentId) -> Result<Vec<String>, Error> {
         let Ok(entries) = fs::read_dir(&self.root) else { return Ok(Vec::new()) };
         let _lock = self.lock_root()?;
         let mounts = mountinfo::read()?;
@@ -323,6 +348,10 @@ impl Provider for TreeProvider {
             let path = self.root.join(&name);
             let in_use = name.starts_with(VIEW) && !mounts_of(&path, &mounts).is_empty();
             if ![NEW, GONE, VIEW].iter().any(|p| name.starts_with(p)) || in_use {
+                continue;
+            }
+            if !self.is_leftover_of(&name, host) {
+                tracing::info!(path = %path.display(), "left alone: nothing tells that this agent has made it");
                 continue;
             }
             match self.backend.delete_tree(&path) {
@@ -353,6 +382,9 @@ impl Entry {
         let inside = self.sidecar.as_ref().map(|s| self.data.join(&s.meta.datadir));
         match fs::read_dir(inside.as_ref().unwrap_or(&self.data)).map(|mut entries| entries.next().is_some())
         {
+            Ok(true) if self.sidecar.is_none() => {
+                Validity::Unknown("nothing tells what this directory holds".to_owned())
+            }
             Ok(true) => Validity::Valid,
             Ok(false) => Validity::Invalid("its data directory is empty".to_owned()),
             Err(e) => Validity::Invalid(format!("its data directory cannot be read: {e}")),

@@ -21,6 +21,7 @@ use crate::guardian::Doomed;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::snapshots::release_if_held;
 use crate::jobs::store;
+use crate::owned::{Foreign, find};
 
 /// How often a donor looks whether the seed hurts it.
 pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
@@ -47,6 +48,14 @@ impl Step<Host> for Hold {
         let params: Params = scope.params()?;
         remember(host, &params, scope.job_id());
         let Some(lease) = acquire(host, &params).await? else { return Ok(Value::Null) };
+        if !mysql::datadir::looks_like_datadir(&lease.mounted().datadir) {
+            let what = format!(
+                "{} does not hold a MySQL datadir at {}: nothing of it is given",
+                lease.mounted().id,
+                lease.mounted().datadir.display()
+            );
+            return Err(StepError::new(ErrorCode::Snapshot, what));
+        }
         let mounted = lease.keep();
         host.look_soon();
         Ok(json!({ "mounted": mounted.path, "datadir": mounted.datadir }))
@@ -132,6 +141,7 @@ async fn acquire(host: &Host, params: &Params) -> Result<Option<MountLease>, Ste
     let Some(id) = params.snapshot.clone() else { return Ok(None) };
     let mounts = host.snapshots()?.mounts.clone();
     let holder = holder(params);
+    find(host, &id, Foreign::allowed(params.foreign)).await?;
     blocking(move || mounts.acquire(&id, MountMode::ReadOnly, &holder).map_err(WireError::from))
         .await
         .map(Some)

@@ -270,6 +270,7 @@ async fn end(host: &Host, scope: &Scope, run: &Run) -> Result<(), StepError> {
 }
 
 async fn acquire(host: &Host, id: &SnapshotId, run: &Run) -> Result<Mounted, WireError> {
+    crate::owned::find(host, id, crate::owned::Foreign::Never).await?;
     let mounts = host.snapshots()?.mounts.clone();
     let (id, holder) = (id.clone(), run.holder());
     let lease = blocking(move || mounts.acquire(&id, MountMode::Writable, &holder).map_err(WireError::from));

@@ -56,6 +56,7 @@ fn donor() -> DonorFacts {
         cluster: "shop".into(),
         dc: "ams".into(),
         snapshot: Some(Snapshot {
+            foreign: None,
             id: "vg0/s1".parse().unwrap(),
             provider: ProviderKind::Lvm,
             origin: "vg0/data".into(),

@@ -149,8 +149,11 @@ impl Layout {
         if self.staging().exists() { self.exchange() } else { self.rename(&self.datadir, &self.staging()) }
     }
 
-    /// Removes the mark of the swap from the new datadir, once there is no way back.
+    /// Removes the mark of this seed's swap from the datadir, once there is no way back; never that of a later seed.
     pub(crate) fn remove_marker(&self) -> Result<(), SwapError> {
+        if !self.is_on_top()? {
+            return Ok(());
+        }
         match fs::remove_file(self.datadir.join(MARKER)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(io_error("remove", &self.datadir.join(MARKER))(error))

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::stages::stop_or_kill;
 use super::swap::Layout;
 use crate::errors::system;
 use crate::host::{Host, blocking, chain};
@@ -22,6 +23,9 @@ use crate::jobs::service;
 
 /// Longest time between two looks at what is kept: a clock that jumped must not keep it for ever.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// A note of *put-back*: MySQL has answered on the old data.
+const STARTED: &str = "started";
 
 /// One old datadir that is kept.
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,7 +104,11 @@ fn remove_due(host: &Host) -> Option<Duration> {
     next
 }
 
-/// Puts the old datadir of a seed back.
+fn has_started(scope: &Scope) -> bool {
+    scope.notes_of("put-back").iter().any(|note| note.get(STARTED).is_some())
+}
+
+/// Puts the old datadir of a seed back; the seeded data go once MySQL has answered on the old ones.
 #[derive(Debug)]
 pub(crate) struct PutBack;
 
@@ -140,10 +148,17 @@ impl Step<Host> for PutBack {
                 ),
             ));
         }
-        scope.note(json!({ "puts_back": layout.old() })).await?;
-        service::stop_and_hold(host, scope).await?;
+        if !has_started(scope) {
+            scope.note(json!({ "puts_back": layout.old() })).await?;
+            service::stop_and_hold(host, scope).await?;
+            let back = layout.clone();
+            blocking(move || back.swap_back().map_err(|e| system("the old datadir cannot be put back", &e)))
+                .await?;
+            service::start(host, scope).await?;
+            scope.note(json!({ STARTED: kept.datadir })).await?;
+        }
+        // Only now is the old datadir more than a promise, and the seeded one the copy too many.
         blocking(move || {
-            layout.swap_back().map_err(|e| system("the old datadir cannot be put back", &e))?;
             layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
             crashsafe::remove_file(&record).map_err(|e| system("the record of the old datadir stays", &e))
         })
@@ -158,7 +173,21 @@ impl Step<Host> for PutBack {
         Ok(json!({ "datadir": kept.datadir }))
     }
 
-    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+    /// Puts the seeded data in place again, unless MySQL has answered on the old ones; nothing is removed.
+    async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
+        let params: SeedUndoParams = scope.params()?;
+        let Some(kept) = load(&path(host, params.job)).filter(|_| !has_started(scope)) else { return Ok(()) };
+        if scope.notes().is_empty() {
+            return Ok(());
+        }
+        let layout = Layout::of(&kept.datadir, params.job)
+            .map_err(|e| StepError::from_error(ErrorCode::System, &e))?;
+        stop_or_kill(host, scope).await?;
+        blocking(move || {
+            layout.swap().map_err(|e| system("the seeded data cannot be put in place again", &e))
+        })
+        .await?;
+        service::start(host, scope).await?;
         Ok(())
     }
 }

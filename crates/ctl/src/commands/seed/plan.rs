@@ -113,7 +113,8 @@ async fn survey(
     snapshot: Option<SnapshotId>,
     donor: &DonorArgs,
 ) -> Result<DonorFacts> {
-    session.call(from, SeedSurveyParams { snapshot, stream: donor.stream.clone() }).await
+    let params = SeedSurveyParams { snapshot, foreign: donor.foreign, stream: donor.stream.clone() };
+    session.call(from, params).await
 }
 
 async fn choose(

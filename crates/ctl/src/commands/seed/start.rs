@@ -40,7 +40,7 @@ pub(super) async fn run(
 
     // Listening from here on: a Ctrl-C between offer and start must not leave an offer behind.
     let mut interrupt = Interrupt::listen()?;
-    let begun = planned.iter().map(|planned| begin(session, planned, &options, args.plain));
+    let begun = planned.iter().map(|planned| begin(session, planned, donor.foreign, &options, args.plain));
     let mut jobs = Vec::new();
     let mut donors = Vec::new();
     for (planned, result) in planned.iter().zip(future::join_all(begun).await) {
@@ -76,14 +76,21 @@ fn say_begun(session: &Session, planned: &Planned, job: JobId) {
 }
 
 /// Offer on the donor, start on the recipient; an offer that came to nothing is released.
-async fn begin(session: &Session, planned: &Planned, options: &SeedOptions, plain: bool) -> Result<JobId> {
+async fn begin(
+    session: &Session,
+    planned: &Planned,
+    foreign: bool,
+    options: &SeedOptions,
+    plain: bool,
+) -> Result<JobId> {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
     let (snapshot, stream) = (planned.plan.snapshot.clone(), planned.plan.stream.clone());
     let transport = planned.plan.transport;
     if transport == Transport::Store {
         make_bucket(session, donor, recipient).await?;
     }
-    let params = SeedOfferParams { recipient: recipient.clone(), snapshot, stream, plain, transport };
+    let recipient_id = recipient.clone();
+    let params = SeedOfferParams { recipient: recipient_id, snapshot, foreign, stream, plain, transport };
     let offer = match session.call_surely(donor, params).await {
         Ok(offer) => offer,
         Err(source) => return Err(session.explain(donor, "seed.offer", source).await),

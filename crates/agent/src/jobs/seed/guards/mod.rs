@@ -228,6 +228,12 @@ fn snapshot_valid(donor: &DonorFacts) -> GuardResult {
             None => refuse(Guard::SnapshotValid, format!("{} has nothing to send", donor.agent)),
         };
     };
+    if let (Some(why), true) = (&snapshot.foreign, snapshot.is_readable()) {
+        return warn(
+            Guard::SnapshotValid,
+            format!("{} is no snapshot of the datadir of {}: {why}", snapshot.id, donor.agent),
+        );
+    }
     match &snapshot.validity {
         Validity::Invalid(reason) => {
             return refuse(Guard::SnapshotValid, format!("{} is invalid: {reason}", snapshot.id));

@@ -17,6 +17,8 @@ use std::sync::Arc;
 
 use job::Steps;
 
+pub(super) use start::stop_or_kill;
+
 use crate::host::Host;
 
 /// The stages, in order.

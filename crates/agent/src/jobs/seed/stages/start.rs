@@ -38,18 +38,23 @@ impl Step<Host> for Start {
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        service::hold_if_possible(host, scope).await;
-        let stop = service::stop(host, scope);
-        let stopped = match host.instance.state().await {
-            ServerState::Ready | ServerState::ReadyNoAccess => stop.await,
-            // MariaDB that is told to stop in the first moments of its start does neither, for ever.
-            _ => tokio::time::timeout(STARTING_STOPS_WITHIN, stop)
-                .await
-                .unwrap_or_else(|_| Err(StepError::new(ErrorCode::Mysql, "it is still starting"))),
-        };
-        let Err(error) = stopped else { return Ok(()) };
-        // It was started by this seed, on data that go or that crash recovery mends: waiting for ever helps nobody.
-        tracing::warn!(job = %scope.job_id(), %error, "the server on the new data does not stop and is killed");
-        host.instance.kill(KILLED_WITHIN).await.map_err(StepError::from)
+        stop_or_kill(host, scope).await
     }
+}
+
+/// Stops a server that this job has started, and that may not have come up.
+pub(in crate::jobs::seed) async fn stop_or_kill(host: &Host, scope: &Scope) -> Result<(), StepError> {
+    service::hold_if_possible(host, scope).await;
+    let stop = service::stop(host, scope);
+    let stopped = match host.instance.state().await {
+        ServerState::Ready | ServerState::ReadyNoAccess => stop.await,
+        // MariaDB that is told to stop in the first moments of its start does neither, for ever.
+        _ => tokio::time::timeout(STARTING_STOPS_WITHIN, stop)
+            .await
+            .unwrap_or_else(|_| Err(StepError::new(ErrorCode::Mysql, "it is still starting"))),
+    };
+    let Err(error) = stopped else { return Ok(()) };
+    // It was started by this job, on data that go or that crash recovery mends: waiting for ever helps nobody.
+    tracing::warn!(job = %scope.job_id(), %error, "the server that was started does not stop and is killed");
+    host.instance.kill(KILLED_WITHIN).await.map_err(StepError::from)
 }

@@ -62,6 +62,10 @@ impl Step<Host> for Verify {
             let mode = std::fs::Permissions::from_mode(target.mode);
             std::fs::set_permissions(&staging, mode)
                 .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
+            // Before the swap, or a power cut leaves a datadir whose names are there and whose bytes are not.
+            std::fs::File::open(&staging)
+                .and_then(|dir| nix::unistd::syncfs(dir).map_err(Into::into))
+                .map_err(|e| system(format!("cannot flush the file system of {}", staging.display()), &e))?;
             Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
         })
         .await
