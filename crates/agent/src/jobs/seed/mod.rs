@@ -290,6 +290,9 @@ struct Target {
     mode: u32,
     /// MySQL may have been running when the seed began: a seed that is taken back starts it again.
     was_running: bool,
+    /// Whether the datadir was a mount point when the seed began; absent in journals of older agents.
+    #[serde(default)]
+    entrywise: Option<bool>,
 }
 
 impl Target {
@@ -298,7 +301,8 @@ impl Target {
     }
 
     fn layout(&self, job: JobId) -> Result<Layout, StepError> {
-        Layout::of(&self.datadir, job).map_err(|e| StepError::from_error(ErrorCode::System, &e))
+        Layout::as_begun(&self.datadir, job, self.entrywise)
+            .map_err(|e| StepError::from_error(ErrorCode::System, &e))
     }
 }
 

@@ -5,17 +5,26 @@
 //! two. Where it is a mount point it cannot be renamed: staging lies inside it and the entries move one by one, led
 //! by a phase file. Both need one file system, which [`Layout::of`] proves.
 
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use job::crashsafe;
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use protocol::ids::JobId;
 
 const MARKER: &str = ".orch-seed-job";
 const PREFIX: &str = ".orch-seed-";
+/// Where entries lie that are of neither tree.
+const STRAYS: &str = "strays";
+/// What the old tree consists of.
+const OLD: &str = "old-entries";
+/// What the new tree consists of.
+const NEW: &str = "new-entries";
 
 /// Why a swap could not be made or taken back.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +35,9 @@ pub(crate) enum SwapError {
     /// The mark or the phase of the swap cannot be kept.
     #[error("the state of the swap cannot be kept")]
     Mark(#[from] crashsafe::Error),
+    /// What is mounted has changed since the seed began.
+    #[error("{0} is not laid out as it was when the seed began: is its file system mounted?")]
+    OtherLayout(PathBuf),
     /// A system call failed.
     #[error("cannot {what} {path}")]
     Io {
@@ -66,6 +78,27 @@ impl Layout {
             parent.join(format!("{PREFIX}{job}.{}", name.to_string_lossy()))
         };
         Ok(Self { datadir: datadir.to_owned(), root, entrywise, job })
+    }
+
+    /// As [`Layout::of`], for a seed that began when the datadir was, or was not, a mount point. A file system that is not mounted
+    /// after a crash must not be taken for a datadir beside which nothing lies.
+    pub(crate) fn as_begun(datadir: &Path, job: JobId, entrywise: Option<bool>) -> Result<Self, SwapError> {
+        let layout = Self::of(datadir, job)?;
+        match entrywise {
+            Some(begun) if begun != layout.entrywise => Err(SwapError::OtherLayout(datadir.to_owned())),
+            _ => Ok(layout),
+        }
+    }
+
+    /// Whether the entries of the datadir move one by one.
+    pub(crate) fn is_entrywise(&self) -> bool {
+        self.entrywise
+    }
+
+    /// What lay in the datadir in the middle of the swap and is of neither tree: made by a server that something had started.
+    pub(crate) fn strays(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.root.join(STRAYS)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
     }
 
     /// Whether anything of this seed is on the recipient's file system, beside the new tree in the datadir's place.
@@ -194,34 +227,111 @@ impl Layout {
         if self.phase()? == Phase::Staged {
             make_dir(&self.old())?;
             self.mark()?;
+            self.record(OLD, &self.datadir)?;
+            self.record(NEW, &self.staging())?;
             self.enter(Phase::OldOut)?;
         }
         if self.phase()? == Phase::OldOut {
-            move_entries(&self.datadir, &self.old())?;
+            self.set_strangers_aside(OLD)?;
+            self.move_entries(&self.datadir, &self.old())?;
             self.enter(Phase::NewIn)?;
         }
         if self.phase()? == Phase::NewIn {
-            move_entries(&self.staging(), &self.datadir)?;
+            self.set_strangers_aside(NEW)?;
+            self.move_entries(&self.staging(), &self.datadir)?;
             self.enter(Phase::Swapped)?;
         }
         Ok(())
     }
 
     fn swap_entries_back(&self) -> Result<(), SwapError> {
-        // Whatever lies in the datadir from `NewIn` on belongs to the new tree; before, to the old one.
+        // A server has run on the whole new tree, and what it made there is the tree's; on a part of it none may have.
+        if self.phase()? == Phase::NewIn {
+            self.set_strangers_aside(NEW)?;
+        }
         if matches!(self.phase()?, Phase::NewIn | Phase::Swapped) {
             self.enter(Phase::NewOut)?;
         }
         if self.phase()? == Phase::NewOut {
-            move_entries(&self.datadir, &self.staging())?;
+            self.move_entries(&self.datadir, &self.staging())?;
             self.enter(Phase::OldIn)?;
         }
         if matches!(self.phase()?, Phase::OldOut | Phase::OldIn) {
             self.enter(Phase::OldIn)?;
-            move_entries(&self.old(), &self.datadir)?;
+            self.set_strangers_aside(OLD)?;
+            self.move_entries(&self.old(), &self.datadir)?;
             self.enter(Phase::Staged)?;
         }
         Ok(())
+    }
+
+    /// Remembers what a tree consists of, by name and inode, before its entries move.
+    fn record(&self, tree: &str, path: &Path) -> Result<(), SwapError> {
+        let mut known = String::new();
+        for name in entries(path)? {
+            let inode = inode_of(&path.join(&name))?;
+            known.push_str(&format!("{inode}\t{}\n", name.to_string_lossy()));
+        }
+        Ok(crashsafe::write(&self.root.join(tree), known.as_bytes(), 0o600)?)
+    }
+
+    /// Takes out of the datadir what is not of the tree that may lie there in part.
+    fn set_strangers_aside(&self, tree: &str) -> Result<(), SwapError> {
+        let path = self.root.join(tree);
+        let known = match fs::read_to_string(&path) {
+            Ok(known) => known,
+            // The swap was begun by an agent that kept no record.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error("read", &path)(error)),
+        };
+        let known: HashSet<&str> = known.lines().collect();
+        for name in entries(&self.datadir)? {
+            let inode = inode_of(&self.datadir.join(&name))?;
+            if !known.contains(format!("{inode}\t{}", name.to_string_lossy()).as_str()) {
+                self.set_aside(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves one entry of the datadir to where it is in nobody's way and lost to nobody.
+    fn set_aside(&self, name: &OsStr) -> Result<(), SwapError> {
+        let strays = self.root.join(STRAYS);
+        make_dir(&strays)?;
+        let from = self.datadir.join(name);
+        for n in 0..u32::MAX {
+            let mut to = name.to_owned();
+            to.push(if n == 0 { String::new() } else { format!(".{n}") });
+            match rename_if_free(&from, &strays.join(&to)) {
+                Err(Errno::EEXIST) => {}
+                Err(error) => return Err(io_error("set aside", &from)(error.into())),
+                Ok(()) => {
+                    let aside = strays.join(to);
+                    tracing::warn!(from = %from.display(), to = %aside.display(), "made in the datadir in the middle of its swap; set aside");
+                    break;
+                }
+            }
+        }
+        sync_dir(&strays)
+    }
+
+    /// Moves all entries of one directory to another, of which one is the datadir, and never onto something else.
+    fn move_entries(&self, from: &Path, to: &Path) -> Result<(), SwapError> {
+        for name in entries(from)? {
+            let failed = |error: Errno| io_error("move", &from.join(&name))(error.into());
+            match rename_if_free(&from.join(&name), &to.join(&name)) {
+                Ok(()) => {}
+                Err(Errno::EEXIST) => {
+                    self.set_aside(&name)?;
+                    if to == self.datadir {
+                        rename_if_free(&from.join(&name), &to.join(&name)).map_err(failed)?;
+                    }
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        sync_dir(from)?;
+        sync_dir(to)
     }
 
     fn phase(&self) -> Result<Phase, SwapError> {
@@ -287,18 +397,25 @@ impl Phase {
     }
 }
 
-/// Moves every entry, the mark included, but our own roots and the file system's `lost+found`.
-fn move_entries(from: &Path, to: &Path) -> Result<(), SwapError> {
-    for entry in fs::read_dir(from).map_err(io_error("list", from))? {
-        let name = entry.map_err(io_error("list", from))?.file_name();
+/// Every entry, the mark included, but our own roots and the file system's `lost+found`.
+fn entries(path: &Path) -> Result<Vec<OsString>, SwapError> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).map_err(io_error("list", path))? {
+        let name = entry.map_err(io_error("list", path))?.file_name();
         let is_root = name != MARKER && name.to_str().is_some_and(|name| name.starts_with(PREFIX));
-        if name == "lost+found" || is_root {
-            continue;
+        if name != "lost+found" && !is_root {
+            found.push(name);
         }
-        fs::rename(from.join(&name), to.join(&name)).map_err(io_error("move", &from.join(&name)))?;
     }
-    sync_dir(from)?;
-    sync_dir(to)
+    Ok(found)
+}
+
+fn inode_of(path: &Path) -> Result<u64, SwapError> {
+    Ok(fs::symlink_metadata(path).map_err(io_error("look at", path))?.ino())
+}
+
+fn rename_if_free(from: &Path, to: &Path) -> Result<(), Errno> {
+    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)
 }
 
 fn make_dir(path: &Path) -> Result<(), SwapError> {

@@ -155,3 +155,52 @@ fn a_path_without_a_parent_is_refused() {
     assert!(Layout::of(Path::new("/"), JobId::generate()).is_err());
     assert!(Layout::of(Path::new("relative"), JobId::generate()).is_err());
 }
+
+/// A power cut in the middle, and something has started a server on what was in the datadir then.
+#[test]
+fn what_a_server_makes_in_the_middle_of_a_swap_overwrites_nothing() {
+    for (cut, moved) in [(Phase::OldOut, 1), (Phase::NewIn, 0), (Phase::NewIn, 1)] {
+        for forward in [true, false] {
+            let case = case(true);
+            let layout = &case.layout;
+            make_dir(&layout.old()).unwrap();
+            layout.mark().unwrap();
+            layout.record(OLD, &layout.datadir).unwrap();
+            layout.record(NEW, &layout.staging()).unwrap();
+            layout.enter(Phase::OldOut).unwrap();
+            let names = ["ibdata1", "shop"];
+            let old_moved = if cut == Phase::OldOut { moved } else { 2 };
+            for name in &names[..old_moved] {
+                fs::rename(layout.datadir.join(name), layout.old().join(name)).unwrap();
+            }
+            if cut == Phase::NewIn {
+                layout.enter(Phase::NewIn).unwrap();
+                for name in &names[..moved] {
+                    fs::rename(layout.staging().join(name), layout.datadir.join(name)).unwrap();
+                }
+            }
+            let missing = if cut == Phase::NewIn { &names[moved..] } else { &names[..moved] };
+            for name in missing.iter().chain(&["aria_log.00000001"]) {
+                fs::write(layout.datadir.join(name), "of a server that should not have run").unwrap();
+            }
+            let ended = if forward { layout.swap() } else { layout.swap_back() };
+            ended.unwrap();
+            let (there, waits) = if forward { ("new", "old") } else { ("old", "new") };
+            assert_eq!(content(&layout.datadir), there, "{cut:?} after {moved}, forward {forward}");
+            let beside = if forward { layout.old() } else { layout.staging() };
+            assert_eq!(content(&beside), waits, "{cut:?} after {moved}, forward {forward}");
+            assert_eq!(layout.strays().len(), missing.len() + 1, "{:?}", layout.strays());
+            assert!(!layout.datadir.join("aria_log.00000001").exists());
+        }
+    }
+}
+
+#[test]
+fn a_mount_point_that_is_no_longer_one_is_no_plain_datadir() {
+    let case = case(false);
+    let layout = &case.layout;
+    for (entrywise, good) in [(Some(false), true), (None, true), (Some(true), false)] {
+        let again = Layout::as_begun(&layout.datadir, layout.job, entrywise);
+        assert_eq!(again.is_ok(), good, "{entrywise:?}");
+    }
+}

@@ -32,11 +32,15 @@ const STARTED: &str = "started";
 struct Kept {
     datadir: PathBuf,
     until: Timestamp,
+    /// Whether the datadir was a mount point then; absent in records of older agents.
+    #[serde(default)]
+    entrywise: Option<bool>,
 }
 
 /// Remembers that a seed's old datadir is kept until then.
 pub(super) fn keep(host: &Host, job: JobId, datadir: &Path, until: Timestamp) -> Result<(), StepError> {
-    let kept = json!(Kept { datadir: datadir.to_owned(), until }).to_string();
+    let entrywise = Layout::of(datadir, job).ok().map(|layout| layout.is_entrywise());
+    let kept = json!(Kept { datadir: datadir.to_owned(), until, entrywise }).to_string();
     crashsafe::write(&path(host, job), kept.as_bytes(), 0o600)
         .map_err(|e| system("the old datadir cannot be kept", &e))?;
     host.kept.notify_one();
@@ -89,7 +93,7 @@ fn remove_due(host: &Host) -> Option<Duration> {
         if host.runner.running().iter().any(|handle| handle.spec().kind == "seed.undo") {
             continue;
         }
-        let removed = Layout::of(&kept.datadir, job).and_then(|layout| {
+        let removed = Layout::as_begun(&kept.datadir, job, kept.entrywise).and_then(|layout| {
             layout.remove()?;
             layout.remove_marker()
         });
@@ -133,7 +137,7 @@ impl Step<Host> for PutBack {
                 ),
             ));
         };
-        let layout = Layout::of(&kept.datadir, params.job)
+        let layout = Layout::as_begun(&kept.datadir, params.job, kept.entrywise)
             .map_err(|e| StepError::from_error(ErrorCode::System, &e))?;
         // A later seed's tree must not be taken for this one's, nor what this one kept be lost with it.
         let begun = !scope.notes().is_empty();
@@ -180,7 +184,7 @@ impl Step<Host> for PutBack {
         if scope.notes().is_empty() {
             return Ok(());
         }
-        let layout = Layout::of(&kept.datadir, params.job)
+        let layout = Layout::as_begun(&kept.datadir, params.job, kept.entrywise)
             .map_err(|e| StepError::from_error(ErrorCode::System, &e))?;
         stop_or_kill(host, scope).await?;
         blocking(move || {

@@ -6,12 +6,15 @@ use async_trait::async_trait;
 use job::{Scope, Step, StepError};
 use mysql::datadir::Ownership;
 use protocol::error::ErrorCode;
+use protocol::ids::JobId;
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
+use super::super::swap::Layout;
 use super::super::{STOPPED, Target, admit_plan, forget, has_noted};
 use super::transfer::abandon;
+use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
 
@@ -29,7 +32,7 @@ impl Step<Host> for Plan {
         let params: SeedStartParams = scope.params()?;
         let plan = admit_plan(host, &params, Some(scope.job_id())).await?;
         let server = host.instance.info().await;
-        let target = target(host, &server).await?;
+        let target = target(host, &server, scope.job_id()).await?;
         let mut output = json!(target);
         output["plan"] = json!(plan);
         Ok(output)
@@ -52,7 +55,7 @@ impl Step<Host> for Plan {
     }
 }
 
-async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Target, StepError> {
+async fn target(host: &Host, server: &protocol::mysql::ServerInfo, job: JobId) -> Result<Target, StepError> {
     let datadir = server
         .datadir
         .clone()
@@ -64,7 +67,8 @@ async fn target(host: &Host, server: &protocol::mysql::ServerInfo) -> Result<Tar
         let old = std::fs::metadata(&datadir).ok();
         let owner = Ownership::find(&datadir, user.as_deref())?;
         let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
-        Ok(Target { datadir, owner, mode, was_running })
+        let layout = Layout::of(&datadir, job).map_err(|e| system("the datadir cannot be looked at", &e))?;
+        Ok(Target { datadir, owner, mode, was_running, entrywise: Some(layout.is_entrywise()) })
     })
     .await
     .map_err(StepError::from)

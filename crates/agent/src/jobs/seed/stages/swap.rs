@@ -35,9 +35,9 @@ impl Step<Host> for Swap {
             ));
         }
         service::stop_and_hold(host, scope).await?;
-        on_layout(layout, Layout::swap).await?;
+        on_layout(layout.clone(), Layout::swap).await?;
         service::refuse_if_back(host).await?;
-        Ok(json!({ "mysql_was_running": target.was_running || running }))
+        Ok(json!({ "mysql_was_running": target.was_running || running, "set_aside": layout.strays() }))
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
@@ -47,7 +47,7 @@ impl Step<Host> for Swap {
         if params.options.replace {
             return keep_the_new(host, scope, &target, layout).await;
         }
-        if layout.is_swapped().unwrap_or(true) {
+        if layout.holds_old().unwrap_or(true) {
             service::stop_for_undo(host, scope).await?;
         }
         on_layout(layout, Layout::swap_back).await?;
