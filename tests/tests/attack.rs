@@ -161,7 +161,7 @@ async fn a_kill_in_the_middle_of_a_verification_leaves_no_server_without_grants(
     assert!(view.state.is_final(), "{view:?}");
     assert_eq!(private_servers(&root), Vec::<i32>::new());
     assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
-    let job = world.call(&world.donor, SnapshotRemoveParams { snapshot }).await.job;
+    let job = world.call(&world.donor, SnapshotRemoveParams { snapshot, foreign: false }).await.job;
     world.succeeded(&world.donor, job).await;
     assert!(world.donor.agent.log().contains("private servers of an earlier agent were ended"));
 }
