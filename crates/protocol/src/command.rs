@@ -108,6 +108,15 @@ macro_rules! commands {
                 }
             }
 
+            /// A role that these parameters demand beside that of the command.
+            #[must_use]
+            pub fn further_role(&self) -> Option<Role> {
+                match self {
+                    Self::SeedStart(params) if params.options.replace => Some(Role::Destroy),
+                    _ => None,
+                }
+            }
+
             /// Reads a command from its name and untrusted parameters.
             pub fn parse(name: &str, params: Value) -> Result<Self, WireError> {
                 match name {

@@ -281,3 +281,52 @@ fn an_entry_that_is_damaged_hides_no_other() {
     let error = provider.mount(&made.id, &target, MountMode::ReadOnly).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
 }
+
+/// A link or a directory that another user has put where the mount point shall be, and a place where he could put one.
+#[test]
+fn a_mount_point_that_another_user_could_lay_is_refused() {
+    use std::os::unix::process::CommandExt as _;
+    if !may_mount("a_mount_point_that_another_user_could_lay_is_refused") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().canonicalize().unwrap();
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
+    let tree = Tree::on(&base, ProviderConfig::Directory);
+    fs::write(tree.datadir.join("ibdata1"), "x").unwrap();
+    let taken = tree.provider().create(&tree.create(), &mut |take| {
+        take()?;
+        Ok(observed())
+    });
+    let id = taken.unwrap().id;
+    let state = tree.work.path().join("mounts.json");
+    let table = snapshot::MountTable::open(tree.provider(), &tree.work.path().join("mnt"), &state).unwrap();
+
+    let (shared, private) = (base.join("shared"), base.join("of-root"));
+    for path in [&shared, &private] {
+        fs::create_dir(path).unwrap();
+    }
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).unwrap();
+    let as_nobody = |program: &str, arguments: &[&Path]| {
+        let done = Command::new(program).args(arguments).uid(65534).gid(65534).status().unwrap();
+        assert!(done.success(), "{program} {arguments:?}");
+    };
+    as_nobody("ln", &[Path::new("-s"), &private, &shared.join("link")]);
+    as_nobody("mkdir", &[&shared.join("directory")]);
+    let mount_at = |name: &str| {
+        table
+            .acquire_at(&id, MountMode::ReadOnly, "operator", &shared.join(name))
+            .map(|lease| lease.release().unwrap())
+    };
+    for (name, words) in
+        [("link", "no directory"), ("directory", "another user"), ("link/below", "no directory")]
+    {
+        let error = mount_at(name).unwrap_err();
+        assert!(error.to_string().contains(words), "{name}: {error}");
+    }
+    assert_eq!(fs::read_dir(&private).unwrap().count(), 0, "nothing was made behind the link");
+    mount_at("own").unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    let error = mount_at("own").unwrap_err();
+    assert!(error.to_string().contains("written by others"), "{error}");
+}

@@ -129,6 +129,9 @@ impl Intake {
         let command = Command::parse(name, request.params.clone())?;
         let Spec { class, role, .. } = *command.spec();
         self.authority.authorize(&actor, role)?;
+        if let Some(further) = command.further_role() {
+            self.authority.authorize(&actor, further)?;
+        }
         if durable && class == Class::Query {
             return Err(WireError::new(
                 ErrorCode::BadRequest,

@@ -204,6 +204,7 @@ impl MountTable {
     fn prepare_target(&self, target: &Path) -> Result<(), Error> {
         let refuse = |reason: String| Err(Error::MountPoint { path: target.to_owned(), reason });
         let ours = target.starts_with(&self.mount_root);
+        nobody_elses(target)?;
         if target.exists() && mountinfo::is_mount_point(target)? {
             if !ours {
                 return refuse("something is mounted there already".to_owned());
@@ -388,6 +389,31 @@ impl MountTable {
 
 /// Makes a directory, and what is missing above it, with exactly these permission bits, whatever the umask is. One of ours that an
 /// earlier process has made narrower is widened: servers of other users get through here.
+/// Refuses a way to a mount point that another user could have laid, or could turn elsewhere: a link, a directory of somebody else's, or
+/// one that others may write to and that keeps nobody from renaming what is not his.
+fn nobody_elses(target: &Path) -> Result<(), Error> {
+    let me = nix::unistd::geteuid().as_raw();
+    for part in target.ancestors() {
+        let meta = match part.symlink_metadata() {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).context("look at", part),
+        };
+        let shown = part.display();
+        let reason = if !meta.is_dir() {
+            format!("{shown} is no directory; links are not followed there")
+        } else if meta.uid() != 0 && meta.uid() != me {
+            format!("{shown} belongs to another user (uid {})", meta.uid())
+        } else if meta.mode() & 0o022 != 0 && meta.mode() & 0o1000 == 0 {
+            format!("{shown} may be written by others")
+        } else {
+            continue;
+        };
+        return Err(Error::MountPoint { path: target.to_owned(), reason });
+    }
+    Ok(())
+}
+
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -9,7 +9,7 @@
 //! can set. Writes through a memory map show in no time for certain: a file that is mapped for them is never known.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, Metadata};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, symlink};
@@ -101,6 +101,7 @@ impl Mirror {
 
     /// One walk over the tree; its directories, each before what is in it.
     fn round(&mut self, pace: Pace) -> Result<Vec<(PathBuf, Metadata)>, Error> {
+        let root = File::open(&self.source).context("open", &self.source)?;
         let known = std::mem::take(&mut self.known);
         let (earlier, mut found) = (std::mem::take(&mut self.entries), 0);
         let mut directories = Vec::new();
@@ -126,7 +127,7 @@ impl Mirror {
                 continue;
             }
             found += u64::from(earlier > 0 && remove(&to)?);
-            self.copy(entry.path(), &to, &meta, stamp, pace)?;
+            self.copy(&root, entry.path(), &to, &meta, stamp, pace)?;
         }
         if found < earlier {
             prune(&self.source, &self.target)?;
@@ -137,6 +138,7 @@ impl Mirror {
     /// Copies what is no directory, unless that can be foreseen to be in vain.
     fn copy(
         &mut self,
+        root: &File,
         from: &Path,
         to: &Path,
         meta: &Metadata,
@@ -150,7 +152,7 @@ impl Mirror {
         let copied = if meta.is_symlink() {
             copy_link(from, to)
         } else if meta.is_file() {
-            copy_file(from, to, self.reflink).and_then(|()| set_attributes(to, meta))
+            copy_file(root, from.strip_prefix(&self.source).unwrap_or(from), to, self.reflink)
         } else {
             // Sockets, pipes and devices hold no data.
             return Ok(());
