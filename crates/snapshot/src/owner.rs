@@ -88,6 +88,7 @@ mod tests {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            log: None,
             server_version: None,
             datadir: PathBuf::new(),
             expires_at: None,
