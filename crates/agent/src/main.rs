@@ -61,7 +61,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let overrides = Overrides { values: args.set };
-    let config = match config::load(args.config.as_deref(), &overrides) {
+    let config = match config::load_usable(args.config.as_deref(), &overrides) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("orchestrator-agent: {}", host::chain(&error));
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let load = Box::new(move || config::load(args.config.as_deref(), &overrides));
+    let load = Box::new(move || config::load_usable(args.config.as_deref(), &overrides));
     match run(config, Reload { load, set_level, hangup: None }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -112,9 +112,14 @@ fn run(config: Config, reload: Reload) -> anyhow::Result<()> {
     ended
 }
 
+/// What is logged. The NATS client names neither servers nor causes; what it meets is told by the bus in its own words.
+fn log_filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::ParseError> {
+    EnvFilter::try_new(format!("async_nats=off,{level}"))
+}
+
 /// Begins to log; gives what changes the level later.
 fn init_log(config: &Config) -> Result<SetLevel, tracing_subscriber::filter::ParseError> {
-    let (filter, handle) = tracing_subscriber::reload::Layer::new(EnvFilter::try_new(&config.log.level)?);
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(log_filter(&config.log.level)?);
     let colours = std::io::stderr().is_terminal();
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
     let lines = match config.log.format {
@@ -123,7 +128,7 @@ fn init_log(config: &Config) -> Result<SetLevel, tracing_subscriber::filter::Par
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(Box::new(move |level| {
-        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        let filter = log_filter(level).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
     }))
 }

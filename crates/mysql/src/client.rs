@@ -105,7 +105,10 @@ pub(crate) fn read_secret(path: &Path) -> Result<String> {
 }
 
 /// Refuses a secret that the group or others can read.
-pub(crate) fn check_secret_mode(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// [`Error::SecretExposed`] when they can, [`Error::Io`] when the file cannot be looked at.
+pub fn check_secret_mode(path: &Path) -> Result<()> {
     let mode = std::fs::metadata(path).map_err(Error::io("read", path))?.mode() & 0o777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(Error::SecretExposed { path: path.to_owned(), mode }) }
 }
@@ -113,6 +116,32 @@ pub(crate) fn check_secret_mode(path: &Path) -> Result<()> {
 /// How an option file wants connections encrypted.
 pub(crate) fn tls_of(path: &Path, client: &Options) -> Result<Tls> {
     Tls::from_options(client).map_err(|problem| Error::OptionFile { path: path.to_owned(), line: 0, problem })
+}
+
+/// Looks at the files that the section names: option files must be there, secrets closed to others.
+///
+/// # Errors
+/// The key, and the reason with the file.
+pub fn check_files(config: &MysqlConfig) -> std::result::Result<(), (&'static str, String)> {
+    if let Some(file) = &config.defaults_file {
+        std::fs::File::open(file).map_err(|error| {
+            (
+                "defaults_file",
+                format!("expected the server's option file, but {} cannot be read: {error}", file.display()),
+            )
+        })?;
+    }
+    for (key, file) in
+        [("password_file", &config.password_file), ("client_option_file", &config.client_option_file)]
+    {
+        if let Some(file) = file {
+            check_secret_mode(file).map_err(|error| {
+                let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                (key, format!("{error}{}", cause.unwrap_or_default()))
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn os_user() -> String {

@@ -38,7 +38,7 @@ mod sys;
 mod tls;
 pub mod usage;
 
-pub use client::{Record, Session};
+pub use client::{Record, Session, check_files, check_secret_mode as check_secret_file};
 pub use config::MysqlConfig;
 pub use error::{Error, Result};
 pub use instance::Instance;

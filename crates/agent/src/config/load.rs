@@ -2,7 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Config;
+use serde::Deserialize;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use snapshot::registry::ProviderConfig;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{Binlogs, Config, LogFormat, PageCheck, check};
 use crate::host::chain;
 
 const ENV_PREFIX: &str = "ORCH_AGENT";
@@ -29,9 +34,21 @@ pub(crate) enum ConfigError {
     Value { origin: String, key: String, reason: String },
 }
 
+/// Reads the configuration as [`load`] does, and looks whether this host has what it names.
+pub(crate) fn load_usable(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    let (config, origin) = read(path, overrides)?;
+    check::on_this_host(&config).map_err(|wrong| origin.wrong(wrong))?;
+    Ok(config)
+}
+
 /// Reads defaults, `path`, the environment and `overrides`, in this order. A missing file is an error only when it was
 /// asked for.
+#[cfg(test)]
 pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, ConfigError> {
+    read(path, overrides).map(|(config, _)| config)
+}
+
+fn read<'a>(path: Option<&Path>, overrides: &'a Overrides) -> Result<(Config, Origin<'a>), ConfigError> {
     let mut builder = config::Config::builder();
     let default_path = Path::new(super::DEFAULT_PATH);
     let file = path.unwrap_or(default_path);
@@ -67,8 +84,8 @@ pub(crate) fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config,
         let key = e.path().to_string();
         origin.explain(&key, &e.into_inner())
     })?;
-    validate(&config).map_err(|(key, reason)| ConfigError::Value { origin: origin.of(&key), key, reason })?;
-    Ok(config)
+    validate(&config).map_err(|wrong| origin.wrong(wrong))?;
+    Ok((config, origin))
 }
 
 struct Origin<'a> {
@@ -85,6 +102,10 @@ impl Origin<'_> {
         };
         let key = if key.len() < path.len() && path != "." { path.to_owned() } else { key };
         ConfigError::Value { origin: self.of(&key), key, reason: reason_of(error) }
+    }
+
+    fn wrong(&self, (key, reason): (String, String)) -> ConfigError {
+        ConfigError::Value { origin: self.of(&key), key, reason }
     }
 
     /// Which layer set the key: the last one that did.
@@ -107,7 +128,44 @@ fn reason_of(error: &config::ConfigError) -> String {
             format!("expected {expected}, found {unexpected}")
         }
         config::ConfigError::At { error, .. } => reason_of(error),
-        other => other.to_string(),
+        other => {
+            let text = other.to_string();
+            let values = text.strip_prefix("enum ").and_then(|rest| values_of(rest.split(' ').next()?));
+            values.map_or_else(|| text.clone(), |values| format!("{text}; {values}"))
+        }
+    }
+}
+
+/// The values of an enum of the configuration, which the reader of layers does not tell.
+fn values_of(name: &str) -> Option<String> {
+    fn expected<'de, T: Deserialize<'de>>() -> Option<String> {
+        let text = T::deserialize(StrDeserializer::<ValueError>::new("")).err()?.to_string();
+        Some(text.split_once(", ")?.1.to_owned())
+    }
+    match name {
+        "PageCheck" => expected::<PageCheck>(),
+        "Binlogs" => expected::<Binlogs>(),
+        "LogFormat" => expected::<LogFormat>(),
+        "Role" => expected::<protocol::command::Role>(),
+        _ => None,
+    }
+}
+
+/// A word that is no level would be taken for the name of a module, and nothing be logged any more.
+fn check_level(text: &str) -> Result<(), String> {
+    let wrong = |why: String| {
+        Err(format!(
+            "{why}; expected error, warn, info, debug or trace, or a filter such as info,transfer=debug"
+        ))
+    };
+    for part in text.split(',').map(str::trim) {
+        if !part.contains('=') && !part.contains('[') && part.parse::<LevelFilter>().is_err() {
+            return wrong(format!("{part:?} is no level"));
+        }
+    }
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(()),
+        Err(error) => wrong(error.to_string()),
     }
 }
 
@@ -153,6 +211,24 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
             "expected a program by its absolute path, then its arguments".to_owned(),
         );
     }
+    for (key, seconds) in [
+        ("seed.stall_s", config.seed.stall_s),
+        ("seed.offer_s", config.seed.offer_s),
+        ("seed.post_copy_limit_s", config.seed.post_copy_limit_s),
+        ("seed.replicate_patience_s", config.seed.replicate_patience_s),
+    ] {
+        if seconds == 0 {
+            return fail(key, "expected at least 1 second: with 0 everything fails at once".to_owned());
+        }
+    }
+    if let Some(ProviderConfig::Btrfs(tree) | ProviderConfig::Reflink(tree) | ProviderConfig::Directory(tree)) =
+        &config.snapshot.provider
+        && !tree.root.is_absolute()
+    {
+        let found = tree.root.display();
+        return fail("snapshot.provider.root", format!("expected an absolute path, found {found}"));
+    }
+    check_level(&config.log.level).map_err(|reason| ("log.level".to_owned(), reason))?;
     bus::Authority::new(config.auth.clone()).map_err(|e| ("auth".to_owned(), chain(&e)))?;
     config.bus.validate().map_err(|e| ("bus".to_owned(), chain(&e)))?;
     config.mysql.validate().map_err(|reason| ("mysql".to_owned(), reason))

@@ -67,6 +67,49 @@ fn what_types_cannot_say_is_checked_too() {
     assert!(error("[snapshot]\nschedule = \"at noon\"\n").contains("snapshot.schedule"));
 }
 
+#[test]
+fn a_log_level_that_would_silence_the_log_is_refused() {
+    assert!(error("[log]\nlevel = \"inffo\"\n").contains("log.level: \"inffo\" is no level"));
+    for good in ["warn", "INFO", "info,transfer=debug", "off"] {
+        load(Some(file(&format!("[log]\nlevel = {good:?}\n")).path()), &Overrides::default()).unwrap();
+    }
+}
+
+#[test]
+fn values_that_cannot_work_are_refused_and_enums_list_theirs() {
+    assert!(error("[seed]\nstall_s = 0\n").contains("seed.stall_s"));
+    let provider = "[snapshot.provider]\nprovider = \"directory\"\nroot = \"snaps\"\n";
+    assert!(error(provider).contains("snapshot.provider.root: expected an absolute path"));
+    let text = error("[seed]\npages = \"maybe\"\n");
+    assert!(
+        text.contains("`off`, `warn`, `fail`") || text.contains("off") && text.contains("fail"),
+        "{text}"
+    );
+    assert!(error("[log]\nformat = \"xml\"\n").contains("json"));
+}
+
+#[test]
+fn what_is_named_but_not_there_is_told_by_file_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = dir.path().join("open.nk");
+    std::fs::write(&open, "SUAAA").unwrap();
+    for (text, key, words) in [
+        ("[mysql]\ndefaults_file = \"/nosuch.cnf\"\n".to_owned(), "mysql.defaults_file", "/nosuch.cnf"),
+        (format!("[bus]\ncredentials.nkey_file = {open:?}\n"), "bus.credentials", "chmod 600"),
+        ("[bus]\ncredentials.nkey_file = \"/nosuch.nk\"\n".to_owned(), "bus.credentials", "/nosuch.nk"),
+        ("[bus.tls]\nca = \"/nosuch.pem\"\n".to_owned(), "bus.tls", "/nosuch.pem"),
+        (format!("[mysql]\nuser = \"x\"\npassword_file = {open:?}\n"), "mysql.password_file", "open.nk"),
+        ("[custom.x]\nargv = [\"/nosuch/program\"]\n".to_owned(), "custom.x.argv", "/nosuch/program"),
+        (format!("[seed]\npost_copy = [{open:?}]\n"), "seed.post_copy", "chmod +x"),
+    ] {
+        let file = file(&text);
+        let error = load_usable(Some(file.path()), &Overrides::default()).unwrap_err().to_string();
+        let found =
+            error.contains(key) && error.contains(words) && error.contains(file.path().to_str().unwrap());
+        assert!(found, "{text}: {error}");
+    }
+}
+
 /// The annotated sample, once as it is and once with its examples (`#key`, without a space) switched on.
 #[test]
 fn the_annotated_sample_can_be_used_and_shows_the_defaults() {

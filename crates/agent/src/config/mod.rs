@@ -3,6 +3,7 @@
 //! Environment variables are `ORCH_AGENT__` and the key with `__` between its parts, for example
 //! `ORCH_AGENT__MYSQL__DATADIR`. Whatever is wrong is told with its source, its key and what was expected.
 
+mod check;
 mod live;
 mod load;
 
@@ -21,7 +22,7 @@ use snapshot::registry::ProviderConfig;
 use crate::streams::StreamConfig;
 
 pub(crate) use live::{Live, merge};
-pub(crate) use load::{ConfigError, Overrides, load};
+pub(crate) use load::{ConfigError, Overrides, load_usable};
 
 /// Where the configuration is read from unless a flag says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/orchestrator-agent/agent.toml";
