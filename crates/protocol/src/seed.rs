@@ -101,6 +101,9 @@ pub struct DonorFacts {
     pub machine_id: Option<String>,
     /// The donor's live datadir, resolved.
     pub datadir: Option<PathBuf>,
+    /// Names that directory itself: the boot of the machine, device and inode. Hosts that were cloned share all but this.
+    #[serde(default)]
+    pub datadir_identity: Option<String>,
     /// Cluster from its config.
     pub cluster: String,
     /// Data centre from its config.
@@ -197,6 +200,8 @@ pub struct SeedOptions {
     pub allow_primary: bool,
     /// Leave to read from a donor that is overloaded by its own limits.
     pub allow_busy_donor: bool,
+    /// Leave to replace the data of one cluster by those of another.
+    pub allow_other_cluster: bool,
     /// Leave to remove the old datadir before the new one is proven, where space cannot hold both.
     pub replace: bool,
     /// Start MySQL on the new data; a failed start puts the old datadir back.
@@ -225,6 +230,7 @@ impl Default for SeedOptions {
             stop_mysql: false,
             allow_primary: false,
             allow_busy_donor: false,
+            allow_other_cluster: false,
             replace: false,
             start_mysql: true,
             keep_old_s: 0,

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +123,7 @@ pub(crate) async fn survey(
         agent: host.id.clone(),
         machine_id: machine_id(),
         datadir: server.datadir.clone(),
+        datadir_identity: server.datadir.as_deref().and_then(datadir_identity),
         cluster: match (meta, &snapshot) {
             (Some(meta), _) => meta.cluster.clone(),
             (None, Some(_)) => "unknown".to_owned(),
@@ -152,6 +154,13 @@ pub(crate) async fn survey(
 pub(crate) fn machine_id() -> Option<String> {
     let text = fs::read_to_string("/etc/machine-id").ok()?;
     Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Names a directory itself, whatever its path: two agents of one datadir give the same, cloned hosts do not.
+pub(crate) fn datadir_identity(datadir: &Path) -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let metadata = fs::metadata(datadir).ok()?;
+    Some(format!("{}:{}:{}", boot.trim(), metadata.dev(), metadata.ino()))
 }
 
 /// `seed.offer`: returns once recipients may connect.

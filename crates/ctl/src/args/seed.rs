@@ -108,6 +108,9 @@ pub struct SeedOptionArgs {
     /// Read even from a donor that is overloaded by its own limits
     #[arg(long)]
     pub allow_busy_donor: bool,
+    /// Replace the data of one cluster by those of another
+    #[arg(long)]
+    pub allow_other_cluster: bool,
     /// Remove the old datadir before the new one is proven, where space cannot hold both
     #[arg(long, conflicts_with_all = ["keep_old", "delta"])]
     pub replace: bool,
@@ -175,6 +178,7 @@ impl SeedOptionArgs {
             stop_mysql: self.stop_mysql,
             allow_primary: self.allow_primary,
             allow_busy_donor: self.allow_busy_donor,
+            allow_other_cluster: self.allow_other_cluster,
             replace: self.replace,
             start_mysql: !self.no_start,
             keep_old_s: self.keep_old,

@@ -32,7 +32,7 @@ fn the_definition_is_sound_and_every_subcommand_has_help() {
 #[test]
 fn seed_options_travel_as_they_were_typed() {
     let cli = parse(
-        "ctl seed start db7 db8 --from db1 --snapshot vg0/s1 --stop-mysql --allow-primary --no-start --keep-old 2h \
+        "ctl seed start db7 db8 --from db1 --snapshot vg0/s1 --stop-mysql --allow-primary --allow-other-cluster --no-start --keep-old 2h \
          --connections 4 --throttle 50M --compression zstd --require-proven --delta --transport store --detach --yes --json",
     );
     let Cmd::Seed(SeedCmd::Start { recipients, donor, options, run, .. }) = cli.command else {
@@ -47,6 +47,7 @@ fn seed_options_travel_as_they_were_typed() {
             stop_mysql: true,
             allow_primary: true,
             allow_busy_donor: false,
+            allow_other_cluster: true,
             replace: false,
             start_mysql: false,
             keep_old_s: 7200,

@@ -155,6 +155,7 @@ impl Fake {
         DonorFacts {
             agent: self.agent.clone(),
             machine_id: None,
+            datadir_identity: None,
             datadir: Some("/var/lib/mysql".into()),
             cluster: beat.cluster.clone(),
             dc: beat.dc.clone(),

@@ -174,6 +174,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         cluster: host.config.agent.cluster.clone(),
         machine_id: super::offer::machine_id(),
         unit: host.instance.unit_facts().await.ok().flatten(),
+        datadir_identity: datadir.as_deref().and_then(super::offer::datadir_identity),
         datadir_problem: super::on_snapshot::covered(host)
             .or_else(|| datadir.as_deref().and_then(datadir_problem)),
         datadir_bytes: used,

@@ -20,6 +20,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) cluster: String,
     /// `/etc/machine-id`.
     pub(crate) machine_id: Option<String>,
+    /// Its datadir itself; see [`DonorFacts::datadir_identity`].
+    pub(crate) datadir_identity: Option<String>,
     /// Its server.
     pub(crate) server: ServerInfo,
     /// What systemd says of its service; absent where it is no unit's.
@@ -92,12 +94,19 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         free_after_bytes: space.after,
         donor_free_bytes: donor.free_bytes,
         transport,
-        expected_s: me.measured_rate.filter(|rate| *rate > 0).map(|rate| donor.bytes / rate + 1),
+        expected_s: expected_s(donor.bytes, me.measured_rate, options.throttle_bytes_per_s),
         actions: actions(donor, me, options),
         digest: String::new(),
     };
     plan.digest = digest(&plan, donor, me, options);
     plan
+}
+
+/// The measured rate counts, and the limit where it is lower or nothing was measured.
+fn expected_s(bytes: u64, measured: Option<u64>, limit: u64) -> Option<u64> {
+    let limit = Some(limit).filter(|limit| *limit > 0);
+    let rate = measured.filter(|rate| *rate > 0).into_iter().chain(limit).min()?;
+    Some(bytes / rate + 1)
 }
 
 fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Vec<String> {

@@ -52,6 +52,7 @@ fn donor() -> DonorFacts {
     DonorFacts {
         agent: "db1".parse().unwrap(),
         machine_id: Some("m1".into()),
+        datadir_identity: None,
         datadir: Some("/var/lib/mysql".into()),
         cluster: "shop".into(),
         dc: "ams".into(),
@@ -92,6 +93,7 @@ fn recipient() -> RecipientFacts {
         cluster: "shop".into(),
         unit: None,
         machine_id: Some("m7".into()),
+        datadir_identity: None,
         server: ServerInfo {
             state: ServerState::Stopped,
             pid: None,
@@ -186,6 +188,10 @@ fn each_guard_refuses_its_own_case() {
     let rows: &[(Guard, Break)] = &[
         (Guard::NotOntoItself, |d, m, _| m.agent = d.agent.clone()),
         (Guard::NotOntoItself, |d, m, _| m.machine_id = d.machine_id.clone()),
+        (Guard::NotOntoItself, |d, m, _| {
+            (d.datadir_identity, m.datadir_identity) = (Some("boot1:1:2".into()), Some("boot1:1:2".into()));
+        }),
+        (Guard::SameCluster, |_, m, _| m.cluster = "web".into()),
         (Guard::DatadirKnown, |_, m, _| m.server.datadir = None),
         (Guard::DatadirKnown, |_, m, _| m.datadir_problem = Some("/ is no datadir".into())),
         (Guard::NoOtherSeed, |_, m, _| m.other_seed = Some("seed.start 1".into())),
@@ -243,6 +249,31 @@ fn each_guard_refuses_its_own_case() {
         break_it(&mut d, &mut m, &mut o);
         assert_eq!(refused(&d, &m, &o), [*guard], "row {row}");
     }
+}
+
+#[test]
+fn clones_with_one_machine_id_are_told_apart_and_another_cluster_needs_leave() {
+    let (mut d, mut m) = (donor(), recipient());
+    m.machine_id = d.machine_id.clone();
+    (d.datadir_identity, m.datadir_identity) = (Some("boot1:1:2".into()), Some("boot2:1:2".into()));
+    m.cluster = "web".into();
+    let options = SeedOptions { allow_other_cluster: true, ..SeedOptions::default() };
+    let plan = plan(&d, &m, &options);
+    assert_eq!(plan.refusals().count(), 0, "{:#?}", plan.guards);
+    let said = |guard| plan.guards.iter().find(|g| g.guard == guard).unwrap();
+    assert_eq!(said(Guard::SameCluster).verdict, Verdict::Warn);
+    assert!(said(Guard::NotOntoItself).message.contains("systemd-machine-id-setup"));
+}
+
+#[test]
+fn the_expected_time_heeds_the_limit() {
+    let limited = |rate, me: &RecipientFacts| {
+        let options = SeedOptions { throttle_bytes_per_s: rate, ..SeedOptions::default() };
+        plan(&donor(), me, &options).expected_s
+    };
+    assert_eq!(limited(10 << 20, &recipient()), Some(1025));
+    assert_eq!(limited(1 << 40, &recipient()), Some(103), "the measured rate is lower");
+    assert_eq!(limited(10 << 20, &RecipientFacts { measured_rate: None, ..recipient() }), Some(1025));
 }
 
 #[test]

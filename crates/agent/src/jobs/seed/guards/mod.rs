@@ -26,7 +26,7 @@ pub(super) fn all(
     let (transport, reachable) = transport(donor, me, options);
     let guards = vec![
         not_onto_itself(donor, me),
-        same_cluster(donor, me),
+        same_cluster(donor, me, options),
         datadir_known(me),
         no_other_seed(me),
         mysql_may_stop(me, options),
@@ -82,30 +82,56 @@ impl Space {
 }
 
 fn not_onto_itself(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
-    let same_agent = donor.agent == me.agent;
-    let same_data = donor.machine_id.is_some()
+    let guard = Guard::NotOntoItself;
+    if donor.agent == me.agent {
+        return refuse(guard, format!("{} is the donor: name another recipient", me.agent));
+    }
+    let looks_alike = donor.machine_id.is_some()
         && donor.machine_id == me.machine_id
         && donor.datadir.is_some()
         && donor.datadir == me.server.datadir;
-    if same_agent || same_data {
-        return refuse(
-            Guard::NotOntoItself,
-            format!("{} and {} are the same instance", donor.agent, me.agent),
-        );
+    let recipient = &me.agent;
+    match (&donor.datadir_identity, &me.datadir_identity) {
+        (Some(theirs), Some(ours)) if theirs == ours => refuse(
+            guard,
+            format!(
+                "{} and {recipient} are agents of one datadir on one machine: seed another host",
+                donor.agent
+            ),
+        ),
+        (Some(_), Some(_)) if looks_alike => warn(
+            guard,
+            format!(
+                "{} and {recipient} are two machines with one /etc/machine-id, as clones have: give {recipient} its own (empty \
+                 the file, run systemd-machine-id-setup, restart)",
+                donor.agent
+            ),
+        ),
+        (Some(_), Some(_)) => pass(guard, format!("{} → {recipient}", donor.agent)),
+        // An older agent, or a datadir that is not there.
+        _ if looks_alike => refuse(
+            guard,
+            format!(
+                "{} and {recipient} have one /etc/machine-id and the same datadir path, and nothing tells them apart: if they are \
+                 clones, give {recipient} its own machine-id (empty the file, run systemd-machine-id-setup, restart the agent)",
+                donor.agent
+            ),
+        ),
+        _ => pass(guard, format!("{} → {recipient}", donor.agent)),
     }
-    pass(Guard::NotOntoItself, format!("{} → {}", donor.agent, me.agent))
 }
 
-fn same_cluster(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+fn same_cluster(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> GuardResult {
     if donor.cluster == me.cluster {
         return pass(Guard::SameCluster, format!("both belong to {:?}", me.cluster));
     }
-    warn(
+    let found = format!("the donor belongs to {:?}, the recipient to {:?}", donor.cluster, me.cluster);
+    if options.allow_other_cluster {
+        return warn(Guard::SameCluster, format!("{found}, as --allow-other-cluster gives leave"));
+    }
+    refuse(
         Guard::SameCluster,
-        format!(
-            "the donor belongs to {:?}, the recipient to {:?}: is this meant?",
-            donor.cluster, me.cluster
-        ),
+        format!("{found}: name a donor of {:?}, or give leave with --allow-other-cluster", me.cluster),
     )
 }
 
