@@ -145,7 +145,7 @@ impl Chaos {
         let world = &self.arena.world;
         let known = || world.call(&world.recipient, JobsListParams { limit: 1000, unfinished: false });
         let earlier: Vec<JobId> = known().await.iter().map(|job| job.id).collect();
-        let throttle = bytes_per_s.to_string();
+        let throttle = format!("{bytes_per_s}B");
         let mut words = vec!["seed", "start", HOSTS[at], "--from", HOSTS[DONOR], "--stop-mysql"];
         words.extend(["--compression", "none", "--transport", "tcp"]);
         if bytes_per_s > 0 {

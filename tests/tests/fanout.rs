@@ -100,7 +100,7 @@ async fn a_seed_leaves_a_record_and_an_altered_one_is_found_out() {
         gtid,
         "tester",
         "db1",
-        "not-onto-itself",
+        "not_onto_itself",
         "timings",
         "cleanup finished",
     ] {

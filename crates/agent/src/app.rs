@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use job::{Inject, Options, Recovery, Runner, StepError, crashsafe};
 use mysql::Instance;
 use protocol::error::ErrorCode;
-use protocol::event::{AgentStarted, AgentStopped, EventData};
+use protocol::event::{AgentDuplicate, AgentStarted, AgentStopped, EventData};
+use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, BootId};
 use snapshot::MountTable;
 use tokio_util::sync::CancellationToken;
@@ -83,7 +84,12 @@ async fn serve(
     let sending = CancellationToken::new();
     let sender = host.outbox.spawn_sender(host.bus.clone(), sending.clone());
     let tasks = TaskTracker::new();
-    tasks.spawn(publish::ensure_stream(host.bus.clone(), host.config.events.limits(), shutdown.clone()));
+    tasks.spawn(publish::ensure_stream(
+        host.bus.clone(),
+        host.id.clone(),
+        host.config.events.limits(),
+        shutdown.clone(),
+    ));
     tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(guardian::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
@@ -96,6 +102,9 @@ async fn serve(
         let make = move || bus::Handler::heartbeat(handler.as_ref());
         bus::heartbeat::spawn(host.bus.clone(), host.id.clone(), interval, make, shutdown.clone())
     };
+    let doubled = Arc::clone(&host);
+    let tell = move |other| tell_of_double(&doubled, &other);
+    bus::heartbeat::watch_for_doubles(host.bus.clone(), host.id.clone(), host.boot, tell, shutdown.clone());
     let serving = bus::serve(
         host.bus.clone(),
         ServeConfig::new(host.id.clone()),
@@ -126,6 +135,28 @@ async fn serve(
     host.bus.close(Duration::from_secs(2)).await;
     tracing::info!("agent stopped");
     served.context("the agent cannot serve commands")
+}
+
+/// Another process speaks in this agent's name: commands reach either of the two.
+fn tell_of_double(host: &Arc<Host>, other: &Heartbeat) {
+    tracing::warn!(
+        agent = %host.id,
+        boot = %host.boot,
+        other_boot = %other.boot,
+        other_started_at = %other.started_at,
+        other_cluster = other.cluster,
+        other_dc = other.dc,
+        "another process speaks as this agent, and commands reach either of the two: give each host an agent.id and a key of its own"
+    );
+    let event = EventData::AgentDuplicate(AgentDuplicate {
+        boot: host.boot,
+        other_boot: other.boot,
+        other_started_at: other.started_at,
+        other_cluster: other.cluster.clone(),
+        other_dc: other.dc.clone(),
+    });
+    let host = Arc::clone(host);
+    tokio::task::spawn_blocking(move || host.emit(event));
 }
 
 fn agent_id(config: &Config) -> anyhow::Result<AgentId> {

@@ -25,6 +25,8 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
 /// Between two tries to make the stream of events.
 const STREAM_PAUSE_MIN: Duration = Duration::from_secs(1);
 const STREAM_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// What the permissions forbid is tried again after so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3_600);
 /// An output larger than this stays in the journal; the event says so.
 const DETAIL_LIMIT: usize = 32 * 1024;
 
@@ -153,13 +155,26 @@ fn record_told(event: &protocol::event::Event) -> Option<(JobId, u64)> {
 
 /// Makes the durable stream of events where there is none and this agent may; until then events wait in the spool.
 ///
-/// With least privilege the operator makes it, and JetStream may come later than the agent: asked again and again.
-pub(crate) async fn ensure_stream(bus: Bus, limits: bus::StreamLimits, shutdown: CancellationToken) {
+/// Under the accounts that `ctl bus config` makes, which their inboxes tell, a controller makes it: nothing is asked that would be
+/// refused. Elsewhere JetStream may come later than the agent, so it is asked again and again.
+pub(crate) async fn ensure_stream(
+    bus: Bus,
+    agent: AgentId,
+    limits: bus::StreamLimits,
+    shutdown: CancellationToken,
+) {
+    if bus.config().inbox_prefix.as_deref() == Some(bus::permissions::agent_inbox(&agent).as_str()) {
+        return;
+    }
     let mut pause = STREAM_PAUSE_MIN;
     loop {
         if bus.connected(STREAM_PAUSE_MAX).await.is_ok() {
             match bus::events::ensure_event_stream(&bus, &limits).await {
-                Ok(()) => return,
+                Ok(_) => return,
+                Err(error @ bus::BusError::NotPermitted { .. }) => {
+                    tracing::info!(error = %chain(&error), "this agent may not make the stream of events; a controller does");
+                    pause = REFUSED_PAUSE;
+                }
                 Err(error @ bus::BusError::StreamDiffers { .. }) => {
                     tracing::warn!(error = %chain(&error), "the stream of events is not as it should be");
                     return;
@@ -171,7 +186,7 @@ pub(crate) async fn ensure_stream(bus: Bus, limits: bus::StreamLimits, shutdown:
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(pause) => pause = (pause * 2).min(STREAM_PAUSE_MAX),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(STREAM_PAUSE_MAX.max(pause)),
             () = shutdown.cancelled() => return,
         }
     }

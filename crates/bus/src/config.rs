@@ -136,6 +136,12 @@ impl BusConfig {
         Ok(())
     }
 
+    /// The first token of the subjects on which answers come.
+    #[must_use]
+    pub fn inbox(&self) -> &str {
+        self.inbox_prefix.as_deref().unwrap_or("_INBOX")
+    }
+
     /// The default limit of a request.
     #[must_use]
     pub fn request_timeout(&self) -> Duration {

@@ -57,6 +57,17 @@ fn armored<'a>(text: &'a str, what: &str) -> Option<&'a str> {
     lines.map(str::trim).find(|line| !line.is_empty()).filter(|line| !line.contains("END"))
 }
 
+/// Looks at the files that the settings name, before anything is tried with them.
+///
+/// # Errors
+/// The key, and what is wrong with its file.
+pub fn check_files(config: &BusConfig) -> std::result::Result<(), (&'static str, BusError)> {
+    if let Some(credentials) = &config.credentials {
+        make_auth(credentials, b"").map_err(|error| ("credentials", error))?;
+    }
+    check_tls_files(config).map_err(|error| ("tls", error))
+}
+
 /// Looks at the files of TLS before the client reads them at some later attempt.
 ///
 /// # Errors

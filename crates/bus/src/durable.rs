@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::conn::Bus;
 use crate::error::{BusError, Result};
-use crate::streams::{self, Durable, StreamLimits};
+use crate::streams::{self, Durable, Made, StreamLimits};
 
 /// Name of the stream.
 pub const COMMAND_STREAM: &str = "orch_commands";
@@ -42,7 +42,7 @@ pub struct Queued {
 }
 
 /// Makes the stream of durable commands if it is missing and checks it.
-pub async fn ensure_command_stream(bus: &Bus, limits: &StreamLimits) -> Result<()> {
+pub async fn ensure_command_stream(bus: &Bus, limits: &StreamLimits) -> Result<Made> {
     let stream = Durable {
         name: COMMAND_STREAM,
         description: "Commands for orchestrator-agents that are away",

@@ -7,6 +7,32 @@ use std::time::Duration;
 use protocol::error::WireError;
 use protocol::ids::{AgentId, InvalidId};
 
+/// What keeps a connection from being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unconnected {
+    /// The server wants credentials, or does not know these.
+    Login,
+    /// TLS could not be agreed on.
+    Tls,
+    /// The server's name is unknown to the resolver.
+    Name,
+    /// Nobody answers at that address, or it is not known why.
+    Away,
+}
+
+impl Unconnected {
+    /// The settings of the connection to look at, as they are called in a configuration file.
+    #[must_use]
+    pub fn settings(self) -> &'static str {
+        match self {
+            Self::Login => "bus.credentials, and the user's public key in the server's accounts",
+            Self::Tls => "bus.tls.ca, bus.tls.cert, bus.tls.key and the server's certificate",
+            Self::Name => "bus.servers and the resolver of this host",
+            Self::Away => "bus.servers, the server itself and the way there",
+        }
+    }
+}
+
 /// A failure of the bus or of the agent asked.
 #[derive(Debug, thiserror::Error)]
 pub enum BusError {
@@ -39,6 +65,17 @@ pub enum BusError {
         servers: String,
         /// Why, as far as it is known.
         why: String,
+        /// What kind of trouble it is.
+        trouble: Unconnected,
+    },
+    /// Answers cannot be heard: the permissions of this user know another inbox.
+    #[error(
+        "the bus does not let this user hear answers below {inbox}: its inbox prefix is another one, which `bus config` told \
+         when it made the account"
+    )]
+    InboxRefused {
+        /// The inbox prefix of this connection.
+        inbox: String,
     },
     /// Nobody listens on the agent's command subject.
     #[error("agent {0} is not on the bus; see `fleet`, or queue the command until it is back")]

@@ -17,10 +17,13 @@ use tokio::time::timeout;
 
 use crate::conn::{Bus, backoff};
 use crate::error::{BusError, Result};
-use crate::streams::{self, Durable, StreamLimits};
+use crate::streams::{self, Durable, Made, StreamLimits};
 
 /// Name of the stream.
 pub const EVENT_STREAM: &str = "orch_events";
+
+/// Who makes it.
+pub(crate) const SETUP_HINT: &str = "`orchestrator-ctl bus setup`, run by a controller, makes it";
 
 /// Second copies of an event are dropped by its id within this time.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(2 * 3600);
@@ -34,7 +37,7 @@ pub fn event_stream_limits() -> StreamLimits {
 /// Makes the event stream if it is missing and checks that it is as the events need it.
 ///
 /// Limits of a stream that exists are left as they are: they are the operator's.
-pub async fn ensure_event_stream(bus: &Bus, limits: &StreamLimits) -> Result<()> {
+pub async fn ensure_event_stream(bus: &Bus, limits: &StreamLimits) -> Result<Made> {
     let stream = Durable {
         name: EVENT_STREAM,
         description: "Events of orchestrator-agents, CloudEvents 1.0",

@@ -201,6 +201,9 @@ async fn ask(bus: &Bus, window: Window) -> Result<Vec<Heartbeat>> {
             }
         }
     }
+    if agents.is_empty() {
+        bus.hears_answers()?;
+    }
     let mut agents: Vec<Heartbeat> = agents.into_values().collect();
     agents.sort_unstable_by(|a, b| a.agent.cmp(&b.agent).then(a.boot.cmp(&b.boot)));
     Ok(agents)

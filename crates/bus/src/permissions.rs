@@ -123,6 +123,8 @@ fn simple(text: &mut String, users: &BusUsers) -> std::fmt::Result {
             format!("$JS.API.CONSUMER.INFO.{COMMAND_STREAM}.{consumer}"),
             format!("$JS.API.CONSUMER.MSG.NEXT.{COMMAND_STREAM}.{consumer}"),
             format!("$JS.ACK.{COMMAND_STREAM}.{consumer}.>"),
+            // Newer servers put their domain and the account's hash before the stream.
+            format!("$JS.ACK.*.*.{COMMAND_STREAM}.{consumer}.>"),
         ]);
         write_user(text, &user.key, &publish, &heard_by(&user.agent), true)?;
     }
@@ -252,7 +254,9 @@ fn streams_of(agent: &AgentId) -> [String; 2] {
 fn heard_by(agent: &AgentId) -> Vec<String> {
     let asked_as_donor = format!("{ROOT}.seed.{}.>", encode_host(agent));
     let inbox = format!("{}.>", agent_inbox(agent));
-    vec![commands_of(agent), ASK_FLEET.to_owned(), inbox, "$SRV.>".to_owned(), asked_as_donor]
+    // Its own heartbeats, to notice another process that speaks in its name.
+    let [heartbeats, _] = streams_of(agent);
+    vec![commands_of(agent), ASK_FLEET.to_owned(), inbox, "$SRV.>".to_owned(), asked_as_donor, heartbeats]
 }
 
 /// How a service of JetStream answers.

@@ -46,7 +46,7 @@ pub(crate) struct Durable<'a> {
 ///
 /// Where the server has no room for so many bytes it is made with half as many, and so on, with a warning: events that are
 /// kept for a shorter time are better than none.
-pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &StreamLimits) -> Result<()> {
+pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &StreamLimits) -> Result<Made> {
     let mut wanted = Config {
         name: stream.name.into(),
         description: Some(stream.description.into()),
@@ -78,9 +78,9 @@ pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &Str
                     "JetStream has no room for the stream as configured and it was made smaller: raise \
                      jetstream.max_file_store of the server and then `nats stream edit` it, or configure a smaller one"
                 );
-                return Ok(());
+                return Ok(Made::Now);
             }
-            other => return other.map(drop),
+            other => return other,
         }
     }
 }
@@ -104,7 +104,7 @@ pub(crate) async fn info(bus: &Bus, name: &str) -> Result<Info> {
 
 /// Whether a stream was there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Made {
+pub enum Made {
     /// It was.
     Before,
     /// It was made by this call.

@@ -232,7 +232,7 @@ fn reasons(
     }
     let proven = if snapshot.proven { "proven" } else { "not proven" };
     let made = crate::units::time(snapshot.created_at);
-    reasons.push(format!("snapshot of {made} UTC, {proven}"));
+    reasons.push(format!("snapshot of {made}, {proven}"));
     if only_one {
         reasons.push("the only host that can give".to_owned());
     }
@@ -246,7 +246,7 @@ fn why_worse(taken: (bool, &SnapshotSummary), other: (bool, &SnapshotSummary), d
         format!("its snapshot {} is not proven", other.1.id)
     } else if other.1.created_at < taken.1.created_at {
         let made = crate::units::time(other.1.created_at);
-        format!("its snapshot {} is older ({made} UTC)", other.1.id)
+        format!("its snapshot {} is older ({made})", other.1.id)
     } else {
         "as good; the first by name was taken".to_owned()
     }

@@ -3,10 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use bus::BusError;
+use bus::{BusError, Unconnected};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::AgentId;
 use protocol::job::{JobState, JobView};
+use protocol::seed::Guard;
 use serde::Serialize;
 
 use crate::donor::NoDonor;
@@ -63,6 +64,8 @@ pub enum CtlError {
         host: AgentId,
         /// Why, one entry per guard.
         reasons: Vec<String>,
+        /// The guards that refuse; none where the plan asked for is another one.
+        guards: Vec<Guard>,
     },
     /// No host can give its data.
     #[error(transparent)]
@@ -114,7 +117,7 @@ pub struct Report {
     pub exit: u8,
     /// The host, where it is one host's failure.
     pub host: Option<AgentId>,
-    /// The agent's error code, where an agent answered.
+    /// The agent's error code, or the one that says the same of a failure found here.
     pub code: Option<ErrorCode>,
     /// The guard that refused.
     pub guard: Option<String>,
@@ -150,6 +153,7 @@ impl CtlError {
             Self::Bus { source, .. } | Self::Call { source, .. } => exit_of(source),
             Self::Job { view, .. } if view.state == JobState::Aborted => Exit::Aborted,
             Self::Job { view, .. } => view.error.as_ref().map_or(Exit::Failed, Exit::of),
+            Self::Refused { guards, .. } if guards.as_slice() == [Guard::NoOtherSeed] => Exit::Busy,
             Self::Refused { .. } => Exit::Refused,
             Self::Altered { .. } => Exit::Failed,
             Self::NoDonor(_) | Self::NotFound { .. } => Exit::NotFound,
@@ -166,8 +170,8 @@ impl CtlError {
         Report {
             exit: self.exit().code(),
             host: self.host().cloned(),
-            code: wire.map(|w| w.code),
-            guard: wire.and_then(|w| w.guard.clone()),
+            code: wire.map(|w| w.code).or_else(|| self.own_code()),
+            guard: wire.and_then(|w| w.guard.clone()).or_else(|| self.own_guard()),
             message: self.to_string(),
             causes: self.causes(),
             hint: self.hint(),
@@ -213,25 +217,58 @@ impl CtlError {
         }
     }
 
+    fn own_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Usage { .. } => Some(ErrorCode::BadRequest),
+            Self::Refused { guards, .. } if guards.is_empty() => Some(ErrorCode::PlanChanged),
+            Self::Refused { .. } => Some(ErrorCode::Refused),
+            Self::NoDonor(_) | Self::NotFound { .. } => Some(ErrorCode::NotFound),
+            Self::Bus { source, .. } | Self::Call { source, .. } => match **source {
+                BusError::TimedOut { .. } => Some(ErrorCode::TimedOut),
+                BusError::NotPermitted { .. } | BusError::InboxRefused { .. } => Some(ErrorCode::Forbidden),
+                BusError::Config { .. } | BusError::InvalidId(_) => Some(ErrorCode::BadRequest),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn own_guard(&self) -> Option<String> {
+        match self {
+            Self::Refused { guards, .. } => guards.first().map(|guard| crate::render::name(*guard)),
+            _ => None,
+        }
+    }
+
     fn causes(&self) -> Vec<String> {
         if let Self::Refused { reasons, .. } | Self::Altered { problems: reasons, .. } = self {
             return reasons.clone();
         }
         if let Some(error) = self.wire() {
             let mut causes = vec![error.message.clone()];
-            causes.extend(error.causes.iter().cloned());
+            // A layer that repeats the ones below it says nothing new.
+            causes
+                .extend(error.causes.iter().filter(|cause| !error.message.contains(cause.as_str())).cloned());
+            causes.dedup();
             return causes;
         }
-        let mut causes = sys::error::causes(self);
-        // A transparent layer says the same as the one below it.
-        causes.dedup();
+        let mut causes: Vec<String> = Vec::new();
+        for text in sys::error::causes(self) {
+            // A layer that repeats the one above it says nothing new.
+            if !causes.iter().any(|before| before.contains(&text)) {
+                causes.push(text);
+            }
+        }
         causes
     }
 
     fn hint(&self) -> Option<String> {
         let given = match self {
             Self::Usage { hint, .. } | Self::Call { hint, .. } | Self::NotFound { hint, .. } => hint.clone(),
-            Self::Refused { .. } => Some("mend the cause or give leave with the option that it names".into()),
+            Self::Refused { reasons, .. } if reasons.iter().any(|reason| reason.contains("--")) => {
+                Some("mend the cause or give leave with the option that it names".into())
+            }
+            Self::Refused { host, .. } => Some(format!("mend the cause, then look again: seed plan {host}")),
             Self::Altered { .. } => {
                 Some("trust neither side alone: look who can write to the host's state directory and to the stream".into())
             }
@@ -254,21 +291,36 @@ impl CtlError {
 fn exit_of(error: &BusError) -> Exit {
     match error {
         BusError::Agent(error) => Exit::of(error),
+        BusError::NotConnected { trouble: Unconnected::Login, .. } => Exit::Denied,
         BusError::NotConnected { .. }
         | BusError::NoAgent(_)
         | BusError::NoResponders { .. }
         | BusError::Closed => Exit::Unreachable,
         BusError::TimedOut { .. } => Exit::Retry,
-        BusError::NotPermitted { .. } => Exit::Denied,
+        BusError::NotPermitted { .. } | BusError::InboxRefused { .. } => Exit::Denied,
         BusError::Config { .. } | BusError::InvalidId(_) | BusError::Unsendable { .. } => Exit::Usage,
+        BusError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
         _ => Exit::Failed,
     }
 }
 
 fn hint_of(error: &BusError) -> Option<String> {
     let hint = match error {
+        BusError::NotConnected { trouble: Unconnected::Login, .. } => {
+            "log in with --nkey-file (ORCH_NKEY_FILE) or --creds (ORCH_CREDS); the server's accounts must have the public key \
+             (`key show FILE` prints it, `bus config` makes them), and the server must have been reloaded"
+        }
+        BusError::NotConnected { trouble: Unconnected::Tls, .. } => {
+            "give the server's authority with --tls-ca (ORCH_TLS_CA), and --tls-cert and --tls-key where the server wants them"
+        }
+        BusError::NotConnected { trouble: Unconnected::Name, .. } => {
+            "this machine cannot resolve the server's name; give another address with --server or ORCH_SERVER"
+        }
         BusError::Setup(_) | BusError::NotConnected { .. } => {
             "is nats-server running there? give its address with --server or ORCH_SERVER"
+        }
+        BusError::InboxRefused { .. } => {
+            "set --inbox-prefix or ORCH_INBOX_PREFIX, for a person _INBOX_USER_NAME with the name given to `bus config`"
         }
         BusError::NoResponders { .. } => {
             "JetStream must be enabled on the server and set up for this account"

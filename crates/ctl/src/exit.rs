@@ -33,7 +33,7 @@ pub enum Exit {
 pub const TABLE: &str = "\
 Exit codes:
   0    done
-  1    the command or its job failed
+  1    the command or its job failed, or stdout could not be written
   2    the arguments make no sense
   3    refused by a guard or the plan; nothing was touched
   4    the bus or the host cannot be reached, or no such host is known
@@ -75,6 +75,7 @@ impl Exit {
         match error.code {
             ErrorCode::Refused | ErrorCode::PlanChanged => Self::Refused,
             ErrorCode::NotFound => Self::NotFound,
+            ErrorCode::BadRequest => Self::Usage,
             ErrorCode::Busy => Self::Busy,
             ErrorCode::Aborted => Self::Aborted,
             ErrorCode::Unauthenticated | ErrorCode::Forbidden => Self::Denied,

@@ -10,7 +10,10 @@ use ctl::output::Out;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error),
+    };
     let out = Out::new(cli.global.json);
     log_to_stderr(cli.global.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -23,11 +26,31 @@ fn main() -> ExitCode {
     let result = runtime.block_on(ctl::commands::run(cli, out.clone()));
     // Nothing that still runs in the background is worth waiting for.
     runtime.shutdown_background();
-    let exit = result.as_ref().map_or_else(CtlError::exit, |()| Exit::Ok);
+    let mut exit = result.as_ref().map_or_else(CtlError::exit, |()| Exit::Ok);
     if let Err(error) = &result {
         ctl::report(&out, error);
     }
+    if let Some(error) = out.take_failure() {
+        out.note(&format!("error: cannot write to stdout: {error}; what was written is not whole"));
+        exit = Exit::worst([exit, Exit::Failed]);
+    }
     ExitCode::from(exit.code())
+}
+
+/// Help, or what is wrong with the arguments; a program that wants JSON has that as it has every other failure.
+fn misused(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.render().to_string();
+        let what = text.lines().next().unwrap_or_default();
+        let what = what.strip_prefix("error: ").unwrap_or(what).to_owned();
+        let usage = CtlError::Usage { what, hint: Some("orchestrator-ctl --help".to_owned()) };
+        Out::new(true).json_line(&serde_json::json!({"error": usage.report()}));
+    }
+    let printed = error.print();
+    match u8::try_from(error.exit_code()) {
+        Ok(code) if printed.is_ok() => ExitCode::from(code),
+        _ => ExitCode::from(Exit::Failed.code()),
+    }
 }
 
 fn log_to_stderr(verbose: u8) {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 /// The ways out of this program; clones share them.
@@ -12,13 +13,14 @@ use serde::Serialize;
 pub struct Out {
     json: bool,
     closed: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Out {
     /// Results as text or as JSON.
     #[must_use]
     pub fn new(json: bool) -> Self {
-        Self { json, closed: Arc::default() }
+        Self { json, closed: Arc::default(), failure: Arc::default() }
     }
 
     /// True when results are JSON.
@@ -33,7 +35,7 @@ impl Out {
         !self.json && io::stdout().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// True when nobody reads stdout any more (`… | head`).
+    /// True when nothing more can be written to stdout: nobody reads it any more (`… | head`), or it failed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
@@ -64,9 +66,22 @@ impl Out {
     /// Bytes on stdout as they are.
     pub fn bytes(&self, bytes: &[u8]) {
         let mut stdout = io::stdout().lock();
-        if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
-            self.closed.store(true, Ordering::Relaxed);
+        if self.is_closed() {
+            return;
         }
+        if let Err(error) = stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+            self.closed.store(true, Ordering::Relaxed);
+            // A reader that has had enough is no failure.
+            if error.kind() != io::ErrorKind::BrokenPipe {
+                *self.failure.lock() = Some(error);
+            }
+        }
+    }
+
+    /// Why what was written to stdout is not whole, once.
+    #[must_use]
+    pub fn take_failure(&self) -> Option<io::Error> {
+        self.failure.lock().take()
     }
 
     /// A remark for people on stderr.

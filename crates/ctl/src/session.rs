@@ -1,16 +1,18 @@
 //! One run of the program: the connection, the person's options, and the calls made through them.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bus::client::{Answer, Window};
 use bus::config::{Credentials, TlsConfig};
-use bus::{Bus, BusConfig, BusError, CallOptions, Client};
+use bus::{Bus, BusConfig, BusError, CallOptions, Client, Made};
 use protocol::command::{Call, Class};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, RequestId};
 use protocol::job::{JobState, JobView};
 use serde_json::json;
+use tokio::sync::OnceCell;
 
 use crate::args::Global;
 use crate::error::{CtlError, Result};
@@ -19,6 +21,9 @@ use crate::{keys, suggest};
 
 /// A bus that is there answers well within this; a person need not wait longer to learn that it is not.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// Looking for the stream of events holds nobody up for longer.
+const STREAM_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection with the person's options.
 #[derive(Debug, Clone)]
@@ -29,6 +34,8 @@ pub struct Session {
     pub out: Out,
     /// Options of every subcommand.
     pub global: Global,
+    /// What became of the look at the stream of events.
+    event_stream: Arc<OnceCell<std::result::Result<Made, String>>>,
 }
 
 impl Session {
@@ -43,11 +50,38 @@ impl Session {
         let failed = |source| CtlError::bus("cannot reach the bus", source);
         let bus = Bus::connect(&config, "orchestrator-ctl").await.map_err(failed)?;
         bus.connected(global.timeout.min(CONNECT_LIMIT)).await.map_err(failed)?;
-        Ok(Self { client: Client::new(bus, signer, actor), out, global })
+        Ok(Self { client: Client::new(bus, signer, actor), out, global, event_stream: Arc::default() })
+    }
+
+    /// Sees to it that there is a stream of events: agents of least privilege may not make it, so the first use of this program
+    /// does. Looked for once.
+    ///
+    /// # Errors
+    /// Why there is none, in one line.
+    pub async fn event_stream(&self) -> std::result::Result<Made, String> {
+        let made = self.event_stream.get_or_init(|| async {
+            let bus = self.client.bus();
+            let limits = bus::events::event_stream_limits();
+            let making = Box::pin(bus::events::ensure_event_stream(bus, &limits));
+            match tokio::time::timeout(STREAM_LIMIT, making).await {
+                Ok(Ok(made)) => Ok(made),
+                // It is there and can be read, as somebody else wanted it.
+                Ok(Err(BusError::StreamDiffers { .. })) => Ok(Made::Before),
+                Ok(Err(error)) => Err(one_line("no stream of events", &error)),
+                Err(_) => {
+                    Err("no stream of events: JetStream does not answer; has it a leader? see `bus status`"
+                        .to_owned())
+                }
+            }
+        });
+        made.await.clone()
     }
 
     /// Ends the connection in good order.
     pub async fn close(&self) {
+        if let Err(why) = self.event_stream().await {
+            tracing::info!("{why}");
+        }
         self.client.bus().close(Duration::from_millis(500)).await;
     }
 
@@ -165,7 +199,7 @@ impl Session {
         let value = json!({"host": host, "queued": {"request": queued.request, "expires": queued.expires}});
         self.out.result(&value, |_| {
             format!(
-                "{host} is away: queued as request {}; it runs once when the host is back before {} UTC",
+                "{host} is away: queued as request {}; it runs once when the host is back before {}",
                 queued.request,
                 crate::units::time(queued.expires)
             )
@@ -176,6 +210,16 @@ impl Session {
             self.out.note(&format!("warning: {host} is not in the fleet now; {near}"));
         }
     }
+}
+
+/// What failed, why, and what to do, for a remark.
+fn one_line(what: &str, error: &BusError) -> String {
+    let next = match error {
+        BusError::NotPermitted { .. } => "; a controller makes it by `orchestrator-ctl bus setup`",
+        BusError::NoResponders { .. } => "; enable JetStream on the server, for this account",
+        _ => "",
+    };
+    format!("{what}: {error}{next}")
 }
 
 /// How a job that is over counts.

@@ -6,15 +6,24 @@ use jiff::{SpanRelativeTo, Timestamp};
 
 const UNITS: [(&str, u64); 4] = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30), ("T", 1 << 40)];
 
-/// Reads a size: `1500`, `50M` and `50MiB` count in 1024, `50MB` in 1000. Bytes.
+/// Reads a size: `50M` and `50MiB` count in 1024, `50MB` in 1000. Bytes. A number without a unit is not guessed at, and `Mb` are
+/// bits.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let wrong = || format!("{text:?} is no size: write it like 500K, 64M, 1.5G, 100MB or 4096");
+    let wrong = || format!("{text:?} is no size: write it like 500K, 64M, 1.5G, 100MB or 4096B");
     let number: f64 = number.parse().map_err(|_| wrong())?;
     let factor = match unit.trim() {
-        "" | "B" => 1.0,
+        "B" => 1.0,
+        "" if number == 0.0 => 1.0,
+        "" => return Err(format!("{text:?} has no unit: write {text}B, {text}K, {text}M or {text}G")),
+        bits if bits.len() > 1
+            && bits.ends_with('b')
+            && bits.starts_with(|c: char| c.is_ascii_uppercase()) =>
+        {
+            return Err(format!("{text:?} counts bits: write bytes, like 64M or 100MB"));
+        }
         unit => {
             let upper = unit.to_ascii_uppercase();
             let (index, (_, binary)) =
@@ -42,11 +51,13 @@ pub fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Reads a duration: `90`, `90s`, `5m`, `2h30m`, `7d`. Seconds.
+/// Reads a duration: `90s`, `5m`, `2h30m`, `7d`. Seconds.
 pub fn parse_seconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is no duration: write it like 30s, 5m, 2h30m or 7d");
-    if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(seconds);
+    match text.parse::<u64>() {
+        Ok(0) => return Ok(0),
+        Ok(_) => return Err(format!("{text:?} has no unit: write {text}s, {text}m, {text}h or {text}d")),
+        Err(_) => {}
     }
     let span: jiff::Span = text.parse().map_err(|_| wrong())?;
     let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
@@ -137,10 +148,10 @@ pub fn age(instant: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// An instant for people, UTC, to the second.
+/// An instant for people, to the second, with its zone.
 #[must_use]
 pub fn time(instant: Timestamp) -> String {
-    instant.strftime("%Y-%m-%d %H:%M:%S").to_string()
+    instant.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 #[cfg(test)]
@@ -150,7 +161,8 @@ mod tests {
     #[test]
     fn sizes_are_read_as_people_write_them() {
         for (text, bytes) in [
-            ("4096", 4096),
+            ("4096B", 4096),
+            ("5gb", 5_000_000_000),
             ("50M", 50 << 20),
             ("50MiB", 50 << 20),
             ("50MB", 50_000_000),
@@ -161,19 +173,38 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
-        for bad in ["", "M", "-5M", "5X", "5Mb/s", "1e9", "99999999T", "5Mi", "nan", "inf", "1.2.3"] {
+        for bad in [
+            "",
+            "4096",
+            "50",
+            "50Mb",
+            "50Gb",
+            "M",
+            "-5M",
+            "5X",
+            "5Mb/s",
+            "1e9",
+            "99999999T",
+            "5Mi",
+            "nan",
+            "inf",
+            "1.2.3",
+        ] {
             assert!(parse_size(bad).is_err(), "{bad:?} must be refused");
         }
         assert_eq!(parse_rate("80M/s"), Ok(80 << 20));
         assert_eq!(parse_rate("off"), Ok(0));
+        assert_eq!(parse_rate("0"), Ok(0));
+        assert!(parse_rate("50").unwrap_err().contains("write 50B, 50K, 50M or 50G"));
+        assert!(parse_rate("50Mb/s").unwrap_err().contains("counts bits"));
     }
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("2h30m", 9000), ("7d", 604_800)] {
+        for (text, seconds) in [("0", 0), ("90s", 90), ("5m", 300), ("2h30m", 9000), ("7d", 604_800)] {
             assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
         }
-        for bad in ["", "-5s", "5 parsecs", "1e9"] {
+        for bad in ["", "30", "-5s", "5 parsecs", "1e9"] {
             assert!(parse_seconds(bad).is_err(), "{bad:?} must be refused");
         }
         assert_eq!(parse_timeout("500ms"), Ok(std::time::Duration::from_millis(500)));

@@ -251,7 +251,9 @@ async fn commands_are_signed_with_a_key_file_that_is_closed_to_others() {
     let file = world.dir.path().join("alice.nk");
     let ran = run(ctl("nats://127.0.0.1:1", &format!("key generate {}", file.display()))).await;
     let public = ran.expect(0).out.trim().to_owned();
-    assert!(public.starts_with('U') && !ran.err.contains("SU"), "{ran:?}");
+    let seed = std::fs::read_to_string(&file).unwrap();
+    assert!(public.starts_with('U') && !format!("{ran:?}").contains(seed.trim()), "{ran:?}");
+    assert!(ran.err.contains("never put an agent's login key into auth.trusted"), "{}", ran.err);
     let shown = run(ctl("nats://127.0.0.1:1", &format!("key show {}", file.display()))).await;
     assert_eq!(shown.expect(0).out.trim(), public);
 
@@ -284,7 +286,7 @@ async fn raw_sends_anything_and_shows_what_the_agent_says_of_it() {
     let ran = world.run("raw db1 mysql.errorlog").await;
     assert!(ran.expect(1).err.contains("did you mean mysql.error-log?"), "{}", ran.err);
     let ran = world.run("raw db1 mysql.error-log {\"rows\":3}").await;
-    assert!(ran.expect(1).err.contains("rows"), "{}", ran.err);
+    assert!(ran.expect(2).err.contains("rows"), "{}", ran.err);
     world.run("raw db1 mysql.error-log {").await.expect(2);
 }
 
@@ -321,5 +323,42 @@ async fn the_configuration_of_the_bus_is_made_without_a_bus() {
     let server = NatsServer::start(&NatsOptions::jetstream().config(made.expect(0).out.clone())).unwrap();
     let line = format!("--nkey-file {} --inbox-prefix _INBOX_USER_alice fleet", key.display());
     assert!(run(ctl(&server.url(), &line)).await.expect(0).out.contains("no agent answers"));
-    run(ctl(&server.url(), "--timeout 1s fleet")).await.expect(4);
+    let ran = run(ctl(&server.url(), "--timeout 1s fleet")).await;
+    assert!(ran.expect(77).err.contains("log in with --nkey-file"), "{}", ran.err);
+    // Without the inbox prefix no answer can be heard, which is not that nobody answers.
+    let ran = run(ctl(&server.url(), &format!("--nkey-file {} fleet", key.display()))).await;
+    assert!(ran.expect(77).err.contains("ORCH_INBOX_PREFIX"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_cannot_be_written_is_a_failure_whatever_the_command() {
+    let world = World::new().await;
+    let db1 = world.agent("db1", "dc1", vec![]).await;
+    db1.publish(EventData::AgentStarted(AgentStarted { version: "1".into(), jobs_resumed: vec![] })).await;
+    let key = format!("key generate {}", world.dir.path().join("full.nk").display());
+    for line in ["fleet", "fleet --json", "events --json", "host db1 status", key.as_str()] {
+        let mut command = world.ctl(line);
+        command.stdout(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+        // Not `output`, which would take stdout back.
+        let ran = fake::ran(command.spawn().unwrap().wait_with_output().await.unwrap());
+        assert!(ran.expect(1).err.contains("cannot write to stdout: No space left"), "{line}: {}", ran.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_learns_of_wrong_arguments_as_of_every_other_failure() {
+    let ran = run(ctl("nats://127.0.0.1:1", "seed start db7 --throttle 50 --json")).await;
+    let error = ran.expect(2).json()[0]["error"].clone();
+    assert_eq!((&error["exit"], &error["code"]), (&json!(2), &json!("bad_request")));
+    assert!(ran.err.contains("write 50B, 50K, 50M or 50G"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_of_one_name_are_both_shown_and_told() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![]).await;
+    world.agent("db1", "dc2", vec![]).await;
+    let ran = world.run("fleet").await;
+    assert_eq!(ran.expect(0).out.matches("DUPLICATE").count(), 2, "{}", ran.out);
+    assert!(ran.out.contains("db1: more than one process speaks in this name"), "{}", ran.out);
 }

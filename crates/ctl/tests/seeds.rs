@@ -75,7 +75,7 @@ async fn a_plan_that_refuses_ends_with_3_and_nothing_touched() {
     for line in ["seed start db7 --from db1", "seed plan db7 --from db1"] {
         let ran = world.run(line).await;
         ran.expect(3);
-        assert!(ran.out.contains("REFUSE   mysql-may-stop"), "{}", ran.out);
+        assert!(ran.out.contains("REFUSE   mysql_may_stop"), "{}", ran.out);
         assert!(ran.err.contains("give leave with --stop-mysql"), "{}", ran.err);
     }
     assert!(!db1.asked().contains(&"seed.offer"), "no offer is made");

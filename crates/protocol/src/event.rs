@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::error::WireError;
-use crate::ids::{AgentId, EventId, JobId, SnapshotId};
+use crate::ids::{AgentId, BootId, EventId, JobId, SnapshotId};
 use crate::job::JobState;
 use crate::mysql::ServerState;
 use crate::snapshot::Snapshot;
@@ -64,6 +64,9 @@ pub enum EventData {
     /// The agent stops in good order.
     #[serde(rename = "agent.stopped")]
     AgentStopped(AgentStopped),
+    /// Another process speaks in this agent's name.
+    #[serde(rename = "agent.duplicate")]
+    AgentDuplicate(AgentDuplicate),
     /// A snapshot appeared, made by the agent or seen by reconciling.
     #[serde(rename = "snapshot.created")]
     SnapshotCreated(SnapshotEvent),
@@ -109,6 +112,7 @@ impl EventData {
         match self {
             Self::AgentStarted(_) => "agent.started",
             Self::AgentStopped(_) => "agent.stopped",
+            Self::AgentDuplicate(_) => "agent.duplicate",
             Self::SnapshotCreated(_) => "snapshot.created",
             Self::SnapshotAvailable(_) => "snapshot.available",
             Self::SnapshotMounted(_) => "snapshot.mounted",
@@ -136,9 +140,11 @@ impl EventData {
             Self::SnapshotRemoved(e) | Self::SnapshotInvalid(e) => Some(e.id.to_string()),
             Self::JobStage(e) | Self::JobFinished(e) => Some(e.job.to_string()),
             Self::CommandDenied(e) => Some(e.command.clone()),
-            Self::AgentStarted(_) | Self::AgentStopped(_) | Self::MysqlState(_) | Self::EventsDropped(_) => {
-                None
-            }
+            Self::AgentStarted(_)
+            | Self::AgentStopped(_)
+            | Self::AgentDuplicate(_)
+            | Self::MysqlState(_)
+            | Self::EventsDropped(_) => None,
         }
     }
 
@@ -166,6 +172,21 @@ pub struct AgentStarted {
 pub struct AgentStopped {
     /// Why, for example `SIGTERM`.
     pub reason: String,
+}
+
+/// Body of `agent.duplicate`: what the other process says of itself. Each of the two tells of the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentDuplicate {
+    /// The process that tells.
+    pub boot: BootId,
+    /// The other one.
+    pub other_boot: BootId,
+    /// When the other one started.
+    pub other_started_at: Timestamp,
+    /// Cluster of the other one.
+    pub other_cluster: String,
+    /// Data centre of the other one.
+    pub other_dc: String,
 }
 
 /// Body of the events about a snapshot that is there.

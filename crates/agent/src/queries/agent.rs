@@ -21,8 +21,14 @@ pub(crate) fn info(host: &Host) -> AgentInfo {
         started_at: host.started_at,
         config_digest: config_digest(&host.config),
         accepts_unsigned: host.config.auth.accept_unsigned,
-        capabilities: host.capabilities.clone(),
+        capabilities: host.capabilities.iter().cloned().chain([events(host)]).collect(),
     }
+}
+
+/// Whether what happens here reaches the stream of events.
+fn events(host: &Host) -> Capability {
+    let reason = host.outbox.trouble();
+    Capability { name: "events".into(), available: reason.is_none(), reason }
 }
 
 /// `custom.list`.

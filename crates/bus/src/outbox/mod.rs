@@ -84,6 +84,8 @@ struct Shared {
     written: Condvar,
     /// Sequences of the newest event on disk and the newest acknowledged one.
     marks: watch::Sender<Marks>,
+    /// What keeps events from their stream now.
+    trouble: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,6 +117,7 @@ impl Outbox {
             queue: Mutex::default(),
             written: Condvar::new(),
             marks: watch::Sender::new(marks),
+            trouble: Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -185,6 +188,12 @@ impl Outbox {
     #[must_use]
     pub fn stats(&self) -> OutboxStats {
         lock(&self.shared.spool).stats()
+    }
+
+    /// What keeps events from their stream now, and what mends it; `None` while all goes well.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        lock(&self.shared.trouble).clone()
     }
 
     /// Sends in the background, in order, each event again and again until a stream has it, until `shutdown`.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
 use protocol::event::{CONTENT_TYPE, Event};
 use protocol::subject::Subject;
 use tokio_util::sync::CancellationToken;
@@ -17,21 +18,76 @@ use tokio_util::sync::CancellationToken;
 use super::spool::{Cursor, Spooled};
 use super::{Shared, lock};
 use crate::conn::{Bus, ConnState, backoff};
+use crate::error::BusError;
+use crate::events::SETUP_HINT;
 
 /// While events follow on each other, their mark is written this often: each costs a sync of the disk.
 const MARK_EVERY: Duration = Duration::from_millis(50);
 /// The stream's duplicate window is 2 h: an acknowledged event is not sent again after so long an outage.
 const SAFE_TO_REPEAT: Duration = Duration::from_secs(3_600);
 
+/// What holds the events up is told again after so long, if it is the same.
+const TELL_AGAIN: Duration = Duration::from_secs(3_600);
+/// What the bus's permissions forbid is tried again after so long, or with a new connection.
+const REFUSED_PAUSE: Duration = Duration::from_secs(600);
+
 /// Why a round ended.
 enum End {
     Shutdown,
     Disconnected,
-    Failed(String),
+    Failed(Trouble),
+}
+
+/// What keeps an event from its stream.
+#[derive(Debug, PartialEq, Eq)]
+struct Trouble {
+    why: String,
+    /// The permissions forbid it: nothing but a change of them helps.
+    refused: bool,
+}
+
+impl Trouble {
+    fn passing(why: impl Into<String>) -> Self {
+        Self { why: why.into(), refused: false }
+    }
+}
+
+/// Tells what lasts, once, and again when it has lasted on or is another.
+#[derive(Default)]
+struct Teller {
+    failures: usize,
+    told: Option<(String, Instant)>,
+}
+
+impl Teller {
+    /// At a start the stream may be a moment late: the third failure in a row is told; a refusal at once.
+    fn failed(&mut self, shared: &Shared, trouble: &Trouble) {
+        self.failures += 1;
+        *lock(&shared.trouble) = Some(trouble.why.clone());
+        let lasts = trouble.refused || self.failures >= 3;
+        let news =
+            self.told.as_ref().is_none_or(|(why, at)| *why != trouble.why || at.elapsed() > TELL_AGAIN);
+        if lasts && news {
+            self.told = Some((trouble.why.clone(), Instant::now()));
+            tracing::warn!(
+                why = trouble.why,
+                pending = lock(&shared.spool).stats().pending,
+                "events wait in the spool on this host"
+            );
+        }
+    }
+
+    fn went_on(&mut self, shared: &Shared) {
+        self.failures = 0;
+        *lock(&shared.trouble) = None;
+        if self.told.take().is_some() {
+            tracing::info!("the stream takes events again");
+        }
+    }
 }
 
 pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationToken) {
-    let mut failures = 0;
+    let mut teller = Teller::default();
     let mut repeat_recent = false;
     let mut lost_at = Instant::now();
     loop {
@@ -48,7 +104,7 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
         let before = shared.marks.borrow().sent;
         let end = round(&shared, &bus, &shutdown, repeat).await;
         if shared.marks.borrow().sent > before {
-            failures = 0;
+            teller.went_on(&shared);
         }
         match end {
             End::Shutdown => return,
@@ -56,20 +112,16 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
                 repeat_recent = true;
                 lost_at = Instant::now();
             }
-            End::Failed(why) => {
-                failures += 1;
-                // Told when it lasts, and then ever more rarely: at a start the stream may be a moment late.
-                if failures == 3 || (failures % 20) == 0 {
-                    tracing::warn!(
-                        why,
-                        pending = lock(&shared.spool).stats().pending,
-                        "events stay in the spool for now"
-                    );
-                }
-                let pause = backoff(failures, 200, 10_000);
+            End::Failed(trouble) => {
+                teller.failed(&shared, &trouble);
+                state.mark_unchanged();
+                let pause =
+                    if trouble.refused { REFUSED_PAUSE } else { backoff(teller.failures, 200, 10_000) };
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = tokio::time::sleep(pause) => {}
+                    // A new connection may have other permissions.
+                    _ = state.changed() => {}
                 }
             }
         }
@@ -78,7 +130,6 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
 
 /// Sends from the first unsafe event on until something goes wrong.
 async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, repeat: bool) -> End {
-    let jetstream = bus.jetstream();
     let mut state = bus.state();
     state.mark_unchanged();
     let mut marks = shared.marks.subscribe();
@@ -87,7 +138,7 @@ async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, re
         let from = if repeat { spool.recent(Instant::now()) } else { spool.sent_sequence() + 1 };
         match spool.cursor(from) {
             Ok(cursor) => cursor,
-            Err(error) => return End::Failed(error.to_string()),
+            Err(error) => return End::Failed(Trouble::passing(error.to_string())),
         }
     };
     let mut unmarked: Option<u64> = None;
@@ -96,7 +147,9 @@ async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, re
         marks.mark_unchanged();
         let event = match next(shared, &mut cursor).await {
             Ok(event) => event,
-            Err(error) => return End::Failed(format!("the spool cannot be read: {error}")),
+            Err(error) => {
+                return End::Failed(Trouble::passing(format!("the spool cannot be read: {error}")));
+            }
         };
         if let Some(sequence) = unmarked
             && (event.is_none() || marked_at.elapsed() >= MARK_EVERY)
@@ -118,12 +171,12 @@ async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, re
         let end = tokio::select! {
             () = shutdown.cancelled() => End::Shutdown,
             () = lost(&mut state) => End::Disconnected,
-            sent = send(&jetstream, &event, bus) => match sent {
+            sent = send(&event, bus) => match sent {
                 Ok(()) => {
                     unmarked = Some(event.sequence);
                     continue;
                 }
-                Err(why) => End::Failed(why),
+                Err(trouble) => End::Failed(trouble),
             },
         };
         if let Some(sequence) = unmarked {
@@ -148,11 +201,7 @@ async fn next(shared: &Arc<Shared>, cursor: &mut Cursor) -> std::io::Result<Opti
 
 /// Publishes and waits for the acknowledgement. An event that no server will ever take counts as done, or it would
 /// hold up all others.
-async fn send(
-    jetstream: &async_nats::jetstream::Context,
-    spooled: &Spooled,
-    bus: &Bus,
-) -> Result<(), String> {
+async fn send(spooled: &Spooled, bus: &Bus) -> Result<(), Trouble> {
     let Ok(event) = serde_json::from_slice::<Event>(&spooled.body) else {
         tracing::error!(sequence = spooled.sequence, "an event in the spool is not readable; skipped");
         return Ok(());
@@ -162,24 +211,37 @@ async fn send(
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, event.id.to_string().as_str());
     headers.insert("Content-Type", CONTENT_TYPE);
-    let stored =
-        async { jetstream.publish_with_headers(subject, headers, spooled.body.clone().into()).await?.await };
-    match tokio::time::timeout(bus.config().request_timeout(), stored).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-            tracing::error!(sequence = spooled.sequence, "an event is larger than the bus takes; skipped");
+    let limit = bus.config().request_timeout();
+    match bus.request(subject, Some(headers), spooled.body.clone().into(), limit).await {
+        Ok(answer) => match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
+            Ok(Response::Ok(_)) => Ok(()),
+            Ok(Response::Err { error }) => {
+                Err(Trouble::passing(format!("the stream refused an event: {error}")))
+            }
+            Err(error) => {
+                Err(Trouble::passing(format!("the stream's acknowledgement cannot be read: {error}")))
+            }
+        },
+        Err(BusError::Unsendable { why, .. }) => {
+            tracing::error!(
+                sequence = spooled.sequence,
+                why,
+                "an event that the bus does not take is skipped"
+            );
             Ok(())
         }
-        Ok(Err(error)) => Err(explain(&error)),
-        Err(_) => Err("no acknowledgement came in time".into()),
+        Err(error) => Err(explain(&error)),
     }
 }
 
-fn explain(error: &PublishError) -> String {
-    match error.kind() {
-        PublishErrorKind::StreamNotFound => "no stream takes events; is JetStream on and set up?".into(),
-        PublishErrorKind::TimedOut => "no acknowledgement came in time".into(),
-        _ => error.to_string(),
+fn explain(error: &BusError) -> Trouble {
+    match error {
+        BusError::NoResponders { .. } => Trouble::passing(format!("no stream takes events; {SETUP_HINT}")),
+        BusError::TimedOut { .. } => Trouble::passing(format!(
+            "no acknowledgement came in time; where there is no stream, {SETUP_HINT}"
+        )),
+        BusError::NotPermitted { .. } => Trouble { why: error.to_string(), refused: true },
+        other => Trouble::passing(other.to_string()),
     }
 }
 

@@ -12,12 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::Intake;
 use crate::conn::ConnState;
 use crate::durable::{ACK_WAIT, COMMAND_STREAM, consumer_of};
+use crate::error::BusError;
 use crate::streams;
 
 /// One pull waits so long for commands.
 const PULL: Duration = Duration::from_secs(20);
 /// Without a consumer (nothing was ever queued for this host) it is looked for again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// Where the permissions forbid to look (the strict profile), it is tried again after so long.
+const REFUSED_PAUSE: Duration = Duration::from_secs(3_600);
 
 /// Takes this agent's durable commands until `shutdown`.
 pub(super) async fn take_commands(intake: Arc<Intake>, shutdown: CancellationToken) {
@@ -35,13 +38,18 @@ async fn pull_for_ever(intake: &Intake, shutdown: &CancellationToken) {
         if state.wait_for(|s| *s == ConnState::Connected).await.is_err() {
             return;
         }
+        let mut pause = LOOK_AGAIN;
         match streams::find_consumer(bus, COMMAND_STREAM, &name).await {
             Ok(Some(consumer)) => while pull(intake, &consumer, shutdown).await {},
             Ok(None) => {}
+            Err(BusError::NotPermitted { .. }) => {
+                tracing::info!("this agent's account may not take queued commands");
+                pause = REFUSED_PAUSE;
+            }
             Err(error) => tracing::debug!(%error, "cannot look for durable commands"),
         }
         state.mark_unchanged();
-        let wait = LOOK_AGAIN.mul_f64(rand::random_range(0.8..=1.2));
+        let wait = pause.mul_f64(rand::random_range(0.8..=1.2));
         // A new connection is a reason to look at once.
         timeout(wait, state.changed()).await.ok();
     }

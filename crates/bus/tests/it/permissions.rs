@@ -35,6 +35,11 @@ struct World {
 
 impl World {
     fn new(program: Option<PathBuf>, profile: Profile) -> Self {
+        Self::with(program, profile, "")
+    }
+
+    /// With more lines for the server's configuration.
+    fn with(program: Option<PathBuf>, profile: Profile, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = |name: &str| {
             let pair = KeyPair::new_user();
@@ -50,7 +55,7 @@ impl World {
             controllers: vec![NamedUser { name: "ctl".into(), key: controller.public_key() }],
             auditors: vec![NamedUser { name: "audit".into(), key: key("audit").public_key() }],
         };
-        let server = start_with(program, &server_config(&users, profile).unwrap());
+        let server = start_with(program, &format!("{more}{}", server_config(&users, profile).unwrap()));
         Self { server, dir, controller, profile }
     }
 
@@ -209,6 +214,31 @@ async fn the_simple_profile_holds(program: Option<PathBuf>) {
     tokio::time::timeout(LIMIT, spy.next()).await.expect("the hole is there, or this test may go").unwrap();
     client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
     assert_eq!(victim.handler.calls(), 3, "what came through the hole was not run");
+}
+
+/// A command that was left for an absent agent is acknowledged, so that it does not come again, in the form that newer servers ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledgements_of_the_newer_form_are_permitted() {
+    let Some(program) = testkit::nats::newest_program() else {
+        return eprintln!("skipped, because scripts/nats-newest was not run");
+    };
+    let world = World::with(Some(program), Profile::Simple, "feature_flags { js_ack_fc_v2: true }\n");
+    let ctl = world.bus("ctl").await;
+    let client =
+        Client::new(ctl.clone(), Some(KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap()), "ctl");
+    let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
+    for _ in 0..3 {
+        client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
+    }
+    let db2 = world.bus("db2").await;
+    let victim = start_agent(&world, &db2).await;
+    testkit::poll::until_async(LIMIT, "the queued commands to be acknowledged", || async {
+        let mut stream = ctl.jetstream().get_stream("orch_commands").await.ok()?;
+        (stream.info().await.ok()?.state.messages == 0).then_some(())
+    })
+    .await;
+    assert_eq!(victim.handler.calls(), 3);
+    assert!(!world.server.log().contains("Violation"), "{}", world.server.log());
 }
 
 async fn the_strict_profile_holds(program: Option<PathBuf>) {

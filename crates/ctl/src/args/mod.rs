@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::permissions::{AgentUser, NamedUser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use protocol::ids::AgentId;
 
@@ -202,6 +202,9 @@ pub enum KeyCmd {
     Generate {
         /// Where the seed goes; must not exist
         file: PathBuf,
+        /// What the key is for; both for a person who logs in and signs with one key
+        #[arg(long = "for", value_enum, value_delimiter = ',', value_name = "USE")]
+        uses: Vec<KeyUse>,
     },
     /// Shows the public key of a seed file
     Show {
@@ -210,11 +213,33 @@ pub enum KeyCmd {
     },
 }
 
+/// What a key is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum KeyUse {
+    /// Logs an agent or a person in to NATS
+    Login,
+    /// Signs commands, which agents obey
+    Signing,
+}
+
 /// The bus itself.
 #[derive(Debug, Subcommand)]
 pub enum BusCmd {
     /// Writes nats-server accounts, users and permissions with least privilege
     Config(BusConfigArgs),
+    /// Makes the streams of events and of queued commands where they are missing; a controller may
+    Setup(BusSetupArgs),
+}
+
+/// How a stream of events is made where there is none; one that exists keeps its limits.
+#[derive(Debug, Args)]
+pub struct BusSetupArgs {
+    /// Bytes of events kept, the oldest go first; the server sets them aside at once
+    #[arg(long, default_value = "1GiB", value_name = "SIZE", value_parser = units::parse_size)]
+    pub events_size: u64,
+    /// How long an event is kept
+    #[arg(long, default_value = "90d", value_name = "TIME", value_parser = units::parse_seconds)]
+    pub events_keep: u64,
 }
 
 /// Whom the configuration knows.

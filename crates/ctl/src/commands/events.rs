@@ -5,6 +5,7 @@ use futures_util::StreamExt;
 
 use crate::args::EventsArgs;
 use crate::error::{CtlError, Result};
+use crate::exit::Exit;
 use crate::render;
 use crate::session::Session;
 use crate::watch::Interrupt;
@@ -22,12 +23,15 @@ pub(super) async fn run(session: &Session, args: EventsArgs) -> Result<()> {
         until_end: !args.follow,
     };
     let failed = |source| CtlError::bus("cannot read the events", source);
+    if let Err(why) = session.event_stream().await {
+        session.out.note(&why);
+    }
     let mut events = session.client.events(filter).await.map_err(failed)?;
     let mut interrupt = Interrupt::listen()?;
     loop {
         let next = tokio::select! {
             next = events.next() => next,
-            () = interrupt.wait() => return Ok(()),
+            () = interrupt.wait() => return Err(CtlError::Told(Exit::Interrupted)),
         };
         match next {
             Some(Ok(stored)) => session.out.result(&stored.event, render::event),

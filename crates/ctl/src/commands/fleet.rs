@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bus::Health;
 use bus::events::{EventFilter, Since};
 use bus::fleet::FleetEntry;
+use bus::{BusError, Health, Made};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
 use protocol::ids::AgentId;
@@ -13,6 +13,7 @@ use tokio::time::{interval, timeout};
 
 use crate::args::FleetArgs;
 use crate::error::{CtlError, Result};
+use crate::exit::Exit;
 use crate::render::{self, Fleet, Missing, Seen};
 use crate::session::Session;
 use crate::watch::Interrupt;
@@ -29,26 +30,43 @@ pub(super) async fn run(session: &Session, args: &FleetArgs) -> Result<()> {
 async fn look(session: &Session, args: &FleetArgs) -> Result<()> {
     let mut known = BTreeMap::new();
     // What was read when the time is up is better than nothing.
-    let (beats, _) = tokio::join!(session.fleet(), timeout(EVENTS_LIMIT, known_hosts(session, &mut known)));
+    let (beats, events) =
+        tokio::join!(session.fleet(), timeout(EVENTS_LIMIT, known_hosts(session, &mut known)));
     let beats = beats?;
+    let blind = match events {
+        Ok(read) => read.err(),
+        Err(_) => Some("the stream of events takes too long to read".to_owned()),
+    };
     for beat in &beats {
         known.remove(&beat.agent);
     }
-    let hosts =
-        beats.into_iter().map(|heartbeat| Seen { health: "alive", silent_s: 0, duplicate: false, heartbeat });
-    let fleet = Fleet { hosts: hosts.collect(), missing: known.into_values().collect() };
+    let mut speak: BTreeMap<AgentId, usize> = BTreeMap::new();
+    for beat in &beats {
+        *speak.entry(beat.agent.clone()).or_default() += 1;
+    }
+    let hosts = beats.into_iter().map(|heartbeat| {
+        let duplicate = speak.get(&heartbeat.agent).is_some_and(|processes| *processes > 1);
+        Seen { health: "alive", silent_s: 0, duplicate, heartbeat }
+    });
+    let fleet = Fleet { hosts: hosts.collect(), missing: known.into_values().collect(), blind };
     session.out.result(&filtered(fleet, args), |fleet| render::fleet(fleet, Timestamp::now()));
     Ok(())
 }
 
-/// Every host that started or stopped lately, by the event stream; nothing where there is none.
-async fn known_hosts(session: &Session, known: &mut BTreeMap<AgentId, Missing>) {
+/// Every host of which there was an event lately, by the event stream; why it cannot be told where it cannot.
+async fn known_hosts(session: &Session, known: &mut BTreeMap<AgentId, Missing>) -> Result<(), String> {
+    if session.event_stream().await? == Made::Now {
+        return Err(
+            "the stream of events is made just now; hosts that are up tell of themselves within seconds"
+                .to_owned(),
+        );
+    }
     let since = Timestamp::now().checked_sub(MISSED_FOR).map_or(Since::All, Since::Time);
-    let filter =
-        EventFilter { since, kind: Some("agent.*".to_owned()), until_end: true, ..EventFilter::default() };
-    let Ok(mut events) = session.client.events(filter).await else { return };
-    while let Some(Ok(stored)) = events.next().await {
-        let event = stored.event;
+    let filter = EventFilter { since, until_end: true, ..EventFilter::default() };
+    let failed = |error: BusError| format!("the events cannot be read: {error}");
+    let mut events = session.client.events(filter).await.map_err(failed)?;
+    while let Some(next) = events.next().await {
+        let event = next.map_err(failed)?.event;
         let state = if event.kind == "orch.agent.stopped" { "stopped" } else { "missing" };
         let missing = Missing {
             host: event.host.clone(),
@@ -59,6 +77,7 @@ async fn known_hosts(session: &Session, known: &mut BTreeMap<AgentId, Missing>) 
         };
         known.insert(event.host, missing);
     }
+    Ok(())
 }
 
 fn filtered(mut fleet: Fleet, args: &FleetArgs) -> Fleet {
@@ -80,9 +99,10 @@ async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
     while !session.out.is_closed() {
         tokio::select! {
             _ = tick.tick() => {}
-            () = interrupt.wait() => break,
+            () = interrupt.wait() => return Err(CtlError::Told(Exit::Interrupted)),
         }
-        let fleet = Fleet { hosts: live.entries().iter().map(seen).collect(), missing: Vec::new() };
+        let fleet =
+            Fleet { hosts: live.entries().iter().map(seen).collect(), missing: Vec::new(), blind: None };
         let fleet = filtered(fleet, args);
         let now = Timestamp::now();
         if session.out.is_terminal() {
@@ -96,7 +116,7 @@ async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
             let line = changes(&seen);
             if told.get(&seen.heartbeat.agent) != Some(&line) {
                 session.out.result(&seen, |seen| {
-                    let one = Fleet { hosts: vec![seen.clone()], missing: Vec::new() };
+                    let one = Fleet { hosts: vec![seen.clone()], missing: Vec::new(), blind: None };
                     render::fleet(&one, now).lines().nth(1).unwrap_or_default().to_owned()
                 });
                 told.insert(seen.heartbeat.agent, line);

@@ -1,6 +1,7 @@
 //! One file per family of subcommands.
 
 mod binlog;
+mod bus;
 mod events;
 mod fleet;
 mod host;
@@ -10,7 +11,7 @@ mod raw;
 mod seed;
 mod snapshot;
 
-use crate::args::{Cli, Cmd};
+use crate::args::{BusCmd, Cli, Cmd};
 use crate::error::{CtlError, Result};
 use crate::output::Out;
 use crate::session::Session;
@@ -24,7 +25,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
     // Keys and configurations are made without a bus.
     let command = match command {
         Cmd::Key(command) => return key::run(&command, &out),
-        Cmd::Bus(command) => return key::bus(command, &out),
+        Cmd::Bus(BusCmd::Config(args)) => return bus::config(args, &out),
         other => other,
     };
     let session = Session::open(global, out).await?;
@@ -46,7 +47,8 @@ async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
         Cmd::Seed(command) => Box::pin(seed::run(session, command)).await,
         Cmd::Events(args) => events::run(session, args).await,
         Cmd::Raw(args) => raw::run(session, args).await,
-        Cmd::Key(_) | Cmd::Bus(_) => Ok(()),
+        Cmd::Bus(BusCmd::Setup(args)) => bus::setup(session, &args).await,
+        Cmd::Key(_) | Cmd::Bus(BusCmd::Config(_)) => Ok(()),
     }
 }
 

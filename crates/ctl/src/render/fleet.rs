@@ -1,5 +1,7 @@
 //! The fleet and its snapshots.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary};
 use protocol::ids::AgentId;
@@ -17,6 +19,8 @@ pub struct Fleet {
     pub hosts: Vec<Seen>,
     /// Hosts whose events are in the stream but which do not answer.
     pub missing: Vec<Missing>,
+    /// Why hosts that do not answer cannot be told; `null` where they can.
+    pub blind: Option<String>,
 }
 
 /// A host that answers, or did.
@@ -43,20 +47,21 @@ pub struct Missing {
     pub dc: String,
     /// `stopped` when it said goodbye, else `missing`.
     pub state: &'static str,
-    /// Its last start or stop.
+    /// When its last event happened.
     pub since: Timestamp,
 }
 
 /// The fleet as a table.
 #[must_use]
 pub fn fleet(fleet: &Fleet, now: Timestamp) -> String {
+    let blind = fleet.blind.as_ref().map(|why| format!("hosts that are down cannot be told: {why}\n"));
     if fleet.hosts.is_empty() && fleet.missing.is_empty() {
-        return "no agent answers on this bus\n".to_owned();
+        return format!("no agent answers on this bus\n{}", blind.unwrap_or_default());
     }
     let mut rows: Vec<Vec<String>> = fleet.hosts.iter().map(|seen| row(seen, now)).collect();
     rows.extend(fleet.missing.iter().map(|m| {
         let mut row = vec![m.host.to_string(), m.cluster.clone(), m.dc.clone(), m.state.to_owned()];
-        row.push(format!("for {}", units::age(m.since, now)));
+        row.push(format!("last event {} ago", units::age(m.since, now)));
         row
     }));
     let mut text = table(
@@ -64,11 +69,23 @@ pub fn fleet(fleet: &Fleet, now: Timestamp) -> String {
         rows,
     );
     let unsigned = fleet.hosts.iter().filter(|seen| seen.heartbeat.accepts_unsigned).count();
-    text.push_str(&format!("{} hosts answer, {} missing", fleet.hosts.len(), fleet.missing.len()));
+    let missing = match fleet.blind {
+        Some(_) => "?".to_owned(),
+        None => fleet.missing.len().to_string(),
+    };
+    text.push_str(&format!("{} hosts answer, {missing} missing", fleet.hosts.len()));
     if unsigned > 0 {
         text.push_str(&format!("; {unsigned} take unsigned commands"));
     }
     text.push('\n');
+    let doubled: BTreeSet<_> =
+        fleet.hosts.iter().filter(|seen| seen.duplicate).map(|seen| seen.heartbeat.agent.as_str()).collect();
+    for agent in doubled {
+        text.push_str(&format!(
+            "{agent}: more than one process speaks in this name; give each host an agent.id and a key of its own\n"
+        ));
+    }
+    text.push_str(&blind.unwrap_or_default());
     text
 }
 

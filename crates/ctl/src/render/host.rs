@@ -18,7 +18,7 @@ pub fn agent_info(info: &AgentInfo) -> String {
         ("cluster", Some(info.cluster.clone())),
         ("dc", Some(info.dc.clone())),
         ("version", Some(format!("{} (protocol {})", info.version, info.protocol))),
-        ("started", Some(format!("{} UTC, boot {}", units::time(info.started_at), info.boot))),
+        ("started", Some(format!("{}, boot {}", units::time(info.started_at), info.boot))),
         ("config", Some(info.config_digest.clone())),
         (
             "commands",
@@ -38,7 +38,7 @@ pub fn agent_info(info: &AgentInfo) -> String {
 #[must_use]
 pub fn heartbeat(beat: &Heartbeat) -> String {
     let seen = Seen { health: "alive", silent_s: 0, duplicate: false, heartbeat: beat.clone() };
-    let text = fleet(&Fleet { hosts: vec![seen], missing: Vec::new() }, beat.sent_at);
+    let text = fleet(&Fleet { hosts: vec![seen], missing: Vec::new(), blind: None }, beat.sent_at);
     text.lines().take(2).map(|line| format!("{line}\n")).collect()
 }
 

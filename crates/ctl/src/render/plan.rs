@@ -1,5 +1,6 @@
 //! A seed's plan and the choice of its donor.
 
+use protocol::ids::AgentId;
 use protocol::seed::{Guard, GuardResult, SeedPlan, Transport, Verdict};
 
 use super::{pairs, table, word};
@@ -8,8 +9,8 @@ use crate::units;
 
 /// Why this donor was taken, and what was passed over.
 #[must_use]
-pub fn choice(choice: &Choice) -> String {
-    let mut text = format!("donor {}: {}\n", choice.donor, choice.reasons.join(", "));
+pub fn choice(recipient: &AgentId, choice: &Choice) -> String {
+    let mut text = format!("{recipient}: donor {}: {}\n", choice.donor, choice.reasons.join(", "));
     for passed in &choice.passed_over {
         text.push_str(&format!("  passed over {}: {}\n", passed.agent, passed.why));
     }
@@ -55,6 +56,7 @@ pub fn plans(plans: &[&SeedPlan]) -> String {
             units::signed_size(plan.free_after_bytes),
             expected(plan),
             if plan.refusals().next().is_some() { "REFUSED" } else { "ok" }.to_owned(),
+            plan.digest.clone(),
         ]
     };
     let headers = [
@@ -66,6 +68,7 @@ pub fn plans(plans: &[&SeedPlan]) -> String {
         ">AT THE LEAST",
         ">AFTERWARDS",
         "TIME",
+        "VERDICT",
         "PLAN",
     ];
     let mut text = table(&headers, plans.iter().map(row).collect());
@@ -91,10 +94,10 @@ fn guard(result: &GuardResult) -> Vec<String> {
     vec![verdict.to_owned(), name(result.guard), result.message.clone()]
 }
 
-/// A guard's name as people read it.
+/// A guard's name, spelt as in JSON.
 #[must_use]
 pub fn name(guard: Guard) -> String {
-    word(&guard).replace('_', "-")
+    word(&guard)
 }
 
 fn source(plan: &SeedPlan) -> String {

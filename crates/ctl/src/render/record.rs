@@ -13,6 +13,9 @@ use super::{or_dash, pairs, result, table, word};
 use crate::units;
 use crate::watch::progress_text;
 
+/// A text of an event's detail that is longer is for programs.
+const FACT_MAX: usize = 80;
+
 /// Jobs as a table.
 #[must_use]
 pub fn jobs(jobs: &[JobView], now: Timestamp) -> String {
@@ -47,11 +50,11 @@ pub fn job(job: &JobView) -> String {
         ("progress", job.progress.as_ref().filter(|p| p.bytes_total > 0).map(|p| progress(p, job.state))),
         ("actor", Some(job.actor.clone())),
         ("request", Some(job.request.to_string())),
-        ("began", Some(format!("{} UTC", units::time(job.created_at)))),
+        ("began", Some(units::time(job.created_at))),
         (
             "ended",
             job.finished_at
-                .map(|at| format!("{} UTC, after {}", units::time(at), units::age(job.created_at, at))),
+                .map(|at| format!("{}, after {}", units::time(at), units::age(job.created_at, at))),
         ),
         ("error", error.map(|e| format!("{} ({})", e.message, e.code.as_str()))),
     ]);
@@ -147,6 +150,13 @@ fn about(event: &Event, of_job: bool) -> String {
             format!("version {}, {} jobs resumed", started.version, started.jobs_resumed.len())
         }
         Some(EventData::AgentStopped(stopped)) => stopped.reason,
+        Some(EventData::AgentDuplicate(other)) => format!(
+            "ANOTHER process speaks in this name: boot {} of cluster {}, {}, started {}",
+            other.other_boot,
+            other.other_cluster,
+            other.other_dc,
+            units::time(other.other_started_at)
+        ),
         Some(
             EventData::SnapshotCreated(e)
             | EventData::SnapshotAvailable(e)
@@ -167,17 +177,35 @@ fn about(event: &Event, of_job: bool) -> String {
     format!("{kind}  {text}")
 }
 
+/// What of a stage's detail a person reads; JSON has the rest.
 fn detail(detail: &serde_json::Value) -> String {
-    let Some(fields) = detail.as_object().filter(|fields| !fields.is_empty()) else { return String::new() };
-    let fields: Vec<String> = fields
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| match value.as_str() {
-            Some(text) => format!("{name}={text}"),
-            None => format!("{name}={value}"),
-        })
+    let facts: Vec<String> = detail
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(name, value)| Some(format!("{} {}", name.replace('_', " "), fact(name, value)?)))
         .collect();
-    format!(" {}", fields.join(" "))
+    if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) }
+}
+
+/// A figure with its unit, or a short text; digests, lists and what has parts of its own are for programs.
+pub(super) fn fact(name: &str, value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) => Some(match number.as_u64() {
+            Some(rate) if name.ends_with("bytes_per_s") => units::rate(rate),
+            Some(bytes) if name.ends_with("bytes") => units::size(bytes),
+            Some(milliseconds) if name.ends_with("_ms") => format!("{:.1}s", milliseconds as f64 / 1000.0),
+            Some(seconds) if name.ends_with("_s") => units::duration(seconds),
+            _ => number.to_string(),
+        }),
+        Value::Bool(yes) => Some(if *yes { "yes" } else { "no" }.to_owned()),
+        Value::String(text) => {
+            let digest = text.len() >= 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+            (!digest && !text.is_empty() && text.chars().count() <= FACT_MAX).then(|| text.clone())
+        }
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 /// How a job that is over ended, in words.

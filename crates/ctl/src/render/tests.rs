@@ -37,14 +37,18 @@ fn the_fleet_stands_in_columns() {
         state: "missing",
         since: noon() - SignedDuration::from_hours(3),
     };
-    let all = Fleet { hosts: vec![seen(db1, "alive", 0), seen(db7, "suspect", 35)], missing: vec![missing] };
+    let all = Fleet {
+        hosts: vec![seen(db1, "alive", 0), seen(db7, "suspect", 35)],
+        missing: vec![missing],
+        blind: None,
+    };
     assert_eq!(
         fleet(&all, noon()),
         "\
-HOST             CLUSTER  DC   AGENT        MYSQL       DATADIR      FREE  SNAPSHOTS  NEWEST   JOBS
-db1.example.com  shop     dc1  0.1.0        up 10.11.6  3.0 GiB  40.0 GiB          1  30m ago  -
-db7              shop     dc1  suspect 35s  stopped           -  40.0 GiB          0  -        seed.start transfer 41 %
-db9              shop     dc2  missing      for 3h 0m
+HOST             CLUSTER  DC   AGENT        MYSQL                  DATADIR      FREE  SNAPSHOTS  NEWEST   JOBS
+db1.example.com  shop     dc1  0.1.0        up 10.11.6             3.0 GiB  40.0 GiB          1  30m ago  -
+db7              shop     dc1  suspect 35s  stopped                      -  40.0 GiB          0  -        seed.start transfer 41 %
+db9              shop     dc2  missing      last event 3h 0m ago
 2 hosts answer, 1 missing; 1 take unsigned commands
 "
     );
@@ -80,9 +84,9 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
 Seed db7 from db1 (snapshot vg0/s1)
 
 VERDICT  GUARD            FOUND
-ok       not-onto-itself  two hosts
-REFUSE   mysql-may-stop   MySQL runs; give leave with --stop-mysql
-WARN     snapshot-proven  nobody has verified it
+ok       not_onto_itself  two hosts
+REFUSE   mysql_may_stop   MySQL runs; give leave with --stop-mysql
+WARN     snapshot_proven  nobody has verified it
 
 data               10.0 GiB in 312 files
 free now           8.0 GiB
@@ -97,7 +101,7 @@ It will:
   1. stop MySQL
   2. move /var/lib/mysql aside
 
-Refused by mysql-may-stop: nothing was touched.
+Refused by mysql_may_stop: nothing was touched.
 "
     );
 }
@@ -111,8 +115,8 @@ fn a_choice_says_why_and_what_was_passed_over() {
         passed_over: vec![PassedOver { agent: "db2".parse().unwrap(), why: "has no snapshot".into() }],
     };
     assert_eq!(
-        choice(&taken),
-        "donor db1: same cluster shop, in the recipient's DC dc1\n  passed over db2: has no snapshot\n"
+        choice(&"db7".parse().unwrap(), &taken),
+        "db7: donor db1: same cluster shop, in the recipient's DC dc1\n  passed over db2: has no snapshot\n"
     );
 }
 

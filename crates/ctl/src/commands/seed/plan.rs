@@ -139,8 +139,10 @@ fn show(session: &Session, plans: &[Planned]) {
         }
         return;
     }
-    for choice in plans.iter().filter_map(|planned| planned.choice.as_ref()) {
-        session.out.text(&render::choice(choice));
+    for planned in plans {
+        if let Some(choice) = &planned.choice {
+            session.out.text(&render::choice(&planned.recipient, choice));
+        }
     }
     let plans: Vec<&SeedPlan> = plans.iter().map(|planned| &planned.plan).collect();
     match plans.as_slice() {
@@ -152,7 +154,8 @@ fn show(session: &Session, plans: &[Planned]) {
 fn refusal(plan: &SeedPlan) -> Option<CtlError> {
     let reasons: Vec<String> =
         plan.refusals().map(|guard| format!("{}: {}", render::name(guard.guard), guard.message)).collect();
-    (!reasons.is_empty()).then(|| CtlError::Refused { host: plan.recipient.clone(), reasons })
+    let guards = plan.refusals().map(|guard| guard.guard).collect();
+    (!reasons.is_empty()).then(|| CtlError::Refused { host: plan.recipient.clone(), reasons, guards })
 }
 
 /// One failure is the program's own; several are reported here and the worst one counts.

@@ -89,6 +89,9 @@ async fn collect(session: &Session, recipient: &AgentId, job: JobId, found: &mut
         until_end: true,
         ..EventFilter::default()
     };
+    if let Err(why) = session.event_stream().await {
+        return session.out.note(&why);
+    }
     let mut events = match session.client.events(filter).await {
         Ok(events) => events,
         Err(error) => return session.out.note(&format!("no events: {error}")),

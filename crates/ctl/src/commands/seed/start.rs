@@ -31,6 +31,7 @@ pub(super) async fn run(
             "the plan asked for no longer holds: the one shown is {}; look at it and start that",
             planned.plan.digest
         )],
+        guards: Vec::new(),
     }));
     if planned.is_empty() {
         return settle(session, failures);
@@ -131,14 +132,14 @@ async fn give_up(
     if matches!(source, BusError::TimedOut { .. } | BusError::Closed) {
         // It may have begun, and then it needs the offer; an unused one lapses by itself.
         let hint = format!(
-            "the seed may have begun: `seed watch {recipient}` tells; if not, the offer on {donor} lapses at {} UTC",
+            "the seed may have begun: `seed watch {recipient}` tells; if not, the offer on {donor} lapses at {}",
             crate::units::time(offer.expires_at)
         );
         return CtlError::call(recipient, "seed.start", source, Some(hint));
     }
     if let Err(error) = session.call_surely(donor, SeedReleaseParams { offer: offer.id }).await {
         session.out.note(&format!(
-            "warning: the offer {} on {donor} could not be released ({error}); it lapses at {} UTC",
+            "warning: the offer {} on {donor} could not be released ({error}); it lapses at {}",
             offer.id,
             crate::units::time(offer.expires_at)
         ));

@@ -8,15 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{ConnectOptions, Event, HeaderMap, Message, RequestErrorKind, ServerError, jetstream};
+use async_nats::{ConnectErrorKind, ConnectOptions, HeaderMap, Message, RequestErrorKind, jetstream};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::BusConfig;
 use crate::credentials::{check_tls_files, make_auth};
-use crate::error::{BusError, Result};
+use crate::error::{BusError, Result, Unconnected};
+
+mod hooks;
+
+use hooks::Hooks;
+pub(crate) use hooks::Violation;
 
 /// Where the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +42,8 @@ pub struct Bus {
     jetstream: jetstream::Context,
     state: watch::Receiver<ConnState>,
     violations: broadcast::Sender<Violation>,
+    inbox_refused: Arc<AtomicBool>,
     config: Arc<BusConfig>,
-}
-
-/// The server refused something to this user.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Violation {
-    action: &'static str,
-    subject: String,
 }
 
 impl std::fmt::Debug for Bus {
@@ -72,19 +70,14 @@ impl Bus {
         check_tls_files(config)?;
         let (state_sender, state) = watch::channel(ConnState::Connecting);
         let (violations, _) = broadcast::channel(64);
-        let hooks = Arc::new(Hooks {
-            client: Mutex::new(None),
-            was_connected: AtomicBool::new(false),
-            state: state_sender,
-            violations: violations.clone(),
-        });
+        let hooks = Arc::new(Hooks::new(config, state_sender, violations.clone()));
         let client = options(config, name, Some(&hooks))
             .retry_on_initial_connect()
             .connect(config.servers.clone())
             .await
             .map_err(BusError::Setup)?;
         hooks.set_client(Some(client.clone()));
-        tokio::spawn(follow_state(client.clone(), Arc::downgrade(&hooks)));
+        tokio::spawn(hooks::follow_state(client.clone(), config.clone(), Arc::downgrade(&hooks)));
         let builder = jetstream::ContextBuilder::new().timeout(config.request_timeout());
         let jetstream = match &config.jetstream_prefix {
             Some(prefix) => {
@@ -92,7 +85,8 @@ impl Bus {
             }
             None => builder.build(client.clone()),
         };
-        Ok(Self { client, jetstream, state, violations, config: Arc::new(config.clone()) })
+        let inbox_refused = hooks.inbox_refused.clone();
+        Ok(Self { client, jetstream, state, violations, inbox_refused, config: Arc::new(config.clone()) })
     }
 
     /// Where the connection stands, and its changes.
@@ -116,7 +110,11 @@ impl Bus {
     pub async fn connected(&self, within: Duration) -> Result<()> {
         match self.wait_connected(Instant::now() + within).await {
             Err(BusError::NotConnected { servers, .. }) => {
-                Err(BusError::NotConnected { servers, why: self.diagnose().await })
+                let (trouble, why) = match attempt(&self.config).await {
+                    Ok(()) => (Unconnected::Away, "a new attempt succeeded just now".to_owned()),
+                    Err(failed) => failed,
+                };
+                Err(BusError::NotConnected { servers, why, trouble })
             }
             other => other,
         }
@@ -135,23 +133,23 @@ impl Bus {
         }
     }
 
-    /// Why connecting fails, found by one attempt of its own: the client keeps its reasons to itself.
-    async fn diagnose(&self) -> String {
-        self.attempt().await.err().unwrap_or_else(|| "a new attempt succeeded just now".into())
-    }
-
-    /// One more connection with the files as they are now, closed at once; why it fails.
-    async fn attempt(&self) -> std::result::Result<(), String> {
-        let attempt = options(&self.config, "attempt", None).connect(self.config.servers.clone());
-        match timeout(Duration::from_millis(self.config.connect_timeout_ms), attempt).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(sys::error::line(&error)),
-            Err(_) => Err("the server does not answer".into()),
-        }
-    }
-
     pub(crate) fn not_connected(&self, why: &str) -> BusError {
-        BusError::NotConnected { servers: self.config.servers.join(", "), why: why.to_owned() }
+        let servers = self.config.servers.join(", ");
+        BusError::NotConnected { servers, why: why.to_owned(), trouble: Unconnected::Away }
+    }
+
+    /// What the server refuses to this user, as it tells.
+    pub(crate) fn violations(&self) -> broadcast::Receiver<Violation> {
+        self.violations.subscribe()
+    }
+
+    /// # Errors
+    /// When the permissions do not let this connection hear answers.
+    pub(crate) fn hears_answers(&self) -> Result<()> {
+        if self.inbox_refused.load(Ordering::Relaxed) {
+            return Err(BusError::InboxRefused { inbox: self.config.inbox().to_owned() });
+        }
+        Ok(())
     }
 
     /// Reconnects, and so reads credentials and certificates anew. What is subscribed stays so.
@@ -163,7 +161,12 @@ impl Bus {
             make_auth(credentials, b"")?;
         }
         check_tls_files(&self.config)?;
-        self.attempt().await.map_err(|why| self.not_connected(&why))?;
+        let servers = || self.config.servers.join(", ");
+        attempt(&self.config).await.map_err(|(trouble, why)| BusError::NotConnected {
+            servers: servers(),
+            why,
+            trouble,
+        })?;
         match timeout(self.config.request_timeout(), self.client.force_reconnect()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(BusError::Closed),
@@ -231,7 +234,8 @@ impl Bus {
     ) -> Result<Message> {
         let until = Instant::now() + limit;
         self.wait_connected(until).await?;
-        let mut violations = self.violations.subscribe();
+        self.hears_answers()?;
+        let mut violations = self.violations();
         let mut request = async_nats::Request::new().payload(body).timeout(None);
         if let Some(headers) = headers {
             request = request.headers(headers);
@@ -244,7 +248,7 @@ impl Bus {
                 violation = violations.recv() => match violation {
                     Ok(violation) if violation.concerns(&subject) => return Err(violation.into_error()),
                     // Missed or foreign: the time limit still holds.
-                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => self.hears_answers()?,
                     Err(broadcast::error::RecvError::Closed) => return Err(BusError::Closed),
                 },
             }
@@ -292,111 +296,24 @@ fn answered(
     }
 }
 
-impl Violation {
-    /// Reads `Permissions Violation for Publish to "subject"`; the server writes nothing better.
-    fn parse(text: &str) -> Option<Self> {
-        let lower = text.to_ascii_lowercase();
-        let rest = lower.split_once("permissions violation for ")?.1;
-        let action = if rest.starts_with("publish") { "publish to" } else { "subscribe to" };
-        let from = text.find('"')? + 1;
-        let to = from + text.get(from..)?.find('"')?;
-        Some(Self { action, subject: text.get(from..to)?.to_owned() })
-    }
-
-    fn concerns(&self, subject: &str) -> bool {
-        self.subject == subject
-    }
-
-    fn into_error(self) -> BusError {
-        BusError::NotPermitted { action: self.action, subject: self.subject }
-    }
-}
-
-/// What the client's callbacks reach.
-struct Hooks {
-    client: Mutex<Option<async_nats::Client>>,
-    was_connected: AtomicBool,
-    state: watch::Sender<ConnState>,
-    violations: broadcast::Sender<Violation>,
-}
-
-impl Hooks {
-    fn set_client(&self, client: Option<async_nats::Client>) {
-        *self.client.lock() = client;
-    }
-
-    fn set(&self, state: ConnState) {
-        let changed = self.state.send_if_modified(|now| {
-            let changed = *now != state && *now != ConnState::Closed;
-            if changed {
-                *now = state;
-            }
-            changed
-        });
-        if changed {
-            match state {
-                ConnState::Connected => {
-                    self.was_connected.store(true, Ordering::Relaxed);
-                    tracing::info!("connected to the bus");
+/// One more connection with the files as they are now, closed at once; what keeps it from being made. The client keeps its
+/// reasons to itself.
+async fn attempt(config: &BusConfig) -> std::result::Result<(), (Unconnected, String)> {
+    let attempt = options(config, "attempt", None).connect(config.servers.clone());
+    match timeout(Duration::from_millis(config.connect_timeout_ms), attempt).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            let trouble = match error.kind() {
+                ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+                    Unconnected::Login
                 }
-                ConnState::Disconnected => tracing::warn!("lost the connection to the bus; reconnecting"),
-                ConnState::Connecting | ConnState::Closed => {}
-            }
+                ConnectErrorKind::Tls => Unconnected::Tls,
+                ConnectErrorKind::Dns => Unconnected::Name,
+                _ => Unconnected::Away,
+            };
+            Err((trouble, sys::error::line(&error)))
         }
-    }
-
-    async fn on_event(&self, event: Event) {
-        match event {
-            Event::Connected => self.set(ConnState::Connected),
-            Event::Disconnected => self.set(ConnState::Disconnected),
-            Event::Closed => self.set(ConnState::Closed),
-            Event::LameDuckMode => self.leave_lame_duck(),
-            Event::ServerError(ServerError::Other(text)) => match Violation::parse(&text) {
-                Some(violation) => {
-                    tracing::warn!(
-                        subject = violation.subject,
-                        "the bus does not permit this user to {} it",
-                        violation.action
-                    );
-                    self.violations.send(violation).ok();
-                }
-                None => tracing::warn!("the bus reports: {text}"),
-            },
-            Event::SlowConsumer(_) => tracing::warn!("messages of the bus come faster than they are handled"),
-            other => tracing::debug!("bus event: {other}"),
-        }
-    }
-
-    /// The server goes down soon. With another one at hand it is left now, at a random moment, so that a fleet does not
-    /// move all at once; with this one only, staying is better.
-    fn leave_lame_duck(&self) {
-        let Some(client) = self.client.lock().clone() else { return };
-        tokio::spawn(async move {
-            let others = client.try_server_info().map_or(0, |info| info.connect_urls.len());
-            if others > 1 {
-                tokio::time::sleep(Duration::from_millis(rand::random_range(0..2_000))).await;
-                tracing::info!("the server is shutting down; moving to another one");
-                timeout(Duration::from_secs(5), client.force_reconnect()).await.ok();
-            }
-        });
-    }
-}
-
-/// The client drops events when many come at once; its own state is always right.
-async fn follow_state(client: async_nats::Client, hooks: std::sync::Weak<Hooks>) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let Some(hooks) = hooks.upgrade() else { return };
-        if hooks.state.receiver_count() == 0 {
-            // The last handle is gone: let go of the client too, or it would live for ever.
-            hooks.set_client(None);
-            return;
-        }
-        match client.connection_state() {
-            State::Connected => hooks.set(ConnState::Connected),
-            State::Disconnected => hooks.set(ConnState::Disconnected),
-            State::Pending => {}
-        }
+        Err(_) => Err((Unconnected::Away, "the server does not answer".into())),
     }
 }
 
@@ -451,17 +368,6 @@ pub(crate) fn backoff(attempt: usize, min_ms: u64, max_ms: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_violation_names_action_and_subject() {
-        let text = "Permissions Violation for Publish to \"orch.v1.cmd.db2.agent.info\"";
-        let violation = Violation::parse(text).unwrap();
-        assert_eq!(violation.action, "publish to");
-        assert!(violation.concerns("orch.v1.cmd.db2.agent.info"));
-        let text = "permissions violation for subscription to \"orch.v1.cmd.>\" using queue \"q\"";
-        assert_eq!(Violation::parse(text).unwrap().action, "subscribe to");
-        assert_eq!(Violation::parse("stale connection"), None);
-    }
 
     #[test]
     fn delays_grow_with_jitter_and_stay_below_their_limit() {
