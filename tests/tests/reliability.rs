@@ -22,15 +22,16 @@ const FREED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Runs all cells of a fault in one world, a fresh seed after each.
 async fn every_cell_of(fault: Fault) {
-    every_cell_in(Arena::start(ArenaOptions::default()).await, fault).await;
+    let arena = Box::pin(Arena::start(ArenaOptions::default())).await;
+    every_cell_in(arena, fault).await;
 }
 
 async fn every_cell_in(mut arena: Arena, fault: Fault) {
     for cell in fault.cells() {
         println!("{}", cell.key());
         let started = Instant::now();
-        let freed = strike(&mut arena, &cell).await;
-        arena.again().await;
+        let freed = Box::pin(strike(&mut arena, &cell)).await;
+        Box::pin(arena.again()).await;
         record::passed(&cell, started.elapsed().as_millis(), freed);
     }
 }

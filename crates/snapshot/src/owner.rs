@@ -112,7 +112,8 @@ mod tests {
             owner.objection(&snapshot, origin)
         };
         assert_eq!(why(|_| (), Ok("vg0/data")), None);
-        let cases: [(fn(&mut Snapshot), _, &str); 5] = [
+        type Change = fn(&mut Snapshot);
+        let cases: [(Change, _, &str); 5] = [
             (|s| s.meta = None, Ok("vg0/data"), "nothing is recorded"),
             (|s| s.meta.as_mut().unwrap().host = "db2".parse().unwrap(), Ok("vg0/data"), "agent db2"),
             (|s| s.meta.as_mut().unwrap().cluster = "users".into(), Ok("vg0/data"), "cluster \"users\""),

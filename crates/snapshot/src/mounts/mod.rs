@@ -396,7 +396,7 @@ fn nobody_elses(target: &Path) -> Result<(), Error> {
     for part in target.ancestors() {
         let meta = match part.symlink_metadata() {
             Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e).context("look at", part),
         };
         let shown = part.display();
