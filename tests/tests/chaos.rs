@@ -146,7 +146,8 @@ impl Chaos {
         let known = || world.call(&world.recipient, JobsListParams { limit: 1000, unfinished: false });
         let earlier: Vec<JobId> = known().await.iter().map(|job| job.id).collect();
         let throttle = format!("{bytes_per_s}B");
-        let mut words = vec!["seed", "start", HOSTS[at], "--from", HOSTS[DONOR], "--stop-mysql"];
+        let mut words =
+            vec!["seed", "start", HOSTS[at], "--from", HOSTS[DONOR], "--stop-mysql", "--allow-primary"];
         words.extend(["--compression", "none", "--transport", "tcp"]);
         if bytes_per_s > 0 {
             words.extend(["--throttle", &throttle]);

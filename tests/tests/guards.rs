@@ -208,7 +208,7 @@ async fn a_plan_tells_space_on_both_hosts_and_a_volume_without_inodes_refuses() 
     assert!(plan_now.free_after_bytes > plan_now.free_lowest_bytes, "{plan_now:?}");
     let said = world.ctl(&["seed", "plan", "db2", "--stop-mysql"]).await;
     for words in
-        ["free afterwards", "free on the donor", "donor-healthy", "keys-present", "binlogs-available"]
+        ["free afterwards", "free on the donor", "donor_healthy", "keys_present", "binlogs_available"]
     {
         assert!(said.stdout.contains(words), "{words}: {said:?}");
     }

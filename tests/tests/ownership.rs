@@ -47,6 +47,8 @@ async fn two_agents_with_one_snapshot_root_give_and_remove_only_their_own() {
         })
         .await;
 
+    world.donor.db.exec("CREATE DATABASE only_db1").await.unwrap();
+
     // Of db3 the newest, and proven: what a choice by name, place or age would take.
     let own = world.snapshot().await;
     let theirs = made_by(&world, &other).await;
@@ -109,7 +111,8 @@ async fn two_agents_with_one_snapshot_root_give_and_remove_only_their_own() {
     assert_ne!(second, theirs);
     let job = world.seed(swiftly()).await;
     world.succeeded(&world.recipient, job).await;
-    assert_eq!(world.recipient.db.scalar("SELECT COUNT(*) > 0 FROM shop.items").await.unwrap(), "1");
+    let whose = "SELECT COUNT(*) FROM information_schema.schemata WHERE schema_name = 'only_db1'";
+    assert_eq!(world.recipient.db.scalar(whose).await.unwrap(), "1", "the data are not the donor's");
     let ids: Vec<_> = listed(&world, &other).await.into_iter().map(|s| s.id).collect();
     assert!(ids.contains(&own), "{ids:?}");
     poll::until_async(PATIENCE, "db3 to say which are its own", || async {

@@ -107,8 +107,11 @@ async fn kill(world: &mut World, fault: Fault) {
 async fn kill_ctl_at(arena: &mut Arena, cell: &Cell) {
     let (before, point) = (arena.before().await, point_of(cell));
     arena.points.close(point);
-    let mut ctl =
-        arena.world.ctl_command(&["seed", "start", "db2", "--from", "db1", "--stop-mysql"]).spawn().unwrap();
+    let mut ctl = arena
+        .world
+        .ctl_command(&["seed", "start", "db2", "--from", "db1", "--stop-mysql", "--allow-primary"])
+        .spawn()
+        .unwrap();
     arena.points.reached(point).await;
     let job = running_seed(&arena.world).await;
     ctl.kill().await.unwrap();

@@ -69,7 +69,7 @@ impl Session {
                 Ok(Err(BusError::StreamDiffers { .. })) => Ok(Made::Before),
                 Ok(Err(error)) => Err(one_line("no stream of events", &error)),
                 Err(_) => {
-                    Err("no stream of events: JetStream does not answer; has it a leader? see `bus status`"
+                    Err("no stream of events: JetStream does not answer; has its cluster a leader? `nats server report jetstream` tells"
                         .to_owned())
                 }
             }

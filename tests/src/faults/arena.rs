@@ -238,7 +238,8 @@ impl Arena {
 
     /// As [`Self::seed`] with other options.
     pub async fn seed_with(&self, options: SeedOptions) -> JobId {
-        self.world.seed(options).await
+        // The arena has just written to the recipient, to know its data again.
+        self.world.seed(SeedOptions { allow_primary: true, ..options }).await
     }
 }
 

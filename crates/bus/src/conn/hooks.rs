@@ -220,7 +220,11 @@ impl Absence {
             return false;
         }
         let since = *self.since.get_or_insert(now);
-        let wait = ABSENT_FOR.saturating_mul(10u32.saturating_pow(self.told.min(3)));
+        let rarest = 10u32.pow(3);
+        let wait = match self.told {
+            told @ 0..=3 => ABSENT_FOR * 10u32.pow(told),
+            more => ABSENT_FOR.saturating_mul(rarest.saturating_mul(more - 2)),
+        };
         let due = now.duration_since(since) >= wait;
         self.told += u32::from(due);
         due
