@@ -165,7 +165,7 @@ impl Instance {
             if self.presence(&settings) == Presence::Gone {
                 return Ok(());
             }
-            if let (Some(pid), Some(datadir)) = (settings.pid, &settings.datadir)
+            if let (Some(pid), Some(datadir)) = (settings.pid.or(settings.starting), &settings.datadir)
                 && let Err(e) = find::signal(datadir, pid, Signal::SIGKILL)
             {
                 return Err(Error::NotStopped { reason: format!("process {pid} cannot be killed: {e}") });

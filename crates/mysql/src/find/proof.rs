@@ -70,6 +70,8 @@ pub(super) fn is_of(pid: i32, owner: u32) -> bool {
 }
 
 /// Signals the server of a datadir, and never a process that has its number later. False when it is not that server (any more).
+///
+/// One that has not come as far as its lock is only ever killed: it is a server program of the data's owner or root all the same.
 pub(crate) fn signal(datadir: &Path, pid: i32, signal: Signal) -> std::io::Result<bool> {
     let Some(number) = Pid::from_raw(pid) else { return Ok(false) };
     let held = match pidfd_open(number, PidfdFlags::empty()) {
@@ -78,7 +80,9 @@ pub(crate) fn signal(datadir: &Path, pid: i32, signal: Signal) -> std::io::Resul
         Err(error) => return Err(error.into()),
     };
     // Proven while it is held: from here on the number cannot become another's.
-    if occupant(datadir).server.is_none_or(|server| server.pid != pid) {
+    let found = occupant(datadir);
+    let is_starting = signal == Signal::SIGKILL && found.starting == Some(pid);
+    if !is_starting && found.server.is_none_or(|server| server.pid != pid) {
         return Ok(false);
     }
     let signal = match signal {

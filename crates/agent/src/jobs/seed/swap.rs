@@ -195,6 +195,17 @@ impl Layout {
         }
     }
 
+    /// Removes the marker of an earlier seed whose old tree is gone: nobody asks for it any more.
+    pub(crate) fn remove_marker_but_of(&self, kept: &[JobId]) -> Result<(), SwapError> {
+        let marker = self.datadir.join(MARKER);
+        match fs::read_to_string(&marker) {
+            Ok(text) if kept.iter().any(|job| text == job.to_string()) => Ok(()),
+            Ok(_) => fs::remove_file(&marker).map_err(io_error("remove", &marker)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(io_error("read", &marker)(error)),
+        }
+    }
+
     /// Removes everything of this seed but the tree in the datadir's place. Slow for a large tree.
     pub(crate) fn remove(&self) -> Result<(), SwapError> {
         match fs::remove_dir_all(&self.root) {

@@ -56,6 +56,13 @@ pub(crate) fn is_kept(host: &Host, job: JobId) -> bool {
     path(host, job).exists()
 }
 
+/// The seeds whose old datadirs are kept.
+fn kept_jobs(host: &Host) -> Vec<JobId> {
+    let entries = fs::read_dir(host.config.agent.state_dir.join("kept"));
+    let names = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    names.filter_map(|path| path.file_stem()?.to_str()?.parse().ok()).collect()
+}
+
 fn load(path: &Path) -> Option<Kept> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
@@ -162,18 +169,15 @@ impl Step<Host> for PutBack {
             scope.note(json!({ STARTED: kept.datadir })).await?;
         }
         // Only now is the old datadir more than a promise, and the seeded one the copy too many.
+        let kept_ones = kept_jobs(host);
         blocking(move || {
             layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
+            layout
+                .remove_marker_but_of(&kept_ones)
+                .map_err(|e| system("the marker of an earlier seed stays", &e))?;
             crashsafe::remove_file(&record).map_err(|e| system("the record of the old datadir stays", &e))
         })
-        .await
-        .map_err(|mut error| {
-            error
-                .message
-                .push_str("; MySQL stays stopped, and held down where systemd runs it (systemctl status)");
-            error
-        })?;
-        service::start(host, scope).await?;
+        .await?;
         Ok(json!({ "datadir": kept.datadir }))
     }
 
