@@ -45,9 +45,9 @@ fn the_fleet_stands_in_columns() {
     assert_eq!(
         fleet(&all, noon()),
         "\
-HOST             CLUSTER  DC   AGENT        MYSQL                  DATADIR      FREE  SNAPSHOTS  NEWEST   JOBS
-db1.example.com  shop     dc1  0.1.0        up 10.11.6             3.0 GiB  40.0 GiB          1  30m ago  -
-db7              shop     dc1  suspect 35s  stopped                      -  40.0 GiB          0  -        seed.start transfer 41 %
+HOST             CLUSTER  DC   AGENT        MYSQL                 DATADIR      FREE  SNAPSHOTS  NEWEST   JOBS
+db1.example.com  shop     dc1  0.1.0        up 10.11.6            3.0 GiB  40.0 GiB          1  30m ago  -
+db7              shop     dc1  suspect 35s  stopped                     -  40.0 GiB          0  -        seed.start transfer 41 %
 db9              shop     dc2  missing      last event 3h 0m ago
 2 hosts answer, 1 missing; 1 take unsigned commands
 "
@@ -154,9 +154,9 @@ fn snapshots_tell_state_position_and_holders() {
     assert_eq!(
         snapshots(&[held, lost], noon()),
         "\
-SNAPSHOT  PROVIDER  MADE        STATE                FILL  CONSISTENCY  POSITION  EXPIRES              HELD BY
-vg0/s1    lvm       1h 30m ago  valid                12 %  locked       0-1-42    2026-11-22 12:00:00  seed 17
-vg0/s0    lvm       1h 30m ago  INVALID: overflowed  12 %  -            -         -                    -
+SNAPSHOT  PROVIDER  MADE        STATE                FILL  CONSISTENCY  POSITION  EXPIRES                  HELD BY
+vg0/s1    lvm       1h 30m ago  valid                12 %  locked       0-1-42    2026-11-22 12:00:00 UTC  seed 17
+vg0/s0    lvm       1h 30m ago  INVALID: overflowed  12 %  -            -         -                        -
 "
     );
 }
@@ -184,12 +184,12 @@ fn an_event_is_a_line_and_one_of_a_newer_agent_too() {
     };
     assert_eq!(
         event(&denied),
-        "2026-11-22 12:00:00  db1              command.denied  datadir.clear of mallory: \
+        "2026-11-22 12:00:00 UTC  db1              command.denied  datadir.clear of mallory: \
          mallory lacks the role destroy here\n"
     );
     denied.kind = "orch.moon.risen".into();
     denied.data = json!({"phase": "full"});
-    assert_eq!(event(&denied), "2026-11-22 12:00:00  db1              moon.risen  {\"phase\":\"full\"}\n");
+    assert_eq!(event(&denied), "2026-11-22 12:00:00 UTC  db1              moon.risen  {\"phase\":\"full\"}\n");
 }
 
 #[test]
