@@ -44,6 +44,11 @@ async fn passed(arena: &mut Arena, cell: &Cell, begun: Instant) {
     record::passed(cell, begun.elapsed().as_millis(), None);
 }
 
+/// Leave to replace what the arena has just written to.
+fn leave() -> SeedOptions {
+    SeedOptions { allow_primary: true, ..swiftly() }
+}
+
 /// Starts a seed that stands at the cell's point.
 async fn stand(arena: &mut Arena, cell: &Cell, options: SeedOptions) -> (Before, JobId) {
     println!("{}", cell.key());
@@ -211,7 +216,7 @@ async fn lapse(arena: &mut Arena, cell: &Cell) {
     let before = arena.before().await;
     let world = &arena.world;
     let offer = world.offer(false).await;
-    let (given, offered) = (offer.job, SeedStartParams { offer, options: swiftly(), plan_digest: None });
+    let (given, offered) = (offer.job, SeedStartParams { offer, options: leave(), plan_digest: None });
     let lapsed = async {
         let view = world.ended(&world.donor, given).await;
         assert!(view.error.is_some(), "an offer that nobody came for says so");
@@ -254,7 +259,7 @@ async fn a_lapsed_offer_and_a_second_seed_are_told_and_harm_nothing() {
     let world = &arena.world;
     let offers = [world.offer(false).await, world.offer(false).await];
     let start = |offer: &protocol::seed::Offer| {
-        let params = SeedStartParams { offer: offer.clone(), options: swiftly(), plan_digest: None };
+        let params = SeedStartParams { offer: offer.clone(), options: leave(), plan_digest: None };
         world.try_call(&world.recipient, params)
     };
     let answers: [_; 2] = tokio::join!(start(&offers[0]), start(&offers[1])).into();
@@ -347,6 +352,7 @@ async fn a_stream_that_breaks_off_costs_no_data() {
             arena.points.close(point(&cell));
         }
         let options = if midway { slowly(SLOW) } else { swiftly() };
+        let options = SeedOptions { allow_primary: true, ..options };
         let job = arena.world.seed_from_stream("files", options).await;
         if midway {
             arena.world.in_transfer(job, 2 * MIB).await;

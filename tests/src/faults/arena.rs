@@ -124,7 +124,7 @@ impl Arena {
 
     /// Begins a seed from the newest snapshot, with leave to stop MySQL.
     pub async fn seed(&self) -> JobId {
-        self.world.seed(swiftly()).await
+        self.seed_with(swiftly()).await
     }
 
     /// The check: the job's end, what is on the bus, what is left, and whose data the recipient has.

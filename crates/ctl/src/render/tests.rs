@@ -189,7 +189,10 @@ fn an_event_is_a_line_and_one_of_a_newer_agent_too() {
     );
     denied.kind = "orch.moon.risen".into();
     denied.data = json!({"phase": "full"});
-    assert_eq!(event(&denied), "2026-11-22 12:00:00 UTC  db1              moon.risen  {\"phase\":\"full\"}\n");
+    assert_eq!(
+        event(&denied),
+        "2026-11-22 12:00:00 UTC  db1              moon.risen  {\"phase\":\"full\"}\n"
+    );
 }
 
 #[test]
