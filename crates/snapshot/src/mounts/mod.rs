@@ -387,8 +387,6 @@ impl MountTable {
     }
 }
 
-/// Makes a directory, and what is missing above it, with exactly these permission bits, whatever the umask is. One of ours that an
-/// earlier process has made narrower is widened: servers of other users get through here.
 /// Refuses a way to a mount point that another user could have laid, or could turn elsewhere: a link, a directory of somebody else's, or
 /// one that others may write to and that keeps nobody from renaming what is not his.
 fn nobody_elses(target: &Path) -> Result<(), Error> {
@@ -414,6 +412,8 @@ fn nobody_elses(target: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes a directory, and what is missing above it, with exactly these permission bits, whatever the umask is. One of ours that an
+/// earlier process has made narrower is widened: servers of other users get through here.
 fn make_dir(path: &Path, mode: u32) -> Result<(), Error> {
     match DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
