@@ -19,7 +19,6 @@ mod streams;
 mod uploads;
 mod usage;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use std::time::Duration;
 use clap::Parser;
 use config::{Config, LogFormat, Overrides};
 use reload::{Reload, SetLevel};
+use sys::text::{Log, LogLines};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -120,9 +120,13 @@ fn log_filter(level: &str) -> Result<EnvFilter, tracing_subscriber::filter::Pars
 /// Begins to log; gives what changes the level later.
 fn init_log(config: &Config) -> Result<SetLevel, tracing_subscriber::filter::ParseError> {
     let (filter, handle) = tracing_subscriber::reload::Layer::new(log_filter(&config.log.level)?);
-    let colours = std::io::stderr().is_terminal();
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours);
-    let lines = match config.log.format {
+    let format = config.log.format;
+    // Many a text of another host is logged. Without colours: their sequences could not be told from those of the text.
+    let writer = move || {
+        Log::new(std::io::stderr(), if format == LogFormat::Json { LogLines::Json } else { LogLines::Text })
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false);
+    let lines = match format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().boxed(),
     };

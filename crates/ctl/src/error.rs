@@ -9,12 +9,16 @@ use protocol::ids::AgentId;
 use protocol::job::{JobState, JobView};
 use protocol::seed::Guard;
 use serde::Serialize;
+use sys::text::{indented, line};
 
 use crate::donor::NoDonor;
 use crate::exit::Exit;
 
 /// Result of this crate.
 pub type Result<T, E = CtlError> = std::result::Result<T, E>;
+
+/// What the further lines of a text begin with, so that none of another host's passes for one of ours.
+const CONTINUED: &str = "           ";
 
 /// A failure with what a person needs to go on.
 #[derive(Debug, thiserror::Error)]
@@ -182,15 +186,15 @@ impl CtlError {
     #[must_use]
     pub fn render(&self) -> String {
         let report = self.report();
-        let mut text = format!("error: {}\n", report.message);
+        let mut text = format!("error: {}\n", indented(&report.message, CONTINUED));
         for cause in &report.causes {
-            text.push_str(&format!("  because: {cause}\n"));
+            text.push_str(&format!("  because: {}\n", indented(cause, CONTINUED)));
         }
         if let Some(guard) = &report.guard {
-            text.push_str(&format!("  guard:   {guard}\n"));
+            text.push_str(&format!("  guard:   {}\n", line(guard)));
         }
         if let Some(hint) = &report.hint {
-            text.push_str(&format!("  next:    {hint}\n"));
+            text.push_str(&format!("  next:    {}\n", indented(hint, CONTINUED)));
         }
         text
     }

@@ -7,6 +7,7 @@ use ctl::args::Cli;
 use ctl::error::CtlError;
 use ctl::exit::Exit;
 use ctl::output::Out;
+use sys::text::{Log, LogLines};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -61,7 +62,8 @@ fn log_to_stderr(verbose: u8) {
     };
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(level))
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(|| Log::new(std::io::stderr(), LogLines::Text))
         .without_time()
         .with_target(false)
         .init();

@@ -1,12 +1,13 @@
-//! Where words go: results to stdout, remarks to stderr, each result a line of JSON with `--json`.
+//! Where words go: results to stdout, remarks to stderr, each result a line of JSON with `--json`. The only way out of this program,
+//! and what comes from other machines passes it harmless.
 
-use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use sys::text::{self, harmless};
 
 /// The ways out of this program; clones share them.
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ impl Out {
     /// One line of JSON.
     pub fn json_line<T: Serialize>(&self, value: &T) {
         match serde_json::to_string(value) {
-            Ok(line) => self.text(&line),
+            Ok(line) => self.bytes(format!("{}\n", text::json(&line)).as_bytes()),
             Err(error) => self.note(&format!("cannot write a result as JSON: {error}")),
         }
     }
@@ -63,8 +64,21 @@ impl Out {
         self.bytes(format!("{}{end}", harmless(text)).as_bytes());
     }
 
-    /// Bytes on stdout as they are.
-    pub fn bytes(&self, bytes: &[u8]) {
+    /// Content of a host on stdout: byte for byte where a program or a file takes it, harmless on a terminal.
+    pub fn content(&self, bytes: &[u8]) {
+        if io::stdout().is_terminal() {
+            self.bytes(harmless(&String::from_utf8_lossy(bytes)).as_bytes());
+        } else {
+            self.bytes(bytes);
+        }
+    }
+
+    /// Clears the terminal for what is shown next: home, then what stands below, which flickers less than the whole screen at once.
+    pub fn clear_terminal(&self) {
+        self.bytes(b"\x1b[H\x1b[J");
+    }
+
+    fn bytes(&self, bytes: &[u8]) {
         let mut stdout = io::stdout().lock();
         if self.is_closed() {
             return;
@@ -101,23 +115,5 @@ impl Out {
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).ok();
         Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
-    }
-}
-
-/// Log lines and messages come from other machines: what could steer this terminal is taken out.
-#[must_use]
-pub fn harmless(text: &str) -> Cow<'_, str> {
-    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(steers) { text.replace(steers, "\u{fffd}").into() } else { text.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_line_cannot_steer_the_terminal() {
-        assert_eq!(harmless("a\tb\n"), "a\tb\n");
-        assert_eq!(harmless("\u{1b}[2Jgone\r\u{9b}1m"), "\u{fffd}[2Jgone\u{fffd}\u{fffd}1m");
     }
 }

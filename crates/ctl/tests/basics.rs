@@ -128,7 +128,7 @@ async fn log_lines_reach_the_person_but_steer_no_terminal() {
         _ => None,
     });
     let ran = world.run("mysql db1 error-log -n 2").await;
-    assert_eq!(ran.expect(0).out, "ready for connections\nevil \u{fffd}[2J line\n");
+    assert_eq!(ran.expect(0).out, "ready for connections\nevil \\u{1b}[2J line\n");
     assert_eq!(world.run("mysql db1 error-log -n 2 --json").await.json()[0][1], "evil \u{1b}[2J line");
 }
 

@@ -7,3 +7,4 @@ pub mod error;
 pub mod file;
 pub mod hex;
 pub mod process;
+pub mod text;

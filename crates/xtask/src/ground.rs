@@ -1,5 +1,5 @@
 //! What `sys` has once is not done a second time elsewhere: starting programs, changing owners and modes by path, moving by path,
-//! sharing blocks, writing hexadecimal digits. Tests and what is for developers only may.
+//! sharing blocks, writing hexadecimal digits, making foreign text harmless. Tests and what is for developers only may.
 
 use regex::Regex;
 
@@ -48,6 +48,15 @@ impl Ground {
                     ("crates/snapshot/src/tree/", "its directories are synced once all is in place"),
                 ],
             )?,
+            rule(
+                r"\be?print(ln)?!|\bstd(out|err)\(\)",
+                "what a person reads goes through ctl's output or a log of sys::text: it may come from another host",
+                &[
+                    ("crates/ctl/src/output.rs", "the way out"),
+                    ("crates/ctl/src/main.rs", "the log's end"),
+                    ("crates/agent/src/main.rs", "the log's end, and words on its own configuration"),
+                ],
+            )?,
             rule(r"FICLONE|ioctl_ficlone", "share blocks by sys::file::share_blocks", &[])?,
             rule(
                 r":02x\}|HEXLOWER",
@@ -91,6 +100,8 @@ mod tests {
             "std::fs::rename(from, to)?;",
             "libc::ioctl(to, libc::FICLONE, from)",
             "format!(\"{byte:02x}\")",
+            "println!(\"{summary}\");",
+            "write!(std::io::stderr(), \"{why}\")?;",
         ] {
             assert_eq!(ground.line("crates/bus/src/x.rs", line).len(), 1, "{line}");
             assert_eq!(ground.line("crates/sys/src/x.rs", line).len(), 0, "{line}");

@@ -49,7 +49,7 @@ async fn contents(session: &Session, host: &AgentId, range: &LogRange, binary: b
             session.out.json_line(&chunk);
         } else {
             let bytes = BASE64.decode(chunk.content.as_bytes()).map_err(|_| bad_chunk(host, "no base64"))?;
-            session.out.bytes(&bytes);
+            session.out.content(&bytes);
         }
         match chunk.next_offset {
             Some(next) if next > offset => offset = next,

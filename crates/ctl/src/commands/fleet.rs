@@ -106,8 +106,7 @@ async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
         let fleet = filtered(fleet, args);
         let now = Timestamp::now();
         if session.out.is_terminal() {
-            // Home, and clear what stands below: no flicker as with clearing the whole screen.
-            session.out.bytes(b"\x1b[H\x1b[J");
+            session.out.clear_terminal();
             session.out.text(&render::fleet(&fleet, now));
             continue;
         }

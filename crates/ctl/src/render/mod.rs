@@ -7,6 +7,7 @@ mod record;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
+use sys::text::{indented as below, line};
 
 pub use fleet::{Fleet, Missing, Seen, fleet, found};
 pub use host::{
@@ -21,7 +22,7 @@ pub fn table(headers: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(headers.iter().map(|h| h.trim_start_matches('>')));
-    table.add_rows(rows);
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| line(&cell).into_owned())));
     for (index, header) in headers.iter().enumerate() {
         if let Some(column) = table.column_mut(index) {
             column.set_padding((0, 2));
@@ -39,7 +40,9 @@ pub fn pairs(pairs: &[(&str, Option<String>)]) -> String {
     let width = pairs.iter().filter(|(_, v)| v.is_some()).map(|(name, _)| name.len()).max().unwrap_or(0);
     pairs
         .iter()
-        .filter_map(|(name, value)| value.as_ref().map(|value| format!("{name:<width$}  {value}\n")))
+        .filter_map(|(name, value)| {
+            value.as_ref().map(|value| format!("{name:<width$}  {}\n", below(value, &" ".repeat(width + 2))))
+        })
         .collect()
 }
 
@@ -59,11 +62,11 @@ fn indented(value: &Value, indent: usize) -> String {
     let width = told().filter(|(_, v)| is_short(v)).map(|(name, _)| name.len()).max().unwrap_or(0);
     told()
         .map(|(name, value)| match value {
-            Value::Object(_) => format!("{pad}{name}:\n{}", indented(value, indent + 2)),
-            value if is_short(value) => format!("{pad}{name:<width$}  {}\n", scalar(value)),
+            Value::Object(_) => format!("{pad}{}:\n{}", line(name), indented(value, indent + 2)),
+            value if is_short(value) => format!("{pad}{:<width$}  {}\n", line(name), scalar(value)),
             value => {
-                let body: String = scalar(value).lines().map(|line| format!("{pad}  {line}\n")).collect();
-                format!("{pad}{name}:\n{body}")
+                let body: String = scalar(value).lines().map(|one| format!("{pad}  {one}\n")).collect();
+                format!("{pad}{}:\n{body}", line(name))
             }
         })
         .collect()

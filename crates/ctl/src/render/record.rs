@@ -7,6 +7,8 @@ use protocol::event::{Event, EventData};
 use protocol::job::{JobState, JobView};
 use protocol::seed::TransferProgress;
 
+use sys::text::{indented, line};
+
 use crate::audit::Audit;
 
 use super::{or_dash, pairs, result, table, word};
@@ -59,7 +61,7 @@ pub fn job(job: &JobView) -> String {
         ("error", error.map(|e| format!("{} ({})", e.message, e.code.as_str()))),
     ]);
     for cause in error.iter().flat_map(|e| &e.causes) {
-        let _ = writeln!(text, "  because: {cause}");
+        let _ = writeln!(text, "  because: {}", indented(cause, "           "));
     }
     if let Some(value) = &job.result {
         text.push_str("result\n");
@@ -99,7 +101,7 @@ pub fn journal(audit: &Audit) -> String {
     if !timings.is_empty() {
         text.push_str("\ntimings\n");
         for (step, took) in timings {
-            let _ = writeln!(text, "  {step:<10} {:>9.3} s", took.as_secs_f64());
+            let _ = writeln!(text, "  {:<10} {:>9.3} s", line(&step), took.as_secs_f64());
         }
     }
     text
@@ -121,7 +123,7 @@ pub fn timeline(events: &[Event]) -> String {
         .iter()
         .map(|event| {
             let after = event.time.duration_since(first.time).as_millis() as f64 / 1000.0;
-            format!("{after:>10.3}s  {}\n", about(event, true))
+            format!("{after:>10.3}s  {}\n", line(&about(event, true)))
         })
         .collect()
 }
@@ -129,7 +131,7 @@ pub fn timeline(events: &[Event]) -> String {
 /// One event as a line.
 #[must_use]
 pub fn event(event: &Event) -> String {
-    format!("{}  {:<16} {}\n", units::time(event.time), event.host.as_str(), about(event, false))
+    format!("{}  {:<16} {}\n", units::time(event.time), event.host.as_str(), line(&about(event, false)))
 }
 
 /// `of_job`: the reader knows which job it is.

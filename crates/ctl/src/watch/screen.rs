@@ -9,9 +9,10 @@ use protocol::host::HostLoad;
 use protocol::ids::{AgentId, JobId};
 use serde::Serialize;
 use serde_json::json;
+use sys::text::line;
 
 use super::tracker::{Update, progress_text};
-use crate::output::{Out, harmless};
+use crate::output::Out;
 use crate::render;
 
 /// One of the three ways to show updates.
@@ -64,10 +65,10 @@ impl Screen {
             Update::Progress { progress, .. } => {
                 bar.set_length(progress.bytes_total);
                 bar.set_position(progress.bytes_done);
-                bar.set_message(progress_text(progress));
+                bar.set_message(line(&progress_text(progress)).into_owned());
             }
             Update::Stage { stage, what, .. } if what == "started" => {
-                bar.set_prefix(format!("{host} {stage}"));
+                bar.set_prefix(line(&format!("{host} {stage}")).into_owned());
                 bar.set_message("");
             }
             Update::Finished { .. } => {
@@ -99,12 +100,12 @@ impl Screen {
         let text = format!("{host}: {}", load_text(load));
         let Some(bars) = &self.bars else { return self.out.text(&text) };
         let mut lines = bars.loads.lock();
-        let line = lines.entry(host.clone()).or_insert_with(|| {
+        let shown = lines.entry(host.clone()).or_insert_with(|| {
             let style =
                 ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
             bars.all.add(ProgressBar::new(0).with_style(style))
         });
-        line.set_message(text);
+        shown.set_message(line(&text).into_owned());
     }
 
     /// Runs `print` with the bars out of the way.
@@ -130,8 +131,11 @@ impl Bars {
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let by_host = hosts
             .map(|host| {
-                let bar =
-                    all.add(ProgressBar::new(0).with_style(style.clone()).with_prefix(host.to_string()));
+                let bar = all.add(
+                    ProgressBar::new(0)
+                        .with_style(style.clone())
+                        .with_prefix(line(host.as_str()).into_owned()),
+                );
                 bar.enable_steady_tick(Duration::from_millis(200));
                 (host.clone(), bar)
             })
@@ -152,7 +156,7 @@ fn load_text(load: &HostLoad) -> String {
 }
 
 fn text(host: &AgentId, update: &Update) -> String {
-    let mut text = format!("{host}: {}", harmless(&update.line()).replace('\n', " "));
+    let mut text = format!("{host}: {}", line(&update.line()));
     if let Update::Finished { view } = update
         && let Some(result) = &view.result
     {
