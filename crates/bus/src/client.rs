@@ -152,7 +152,7 @@ impl Client {
                     return Err(BusError::NoAgent(agent.clone()));
                 }
                 let (headers, body, expires) = self.sealed(&subject, id, command, params, expiry)?;
-                durable::queue(&self.bus, agent, command, id, headers, body).await?;
+                Box::pin(durable::queue(&self.bus, agent, command, id, headers, body)).await?;
                 Ok(Answer::Queued(Queued { request: id, expires }))
             }
             (Err(BusError::NoResponders { .. }), None) => Err(BusError::NoAgent(agent.clone())),

@@ -14,10 +14,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use protocol::ids::{AgentId, RequestId};
 use protocol::subject::{self, Subject, encode_host};
-use tokio::time::timeout;
+use tokio::time::Instant;
 
-use crate::conn::Bus;
+use crate::conn::{Bus, backoff};
 use crate::error::{BusError, Result};
+use crate::replicas::Replicas;
 use crate::streams::{self, Durable, Made, StreamLimits};
 
 /// Name of the stream.
@@ -26,10 +27,17 @@ pub const COMMAND_STREAM: &str = "orch_commands";
 /// A command not acknowledged for so long is delivered again; while it is at work the server is told so.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(60);
 
+/// A group of servers that lost its leader has another one within this.
+const ELECTED_WITHIN: Duration = Duration::from_secs(20);
+
 /// Bounds of the stream of durable commands: beyond its bytes new commands are refused, after a week a command goes, run or not.
 #[must_use]
 pub fn command_stream_limits() -> StreamLimits {
-    StreamLimits { max_bytes: 256 << 20, max_age: Duration::from_secs(7 * 24 * 3600), replicas: 1 }
+    StreamLimits {
+        max_bytes: 256 << 20,
+        max_age: Duration::from_secs(7 * 24 * 3600),
+        replicas: Replicas::Auto,
+    }
 }
 
 /// A command left for a host that is down.
@@ -61,7 +69,8 @@ pub fn consumer_of(agent: &AgentId) -> String {
     format!("agent-{}", encode_host(agent))
 }
 
-/// Leaves a command for an agent that is away.
+/// Leaves a command for an agent that is away. While the stream's servers elect a leader it is tried again: the stream keeps one of
+/// several copies by the command's id.
 pub(crate) async fn queue(
     bus: &Bus,
     agent: &AgentId,
@@ -70,6 +79,25 @@ pub(crate) async fn queue(
     headers: Option<HeaderMap>,
     body: Bytes,
 ) -> Result<()> {
+    let mut headers = headers.unwrap_or_default();
+    headers.insert(NATS_MESSAGE_ID, id.to_string().as_str());
+    let subject = Subject::DurableCommand { agent: agent.clone(), command: command.to_owned() }.to_string();
+    let until = Instant::now() + ELECTED_WITHIN;
+    let mut failures = 0;
+    loop {
+        match leave(bus, agent, &subject, headers.clone(), body.clone()).await {
+            Err(BusError::NoJetStream { .. } | BusError::NotConnected { .. } | BusError::TimedOut { .. })
+                if Instant::now() < until =>
+            {
+                failures += 1;
+                tokio::time::sleep(backoff(failures, 100, 1_000)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn leave(bus: &Bus, agent: &AgentId, subject: &str, headers: HeaderMap, body: Bytes) -> Result<()> {
     ensure_command_stream(bus, &command_stream_limits()).await?;
     let consumer = PullConfig {
         durable_name: Some(consumer_of(agent)),
@@ -82,18 +110,5 @@ pub(crate) async fn queue(
         ..PullConfig::default()
     };
     streams::create_consumer(bus, COMMAND_STREAM, consumer).await?;
-    let subject = Subject::DurableCommand { agent: agent.clone(), command: command.to_owned() }.to_string();
-    let mut headers = headers.unwrap_or_default();
-    headers.insert(NATS_MESSAGE_ID, id.to_string().as_str());
-    let jetstream = bus.jetstream();
-    let stored = async {
-        let ack = jetstream.publish_with_headers(subject.clone(), headers, body).await?;
-        ack.await
-    };
-    let limit = bus.config().request_timeout();
-    match timeout(limit, stored).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(BusError::jetstream(format!("cannot queue {command} for {agent}"), error)),
-        Err(_) => Err(BusError::TimedOut { what: format!("queueing {command} for {agent}"), after: limit }),
-    }
+    streams::store(bus, subject, headers, body).await
 }

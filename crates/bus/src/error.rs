@@ -136,6 +136,15 @@ pub enum BusError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// JetStream as a whole does not answer, or has lost too many of its servers.
+    #[error(
+        "JetStream does not work now: {why}. Events, queued commands and seeds through the bus wait for it; commands, heartbeats \
+         and direct seeds go on"
+    )]
+    NoJetStream {
+        /// What is known of the reason.
+        why: String,
+    },
     /// The server has no room for the stream.
     #[error(
         "JetStream has no room for stream {stream} of {max_bytes} bytes; raise jetstream.max_file_store of the server, or \
@@ -200,6 +209,7 @@ impl BusError {
             Self::NotConnected { .. }
             | Self::NoAgent(_)
             | Self::NoResponders { .. }
+            | Self::NoJetStream { .. }
             | Self::TimedOut { .. } => true,
             Self::Agent(error) => error.retryable,
             _ => false,

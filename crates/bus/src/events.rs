@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::conn::{Bus, backoff};
 use crate::error::{BusError, Result};
+use crate::replicas::Replicas;
 use crate::streams::{self, Durable, Made, StreamLimits};
 
 /// Name of the stream.
@@ -31,7 +32,11 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(2 * 3600);
 /// Bounds of the event stream unless the operator says otherwise: the oldest events go first.
 #[must_use]
 pub fn event_stream_limits() -> StreamLimits {
-    StreamLimits { max_bytes: 1 << 30, max_age: Duration::from_secs(90 * 24 * 3600), replicas: 1 }
+    StreamLimits {
+        max_bytes: 1 << 30,
+        max_age: Duration::from_secs(90 * 24 * 3600),
+        replicas: Replicas::Auto,
+    }
 }
 
 /// Makes the event stream if it is missing and checks that it is as the events need it.

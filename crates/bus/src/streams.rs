@@ -4,15 +4,21 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{FromConsumer, PullConsumer};
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, ConsumerErrorKind, DiscardPolicy, Info, RetentionPolicy, StorageType,
+};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::conn::Bus;
 use crate::error::{BusError, Result};
+use crate::replicas::Replicas;
 
 /// A stream is made smaller when the server has no room for it, but not smaller than this.
 const MAX_BYTES_LEAST: i64 = 1 << 20;
@@ -24,8 +30,8 @@ pub struct StreamLimits {
     pub max_bytes: i64,
     /// Messages older than this go.
     pub max_age: Duration,
-    /// Copies in a cluster of servers: 1, 3 or 5.
-    pub replicas: usize,
+    /// How many servers keep it.
+    pub replicas: Replicas,
 }
 
 /// A durable stream as its user needs it.
@@ -49,7 +55,7 @@ pub(crate) struct Durable<'a> {
 pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &StreamLimits) -> Result<Made> {
     let mut wanted = Config {
         name: stream.name.into(),
-        description: Some(stream.description.into()),
+        description: Some(limits.replicas.describe(stream.description)),
         subjects: vec![stream.subject.into()],
         retention: stream.retention,
         discard: stream.discard,
@@ -59,14 +65,14 @@ pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &Str
         max_messages: -1,
         max_messages_per_subject: -1,
         max_consumers: -1,
-        num_replicas: limits.replicas,
+        num_replicas: limits.replicas.first(),
         duplicate_window: stream.duplicate_window.min(limits.max_age),
         deny_delete: stream.append_only,
         deny_purge: stream.append_only,
         ..Config::default()
     };
     loop {
-        match ensure(bus, wanted.clone()).await {
+        match ensure(bus, wanted.clone(), limits.replicas, stream.description).await {
             Err(BusError::NoRoom { .. }) if wanted.max_bytes / 2 >= MAX_BYTES_LEAST => {
                 wanted.max_bytes /= 2;
             }
@@ -89,9 +95,21 @@ pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &Str
 pub(crate) async fn api<T: DeserializeOwned>(bus: &Bus, call: &str, body: Vec<u8>) -> Result<Response<T>> {
     let prefix = bus.config().jetstream_prefix.as_deref().unwrap_or("$JS.API");
     let limit = bus.config().request_timeout();
-    let answer = bus.request(format!("{prefix}.{call}"), None, body.into(), limit).await?;
-    serde_json::from_slice(&answer.payload)
-        .map_err(|error| BusError::BadReply { from: "JetStream".into(), why: format!("{call}: {error}") })
+    let answer = match bus.request(format!("{prefix}.{call}"), None, body.into(), limit).await {
+        Err(BusError::TimedOut { after, .. }) => {
+            let why =
+                format!("no answer to {call} within {} ms; have its servers a leader?", after.as_millis());
+            return Err(BusError::NoJetStream { why });
+        }
+        other => other?,
+    };
+    match serde_json::from_slice(&answer.payload) {
+        Ok(Response::Err { error }) if error.error_code() == ErrorCode::CLUSTER_NOT_AVAILABLE => {
+            Err(BusError::NoJetStream { why: format!("its servers have no quorum ({error})") })
+        }
+        Ok(response) => Ok(response),
+        Err(error) => Err(BusError::BadReply { from: "JetStream".into(), why: format!("{call}: {error}") }),
+    }
 }
 
 /// The stream's state.
@@ -103,50 +121,102 @@ pub(crate) async fn info(bus: &Bus, name: &str) -> Result<Info> {
 }
 
 /// Whether a stream was there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Made {
     /// It was.
     Before,
+    /// It was, with fewer replicas.
+    Raised {
+        /// Replicas that it had.
+        from: usize,
+        /// Replicas that it has.
+        to: usize,
+    },
+    /// It was, and would be kept by more servers if that were possible.
+    Short {
+        /// Replicas that it has.
+        replicas: usize,
+        /// Why they are not raised.
+        why: String,
+    },
     /// It was made by this call.
     Now,
 }
 
-/// Makes the stream if it is missing and checks it.
-pub(crate) async fn ensure(bus: &Bus, wanted: Config) -> Result<Made> {
+/// Makes the stream if it is missing, checks it, and raises its replicas where `what` as its description tells that it is ours.
+pub(crate) async fn ensure(bus: &Bus, wanted: Config, replicas: Replicas, what: &str) -> Result<Made> {
     let name = wanted.name.clone();
-    let mut made = Made::Before;
-    let found = match api::<Info>(bus, &format!("STREAM.INFO.{name}"), Vec::new()).await? {
-        Response::Ok(info) => info,
+    let (found, made) = match api::<Info>(bus, &format!("STREAM.INFO.{name}"), Vec::new()).await? {
+        Response::Ok(info) => (info, Made::Before),
         Response::Err { error } if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-            let body = serde_json::to_vec(&wanted)
-                .map_err(|error| BusError::Unsendable { what: name.clone(), why: error.to_string() })?;
-            match api::<Info>(bus, &format!("STREAM.CREATE.{name}"), body).await? {
-                Response::Ok(info) => {
-                    tracing::info!(stream = name, "made a stream");
-                    made = Made::Now;
-                    info
-                }
-                Response::Err { error } if is_full(&error) => {
-                    return Err(BusError::NoRoom {
-                        stream: name,
-                        max_bytes: wanted.max_bytes,
-                        source: error,
-                    });
-                }
-                Response::Err { error } => {
-                    return Err(BusError::jetstream(format!("cannot make stream {name}"), error));
-                }
-            }
+            (make(bus, wanted.clone(), replicas).await?, Made::Now)
         }
         Response::Err { error } => {
             return Err(BusError::jetstream(format!("cannot look at stream {name}"), error));
         }
     };
     let difference = differences(&wanted, &found.config);
-    if difference.is_empty() {
-        return Ok(made);
+    if !difference.is_empty() {
+        return Err(BusError::StreamDiffers { stream: name, difference: difference.join("; ") });
     }
-    Err(BusError::StreamDiffers { stream: name, difference: difference.join("; ") })
+    let from = found.config.num_replicas;
+    match replicas.raise(&found, what) {
+        Some(to) if made == Made::Before => Ok(match raise(bus, &name, to, replicas.describe(what)).await {
+            Ok(()) => {
+                tracing::info!(stream = name, from, to, "raised the replicas of a stream");
+                Made::Raised { from, to }
+            }
+            Err(error) => Made::Short { replicas: from, why: sys::error::line(&error) },
+        }),
+        _ => Ok(made),
+    }
+}
+
+async fn make(bus: &Bus, mut wanted: Config, replicas: Replicas) -> Result<Info> {
+    let name = wanted.name.clone();
+    loop {
+        let body = serde_json::to_vec(&wanted)
+            .map_err(|error| BusError::Unsendable { what: name.clone(), why: error.to_string() })?;
+        let error = match api::<Info>(bus, &format!("STREAM.CREATE.{name}"), body).await? {
+            Response::Ok(info) => {
+                tracing::info!(stream = name, replicas = info.config.num_replicas, "made a stream");
+                return Ok(info);
+            }
+            Response::Err { error } => error,
+        };
+        let smaller = wanted.max_bytes / 2 >= MAX_BYTES_LEAST;
+        if is_full(&error) && (smaller || wanted.num_replicas == 1) {
+            return Err(BusError::NoRoom { stream: name, max_bytes: wanted.max_bytes, source: error });
+        }
+        match replicas.after_refusal(wanted.num_replicas, &error) {
+            Some(fewer) => wanted.num_replicas = fewer,
+            None => return Err(BusError::jetstream(format!("cannot make stream {name}"), error)),
+        }
+    }
+}
+
+/// Has a stream kept by more servers. All else stays as it is, also what this client does not know of.
+async fn raise(bus: &Bus, stream: &str, to: usize, description: String) -> Result<()> {
+    let mut config = match api::<serde_json::Value>(bus, &format!("STREAM.INFO.{stream}"), Vec::new()).await?
+    {
+        Response::Ok(mut info) => info["config"].take(),
+        Response::Err { error } => {
+            return Err(BusError::jetstream(format!("cannot look at stream {stream}"), error));
+        }
+    };
+    config["num_replicas"] = to.into();
+    config["description"] = description.into();
+    let call = format!("STREAM.UPDATE.{stream}");
+    match api::<Info>(bus, &call, config.to_string().into_bytes()).await? {
+        Response::Ok(info) if info.config.num_replicas == to => Ok(()),
+        Response::Ok(info) => Err(BusError::StreamDiffers {
+            stream: stream.to_owned(),
+            difference: format!("{} replicas, not {to}", info.config.num_replicas),
+        }),
+        Response::Err { error } => {
+            Err(BusError::jetstream(format!("cannot raise stream {stream} to {to} replicas"), error))
+        }
+    }
 }
 
 /// Whether the server, or the account's limits there, lack the bytes that a stream sets aside.
@@ -156,7 +226,10 @@ fn is_full(error: &async_nats::jetstream::Error) -> bool {
         ErrorCode::INSUFFICIENT_RESOURCES,
         ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
     ];
-    full.contains(&error.error_code())
+    // Servers that are there but have no room are named so only in the words.
+    let peers_full = error.error_code() == ErrorCode::CLUSTER_NO_PEERS
+        && error.to_string().contains("insufficient storage");
+    peers_full || full.contains(&error.error_code())
 }
 
 /// Removes a stream with all that is in it; whether there was one.
@@ -215,12 +288,38 @@ pub(crate) async fn create_consumer(bus: &Bus, stream: &str, config: PullConfig)
             stream: stream.to_owned(),
             difference: format!("the server does not filter its consumer by {filter:?}"),
         }),
-        Ok(Err(error)) => {
-            Err(BusError::jetstream(format!("cannot make a consumer on stream {stream}"), error))
-        }
+        Ok(Err(error)) => Err(match error.kind() {
+            ConsumerErrorKind::JetStream(known) if known.error_code() != ErrorCode::CLUSTER_NOT_AVAILABLE => {
+                BusError::jetstream(format!("cannot make a consumer on stream {stream}"), error)
+            }
+            ConsumerErrorKind::InvalidConsumerType | ConsumerErrorKind::InvalidName => {
+                BusError::jetstream(format!("cannot make a consumer on stream {stream}"), error)
+            }
+            _ => BusError::NoJetStream { why: format!("cannot make a consumer on stream {stream}: {error}") },
+        }),
         Err(_) => {
             Err(BusError::TimedOut { what: format!("making a consumer on stream {stream}"), after: limit })
         }
+    }
+}
+
+/// Stores a message and waits until it is safe.
+pub(crate) async fn store(bus: &Bus, subject: &str, headers: HeaderMap, body: Bytes) -> Result<()> {
+    let limit = bus.config().request_timeout();
+    let answer = match bus.request(subject.to_owned(), Some(headers), body, limit).await {
+        Ok(answer) => answer,
+        // The stream is there, but nobody leads it.
+        Err(BusError::NoResponders { .. } | BusError::TimedOut { .. }) => {
+            return Err(BusError::NoJetStream { why: format!("nobody stores what is sent to {subject}") });
+        }
+        Err(error) => return Err(error),
+    };
+    match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
+        Ok(Response::Ok(_)) => Ok(()),
+        Ok(Response::Err { error }) => {
+            Err(BusError::jetstream(format!("cannot store what is sent to {subject}"), error))
+        }
+        Err(error) => Err(BusError::BadReply { from: "JetStream".into(), why: error.to_string() }),
     }
 }
 

@@ -300,7 +300,7 @@ fn exit_of(error: &BusError) -> Exit {
         | BusError::NoAgent(_)
         | BusError::NoResponders { .. }
         | BusError::Closed => Exit::Unreachable,
-        BusError::TimedOut { .. } => Exit::Retry,
+        BusError::TimedOut { .. } | BusError::NoJetStream { .. } => Exit::Retry,
         BusError::NotPermitted { .. } | BusError::InboxRefused { .. } => Exit::Denied,
         BusError::Config { .. } | BusError::InvalidId(_) | BusError::Unsendable { .. } => Exit::Usage,
         BusError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
@@ -329,6 +329,7 @@ fn hint_of(error: &BusError) -> Option<String> {
         BusError::NoResponders { .. } => {
             "JetStream must be enabled on the server and set up for this account"
         }
+        BusError::NoJetStream { .. } => "`bus status` tells what is missing",
         BusError::TimedOut { .. } => "look whether it was done before you repeat it; --timeout waits longer",
         BusError::Agent(error) => match error.code {
             ErrorCode::Unauthenticated => {

@@ -15,6 +15,10 @@ use tempfile::TempDir;
 
 use crate::port::Port;
 
+mod cluster;
+
+pub use cluster::NatsCluster;
+
 /// How long a server may take to answer after its start; this machine may be busy.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
@@ -120,6 +124,11 @@ impl NatsServer {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// From the next start on it is another program: an upgrade, the store stays.
+    pub fn upgrade(&mut self, program: impl Into<PathBuf>) {
+        self.program = program.into();
     }
 
     /// Starts it (again), same port, same store.

@@ -270,13 +270,13 @@ pub(crate) struct EventsConfig {
     pub(crate) max_mib: u32,
     /// Days that an event is kept.
     pub(crate) keep_days: u32,
-    /// Copies in a cluster of servers: 1, 3 or 5.
-    pub(crate) replicas: u8,
+    /// How many servers keep it: "auto" (three where the cluster has as many, else one), 1, 3 or 5.
+    pub(crate) replicas: bus::Replicas,
 }
 
 impl Default for EventsConfig {
     fn default() -> Self {
-        Self { max_mib: 1024, keep_days: 90, replicas: 1 }
+        Self { max_mib: 1024, keep_days: 90, replicas: bus::Replicas::Auto }
     }
 }
 
@@ -286,7 +286,7 @@ impl EventsConfig {
         bus::StreamLimits {
             max_bytes: i64::from(self.max_mib) << 20,
             max_age: Duration::from_secs(u64::from(self.keep_days) * 86_400),
-            replicas: usize::from(self.replicas),
+            replicas: self.replicas,
         }
     }
 }

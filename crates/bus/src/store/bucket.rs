@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use super::WINDOW_BYTES_MIN;
 use crate::conn::Bus;
 use crate::error::{BusError, Result};
+use crate::replicas::Replicas;
 use crate::streams;
 
+const DESCRIPTION: &str = "Seed data on their way between orchestrator-agents";
 /// All buckets of this product begin so.
 const PREFIX: &str = "orch-";
 /// What nobody takes for this long is gone, whatever became of the agents.
@@ -77,7 +79,7 @@ pub async fn make_bucket(bus: &Bus, donor: &AgentId, recipient: &AgentId, window
     let most = window_bytes.max(WINDOW_BYTES_MIN) + BACKSTOP_BYTES;
     let wanted = Config {
         name: stream.clone(),
-        description: Some("Seed data on their way between orchestrator-agents".to_owned()),
+        description: Some(DESCRIPTION.to_owned()),
         subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
         retention: RetentionPolicy::Limits,
         discard: DiscardPolicy::New,
@@ -87,14 +89,14 @@ pub async fn make_bucket(bus: &Bus, donor: &AgentId, recipient: &AgentId, window
         max_messages: -1,
         max_messages_per_subject: -1,
         max_consumers: -1,
-        num_replicas: 1,
+        num_replicas: Replicas::Auto.first(),
         allow_rollup: true,
         allow_direct: true,
         // Nothing is published twice: what fails breaks the connection that it belongs to.
         duplicate_window: Duration::from_secs(1),
         ..Config::default()
     };
-    streams::ensure(bus, wanted).await?;
+    streams::ensure(bus, wanted, Replicas::Auto, DESCRIPTION).await?;
     let name = consumer_of(recipient);
     if streams::find_consumer(bus, &stream, &name).await?.is_some() {
         return Ok(());

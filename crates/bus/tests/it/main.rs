@@ -1,6 +1,7 @@
 //! The bus on real nats-servers: the distribution's, and the newest where `scripts/nats-newest` fetched it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by a panic")]
 
+mod cluster;
 mod durable;
 mod events;
 mod fleet;

@@ -227,7 +227,8 @@ pub enum KeyUse {
 pub enum BusCmd {
     /// Writes nats-server accounts, users and permissions with least privilege
     Config(BusConfigArgs),
-    /// Makes the streams of events and of queued commands where they are missing; a controller may
+    /// Makes the streams of events and of queued commands where they are missing, and has them kept by more servers where the
+    /// cluster has grown; a controller may
     Setup(BusSetupArgs),
 }
 
@@ -240,6 +241,9 @@ pub struct BusSetupArgs {
     /// How long an event is kept
     #[arg(long, default_value = "90d", value_name = "TIME", value_parser = units::parse_seconds)]
     pub events_keep: u64,
+    /// How many servers keep each stream: auto (three where the cluster has as many, else one), 1, 3 or 5
+    #[arg(long, default_value = "auto", value_name = "N")]
+    pub replicas: bus::Replicas,
 }
 
 /// Whom the configuration knows.

@@ -34,23 +34,34 @@ pub(super) async fn setup(session: &Session, args: &BusSetupArgs) -> Result<()> 
     let events = StreamLimits {
         max_bytes: i64::try_from(args.events_size).unwrap_or(i64::MAX),
         max_age: Duration::from_secs(args.events_keep),
-        ..bus::events::event_stream_limits()
+        replicas: args.replicas,
     };
+    let commands = StreamLimits { replicas: args.replicas, ..bus::durable::command_stream_limits() };
     let bus = session.client.bus();
     let failed = |source| CtlError::bus("cannot set up the bus", source);
     let streams = [
         (bus::events::EVENT_STREAM, bus::events::ensure_event_stream(bus, &events).await.map_err(failed)?),
         (
             bus::durable::COMMAND_STREAM,
-            bus::durable::ensure_command_stream(bus, &bus::durable::command_stream_limits())
-                .await
-                .map_err(failed)?,
+            bus::durable::ensure_command_stream(bus, &commands).await.map_err(failed)?,
         ),
     ];
     for (name, made) in streams {
-        session.out.result(&json!({"stream": name, "made": made == Made::Now}), |_| {
-            format!("{name}: {}", if made == Made::Now { "made" } else { "was there; its limits stay" })
-        });
+        session
+            .out
+            .result(&json!({"stream": name, "made": made == Made::Now, "became": became(&made)}), |_| {
+                format!("{name}: {}", became(&made))
+            });
     }
     Ok(())
+}
+
+/// What became of a stream.
+fn became(made: &Made) -> String {
+    match made {
+        Made::Now => "made".to_owned(),
+        Made::Before => "was there; its limits stay".to_owned(),
+        Made::Raised { from, to } => format!("was there; raised from {from} to {to} replicas"),
+        Made::Short { replicas, why } => format!("was there and stays at {replicas} replica(s): {why}"),
+    }
 }
