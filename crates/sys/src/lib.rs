@@ -3,6 +3,7 @@
 //! It knows no domain: no MySQL, no snapshot, no job. Nothing else in the tree starts programs, replaces files or follows paths that
 //! another user may have planted.
 
+pub mod dir;
 pub mod error;
 pub mod file;
 pub mod hex;

@@ -8,7 +8,6 @@
 //! Everything here blocks. Callers on an async runtime use `spawn_blocking` and steer through [`Cancel`],
 //! [`Throttle`] and [`Progress`].
 
-mod beneath;
 mod cache;
 mod cancel;
 mod compress;

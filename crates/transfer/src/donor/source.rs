@@ -11,7 +11,8 @@ use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::Mode;
 
 use super::shelf::{Part, Reader, Shelf};
-use crate::beneath::open_beneath;
+use sys::dir::open_below;
+
 use crate::innodb_page::{self, Format};
 use crate::manifest::Entry;
 use crate::{Error, Result, cache, kernel};
@@ -90,10 +91,10 @@ impl Source {
     pub(crate) fn open_file(&self, index: u32, entry: &Entry<'_>) -> Result<SourceFile> {
         let path = self.root.join(entry.path);
         let flags = OFlag::O_RDONLY | OFlag::O_NOATIME;
-        let file = open_beneath(self.dir.as_fd(), entry.path, flags, Mode::empty())
+        let file = open_below(self.dir.as_fd(), entry.path, flags, Mode::empty())
             .or_else(|error| match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
-                    open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty())
+                    open_below(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty())
                 }
                 _ => Err(error),
             })

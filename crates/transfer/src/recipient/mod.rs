@@ -55,6 +55,8 @@ pub struct RecipientOptions {
     pub token: Token,
     /// Where the tree lands. Created if missing; on resume it holds what was proven.
     pub staging: PathBuf,
+    /// The inode of `staging`, which then must be there: another directory in its place fails the transfer.
+    pub staging_inode: Option<u64>,
     /// What is proven, on disk. Must not lie inside `staging`. Remove it together with `staging`.
     pub journal: PathBuf,
     /// Connections that pull at once, at most 64; 0 chooses by how long the donor takes to answer.
@@ -100,6 +102,7 @@ impl RecipientOptions {
             fingerprint: None,
             token,
             staging: staging.into(),
+            staging_inode: None,
             journal: journal.into(),
             connections: 0,
             throttle: Arc::default(),
@@ -171,7 +174,9 @@ fn check_options(options: &RecipientOptions) -> Result<()> {
 }
 
 fn run(options: &RecipientOptions, stop: &Arc<Cancel>) -> Result<Received> {
-    fs::create_dir_all(&options.staging).map_err(Error::file("make the directory", &options.staging))?;
+    if options.staging_inode.is_none() {
+        fs::create_dir_all(&options.staging).map_err(Error::file("make the directory", &options.staging))?;
+    }
     let mut journal = Journal::open(&options.journal)?;
     let session = journal.session;
     let received = run_phases(options, &mut journal, stop);
@@ -250,6 +255,7 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     settle::let_go(&shared, &unsettled);
     journal.append(&unsettled, options.durable)?;
     let root_digest = shared.root_digest();
+    staging.is_in_its_place()?;
     retrying(options, &stop, || prove(options, session, &stop, &root_digest))?;
     progress.enter(Phase::Done);
     let counters = progress.snapshot();
@@ -352,6 +358,7 @@ fn prepare(
     })?;
     let staging = Staging::prepare(
         &options.staging,
+        options.staging_inode,
         manifest,
         options.owner,
         options.delta_base.as_deref(),

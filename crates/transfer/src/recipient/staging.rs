@@ -1,24 +1,22 @@
 //! The staging directory: where files are made, written and given their metadata. Nothing is opened outside of it.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FallocateFlags, OFlag, fallocate};
-use nix::sys::stat::{Mode, UtimensatFlags, fchmod, futimens, mkdirat, utimensat};
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::{Mode, fchmod, futimens};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use sys::dir::Dir;
 
 use super::staged::{Base, StagedFile};
-use crate::beneath::open_beneath;
 use crate::manifest::{Entry, EntryKind};
 use crate::{Error, Manifest, Result, cache};
 
@@ -28,7 +26,7 @@ const PREALLOCATE_MIN: u64 = 1 << 20;
 /// The staging directory of one transfer.
 pub(super) struct Staging {
     root: PathBuf,
-    dir: OwnedFd,
+    dir: Dir,
     /// Who owns what is made: `None` keeps the donor's numbers.
     owner: Option<(u32, u32)>,
     may_chown: bool,
@@ -42,29 +40,41 @@ pub(super) struct Staging {
     /// What is on disk may stay in the page cache too.
     stays_cached: bool,
     /// The recipient's old tree, to take equal blocks from.
-    delta_base: Option<OwnedFd>,
+    delta_base: Option<Dir>,
     open: Mutex<HashMap<u32, Arc<StagedFile>>>,
 }
 
 impl Staging {
-    /// Opens the directory, made if missing, and makes all directories of the tree in it.
+    /// Opens the directory, of this inode where one is given, and makes all directories of the tree in it.
     pub(super) fn prepare(
         root: &Path,
+        inode: Option<u64>,
         manifest: &Manifest,
         owner: Option<(u32, u32)>,
         delta_base: Option<&Path>,
         stays_cached: bool,
         resumed: bool,
     ) -> Result<Self> {
-        let dir = File::open(root).map_err(Error::file("open", root))?;
+        let dir = Dir::open(root).map_err(Error::file("open", root))?;
+        if let Some(inode) = inode
+            && dir.identity().map_err(Error::file("look at", root))?.inode != inode
+        {
+            let detail = "another directory is in its place than was made for this seed".to_owned();
+            return Err(Error::Staging { path: root.to_owned(), detail });
+        }
         let delta_base = delta_base
-            .map(|base| File::open(base).map(OwnedFd::from).map_err(Error::file("open the old tree", base)))
+            // A datadir may be named by a link.
+            .map(|base| {
+                base.canonicalize()
+                    .and_then(|base| Dir::open(&base))
+                    .map_err(Error::file("open the old tree", base))
+            })
             .transpose()?;
         let euid = nix::unistd::geteuid();
         let preallocates = fstatfs(&dir).is_ok_and(|stat| stat.filesystem_type() != TMPFS_MAGIC);
         let staging = Self {
             root: root.to_owned(),
-            dir: dir.into(),
+            dir,
             owner,
             may_chown: euid.is_root(),
             ours: (euid.as_raw(), nix::unistd::getegid().as_raw()),
@@ -82,15 +92,12 @@ impl Staging {
     }
 
     fn make_dir(&self, path: &Path) -> Result<()> {
-        match mkdirat(&self.dir, path, Mode::S_IRWXU) {
-            Ok(()) => Ok(()),
-            Err(Errno::EEXIST) => {
-                // A link in its place is refused by the open.
-                open_beneath(self.dir.as_fd(), path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
-                    .map(drop)
-                    .map_err(Error::file("use the directory", self.root.join(path)))
+        match self.dir.make_dir(path, 0o700) {
+            // A link in its place is refused by the open.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.dir.dir(path).map(drop).map_err(Error::file("use the directory", self.root.join(path)))
             }
-            Err(error) => Err(Error::file("make the directory", self.root.join(path))(error.into())),
+            made => made.map_err(Error::file("make the directory", self.root.join(path))),
         }
     }
 
@@ -123,7 +130,9 @@ impl Staging {
     fn open_file(&self, index: u32, entry: &Entry<'_>, left: u32) -> Result<StagedFile> {
         let path = self.root.join(entry.path);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NONBLOCK;
-        let file = open_beneath(self.dir.as_fd(), entry.path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        let file = self
+            .dir
+            .open_below(entry.path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(Error::file("create", &path))?;
         let sparse = entry.is_sparse();
         let base = self.base_of(entry, &file);
@@ -179,9 +188,7 @@ impl Staging {
         let Some(dir) = self.delta_base.as_ref().filter(|_| entry.chunks > 1 && travels()) else {
             return Base::None;
         };
-        let Ok(old) =
-            open_beneath(dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
-        else {
+        let Ok(old) = dir.open_below(entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) else {
             return Base::None;
         };
         if !old.metadata().is_ok_and(|meta| meta.is_file()) {
@@ -228,15 +235,14 @@ impl Staging {
     /// Whether a proven file is there with its full size, and which bytes it holds; `None` when not.
     pub(super) fn open_proven(&self, entry: &Entry<'_>) -> Option<File> {
         let file =
-            open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
-                .ok()?;
+            self.dir.open_below(entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()).ok()?;
         let meta = file.metadata().ok()?;
         (meta.is_file() && meta.nlink() == 1 && meta.len() == entry.size).then_some(file)
     }
 
     /// Opens a file again to flush it.
     pub(super) fn flush_file(&self, entry: &Entry<'_>) -> Result<()> {
-        let opened = open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty());
+        let opened = self.dir.open_below(entry.path, OFlag::O_RDONLY, Mode::empty());
         opened.and_then(|file| file.sync_data()).map_err(Error::file("flush", self.root.join(entry.path)))
     }
 
@@ -252,7 +258,7 @@ impl Staging {
         if self.stays_cached {
             return;
         }
-        if let Ok(file) = open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY, Mode::empty()) {
+        if let Ok(file) = self.dir.open_below(entry.path, OFlag::O_RDONLY, Mode::empty()) {
             ranges.for_each(|range| cache::let_go_behind(&file, &range));
         }
     }
@@ -296,28 +302,25 @@ impl Staging {
 
     fn make_link(&self, entry: &Entry<'_>) -> io::Result<()> {
         let target = entry.target.unwrap_or(Path::new(""));
-        match unlinkat(&self.dir, entry.path, UnlinkatFlags::NoRemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => {}
-            Err(error) => return Err(error.into()),
+        match self.dir.remove_file(entry.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => self.dir.make_link(entry.path, target)?,
         }
-        symlinkat(target, &self.dir, entry.path)?;
         if let Some((uid, gid)) = self.owner_of(entry) {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            fchownat(&self.dir, entry.path, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
+            self.dir.give(entry.path, uid, gid)?;
         }
-        utimensat(
-            &self.dir,
-            entry.path,
-            &TimeSpec::UTIME_OMIT,
-            &mtime(entry),
-            UtimensatFlags::NoFollowSymlink,
-        )?;
-        Ok(())
+        self.dir.set_modified(entry.path, &mtime(entry))
+    }
+
+    /// Fails when the path of staging leads elsewhere by now.
+    pub(super) fn is_in_its_place(&self) -> Result<()> {
+        self.dir
+            .is_in_its_place()
+            .map_err(|why| Error::Staging { path: self.root.clone(), detail: why.to_string() })
     }
 
     fn dress_dir(&self, entry: &Entry<'_>) -> io::Result<()> {
-        let dir =
-            open_beneath(self.dir.as_fd(), entry.path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+        let dir = self.dir.open_below(entry.path, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
         if let Some((uid, gid)) = self.owner_of(entry) {
             std::os::unix::fs::fchown(&dir, Some(uid), Some(gid))?;
         }
@@ -332,19 +335,21 @@ impl Staging {
         let mut dirs = vec![PathBuf::new()];
         while let Some(relative) = dirs.pop() {
             let full = self.root.join(&relative);
-            for entry in fs::read_dir(&full).map_err(Error::file("list", &full))? {
-                let entry = entry.map_err(Error::file("list", &full))?;
-                let path = relative.join(entry.file_name());
-                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-                if known.contains(path.as_path()) {
-                    if is_dir {
-                        dirs.push(path);
-                    }
-                    continue;
+            let opened;
+            let dir = if relative.as_os_str().is_empty() {
+                &self.dir
+            } else {
+                opened = self.dir.dir(&relative).map_err(Error::file("open", &full))?;
+                &opened
+            };
+            for name in dir.names().map_err(Error::file("list", &full))? {
+                let path = relative.join(&name);
+                if !known.contains(path.as_path()) {
+                    dir.remove_all(Path::new(&name))
+                        .map_err(Error::file("remove what an earlier seed left:", full.join(&name)))?;
+                } else if self.dir.dir(&path).is_ok() {
+                    dirs.push(path);
                 }
-                let removed =
-                    if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
-                removed.map_err(Error::file("remove what an earlier seed left:", entry.path()))?;
             }
         }
         Ok(())

@@ -90,7 +90,7 @@ pub fn assert_same_tree(a: &Path, b: &Path) {
     }
 }
 
-fn list(root: &Path) -> Vec<PathBuf> {
+pub fn list(root: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut dirs = vec![PathBuf::new()];
     while let Some(dir) = dirs.pop() {
