@@ -25,7 +25,7 @@ pub fn vendor(name: &str) -> Option<Vendor> {
         "mysql9" => mysql9_root().map(|root| Vendor::Mysql9 { root }),
         other => panic!("no server {other}"),
     };
-    found.map_err(|why| eprintln!("skipped, because there is no {name} here: {why:#}")).ok()
+    found.map_err(|why| testkit::skip::odd(format_args!("there is no {name} here: {why:#}"))).ok()
 }
 
 /// The account on the source and its credentials in a file of their own.

@@ -276,8 +276,7 @@ async fn last(outage: Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chaos_loses_nothing() {
     if let Some(reason) = netns::unavailable_reason() {
-        eprintln!("skipped, because {reason}");
-        return;
+        testkit::skip!("{reason}");
     }
     let mut run = Run::from_environment();
     let mut chaos = Chaos::start().await;

@@ -121,8 +121,7 @@ async fn every_kind_of_bad_request_gets_its_typed_error_and_the_agent_lives_on()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_host_that_cannot_do_lvm_says_why_and_serves_on() {
     if Path::new("/dev/mapper").read_dir().is_ok_and(|entries| entries.count() > 1) {
-        eprintln!("skipped, because this host has device-mapper volumes");
-        return;
+        testkit::skip!(odd: "this host has device-mapper volumes");
     }
     let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
     let datadir = tempfile::tempdir().unwrap();
@@ -209,7 +208,7 @@ async fn an_agent_ends_although_its_hosts_file_system_does_not_answer() {
     world::serving(&client, agent.id()).await;
     let unanswered = match Unanswered::mount(datadir.path()) {
         Ok(unanswered) => unanswered,
-        Err(error) => return eprintln!("skipped, because FUSE cannot be mounted: {error}"),
+        Err(error) => testkit::skip!("FUSE cannot be mounted: {error}"),
     };
     let pid = agent.pid().unwrap();
     testkit::poll::until_true(world::PATIENCE, "a look at the datadir", || waits_for_an_answer(pid));

@@ -103,8 +103,7 @@ async fn a_donor_that_dies_for_good_is_told_in_seconds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_network_that_swallows_everything_is_told_on_both_ends_in_seconds() {
     if let Some(reason) = netns::unavailable_reason() {
-        eprintln!("skipped, because {reason}");
-        return;
+        testkit::skip!("{reason}");
     }
     let network = Network::new().unwrap();
     let bus_address = Some(network.attach_test().unwrap());

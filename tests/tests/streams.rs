@@ -63,7 +63,7 @@ async fn assert_same_rows(world: &World) {
 fn has_mariabackup() -> bool {
     let there = Path::new("/usr/bin/mariabackup").exists();
     if !there {
-        eprintln!("skipped, because mariabackup is not installed (scripts/install-deps test)");
+        testkit::skip::lacking("mariabackup is not installed (scripts/install-deps test)");
     }
     there
 }

@@ -30,25 +30,15 @@ pub(crate) enum Claim {
     Alone,
 }
 
-/// What a kind of job claims; an unknown kind claims everything alone. `through_store`: its data go through the bucket.
-#[must_use]
-pub(crate) fn claims(kind: &str, through_store: bool) -> &'static [(Resource, Claim)] {
-    use Claim::{Alone, Shared};
+/// What one job claims.
+pub(crate) type Claims = &'static [(Resource, Claim)];
+
+/// What a job of an unknown kind claims.
+pub(crate) const EVERYTHING: Claims = {
+    use Claim::Alone;
     use Resource::{Bucket, Datadir, Seed, Service, Snapshots};
-    match kind {
-        "seed.offer" if through_store => &[(Seed, Shared), (Bucket, Alone)],
-        "seed.start" | "seed.undo" => &[(Service, Alone), (Datadir, Alone), (Seed, Alone)],
-        "seed.offer" => &[(Seed, Shared)],
-        "mysql.start" | "mysql.stop" | "mysql.restart" => &[(Service, Alone)],
-        "mysql.start-on-snapshot" | "mysql.leave-snapshot" => &[(Service, Alone), (Datadir, Alone)],
-        "datadir.clear" | "datadir.post-copy" => &[(Service, Shared), (Datadir, Alone)],
-        "snapshot.create" => &[(Service, Shared), (Datadir, Shared), (Snapshots, Alone)],
-        "snapshot.remove" => &[(Snapshots, Alone)],
-        "binlog.apply" => &[(Service, Shared), (Datadir, Shared)],
-        "snapshot.verify" | "custom.run" => &[],
-        _ => &[(Service, Alone), (Datadir, Alone), (Snapshots, Alone), (Seed, Alone), (Bucket, Alone)],
-    }
-}
+    &[(Service, Alone), (Datadir, Alone), (Snapshots, Alone), (Seed, Alone), (Bucket, Alone)]
+};
 
 /// A job that is not finished.
 #[derive(Debug, Clone)]
@@ -59,15 +49,14 @@ pub(crate) struct Running {
     pub(crate) kind: String,
     /// Who asked for it.
     pub(crate) actor: String,
-    /// Its data go through the bucket of this agent.
-    pub(crate) through_store: bool,
+    /// What it claims.
+    pub(crate) claims: Claims,
 }
 
-/// Decides whether a job of `kind` may begin beside those that run.
-pub(crate) fn admit(running: &[Running], kind: &str, through_store: bool) -> Result<(), WireError> {
-    let wanted = claims(kind, through_store);
+/// Decides whether a job of `kind` that claims `wanted` may begin beside those that run.
+pub(crate) fn admit(running: &[Running], kind: &str, wanted: Claims) -> Result<(), WireError> {
     for job in running {
-        for (resource, claim) in claims(&job.kind, job.through_store) {
+        for (resource, claim) in job.claims {
             let clash = wanted.iter().any(|(other, other_claim)| {
                 other == resource && (*claim == Claim::Alone || *other_claim == Claim::Alone)
             });
@@ -95,70 +84,4 @@ fn busy(holder: &Running, resource: Resource, kind: &str) -> WireError {
         ),
     )
     .retryable()
-}
-
-#[cfg(test)]
-mod tests {
-    use protocol::command::{Class, Command};
-
-    use super::*;
-
-    fn running(kind: &str) -> Vec<Running> {
-        running_through(kind, false)
-    }
-
-    fn running_through(kind: &str, through_store: bool) -> Vec<Running> {
-        vec![Running { id: JobId::generate(), kind: kind.into(), actor: "alice".into(), through_store }]
-    }
-
-    fn jobs() -> impl Iterator<Item = &'static str> {
-        Command::SPECS.iter().filter(|s| s.class == Class::Job || s.name == "seed.offer").map(|s| s.name)
-    }
-
-    #[test]
-    fn refusal_is_mutual_and_names_the_holder() {
-        for one in jobs() {
-            for other in jobs() {
-                let there = admit(&running(one), other, false);
-                let back = admit(&running(other), one, false);
-                assert_eq!(there.is_ok(), back.is_ok(), "{one} and {other}");
-                if let Err(error) = there {
-                    assert!(error.message.contains(one) && error.message.contains("alice"), "{error}");
-                    assert!(error.retryable);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_recipient_does_nothing_else_to_its_data() {
-        for other in
-            ["seed.start", "seed.offer", "mysql.start", "datadir.clear", "snapshot.create", "seed.undo"]
-        {
-            assert!(admit(&running("seed.start"), other, false).is_err(), "{other}");
-        }
-        assert!(admit(&running("seed.offer"), "seed.offer", false).is_ok(), "one donor, several recipients");
-        assert!(admit(&running("seed.offer"), "snapshot.create", false).is_ok());
-        assert!(admit(&running("seed.offer"), "mysql.restart", false).is_ok());
-    }
-
-    #[test]
-    fn one_seed_at_a_time_is_given_through_the_bucket() {
-        let through = running_through("seed.offer", true);
-        let refused = admit(&through, "seed.offer", true).unwrap_err();
-        assert!(refused.message.contains("object store") && refused.message.contains("alice"), "{refused}");
-        assert!(admit(&through, "seed.offer", false).is_ok(), "over TCP any number");
-        assert!(admit(&running("seed.offer"), "seed.offer", true).is_ok());
-    }
-
-    #[test]
-    fn every_job_has_its_claims_written_down() {
-        for kind in jobs() {
-            assert_ne!(
-                claims(kind, false),
-                claims("no.such-kind", false),
-                "{kind} falls through to the default"
-            );
-        }
-    }
 }

@@ -1,9 +1,8 @@
 //! The only place where the parts are wired together.
 
-use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,18 +16,19 @@ use protocol::event::{AgentDuplicate, AgentStarted, AgentStopped, EventData};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, BootId};
 use snapshot::MountTable;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transfer::Throttle;
 
 use crate::config::{Config, Live};
 use crate::handler::AgentHandler;
-use crate::host::{Host, Snapshots, chain};
-use crate::jobs::on_snapshot::Runs;
-use crate::observe::Seen;
+use crate::host::{Host, Looked, Snapshots, chain};
 use crate::publish::{self, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
-use crate::{guardian, jobs, observe, queries, schedule};
+use crate::state::runs::Runs;
+use crate::state::seen::Seen;
+use crate::{guardian, jobs, observe, prune, queries, schedule};
 
 /// Faults on purpose for tests with real processes; see `job::inject`.
 const FAULT_VARIABLE: &str = "OA_FAULT";
@@ -61,7 +61,8 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
     let runs = Runs::open(state_dir.join("on-snapshot.json"))
         .context("what runs on snapshots cannot be read (on-snapshot.json)")?;
 
-    let host = make_host(config, id, runner, outbox, bus, runs);
+    let (looks, asked) = mpsc::unbounded_channel();
+    let host = make_host(config, id, runner, outbox, bus, runs, looks);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -69,7 +70,13 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
     observe::look(&host).await;
     resume(&host, &publisher).await?;
     tokio::spawn(reload::run(Arc::clone(&host), Arc::clone(&authority), reload, shutdown.clone()));
-    serve(host, authority, Arc::new(replies), progress, shutdown).await
+    serve(host, authority, Arc::new(replies), Queues { progress, asked }, shutdown).await
+}
+
+/// What background tasks are fed by.
+struct Queues {
+    progress: ProgressQueue,
+    asked: mpsc::UnboundedReceiver<Looked>,
 }
 
 /// Serves until `shutdown`, then ends in good order: commands finish, jobs are parked, events are sent.
@@ -77,7 +84,7 @@ async fn serve(
     host: Arc<Host>,
     authority: Arc<Authority>,
     replies: Arc<ReplyCache>,
-    progress: ProgressQueue,
+    queues: Queues,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let handler = Arc::new(AgentHandler::new(Arc::clone(&host)));
@@ -90,12 +97,13 @@ async fn serve(
         host.config.events.limits(),
         shutdown.clone(),
     ));
-    tasks.spawn(observe::run(Arc::clone(&host), shutdown.clone()));
+    tasks.spawn(observe::run(Arc::clone(&host), queues.asked, shutdown.clone()));
+    tasks.spawn(prune::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(guardian::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::store::sweep_for_ever(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::seed::undo::sweep(Arc::clone(&host), shutdown.clone()));
-    tasks.spawn(publish::send_progress(progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
+    tasks.spawn(publish::send_progress(queues.progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
     let beating = {
         let handler = Arc::clone(&handler);
         let interval = Duration::from_secs_f64(host.config.agent.heartbeat_s);
@@ -204,6 +212,7 @@ fn make_host(
     outbox: Outbox,
     bus: Bus,
     on_snapshot: Runs,
+    looks: mpsc::UnboundedSender<Looked>,
 ) -> Arc<Host> {
     let snapshots = make_snapshots(&config);
     let capability = snapshots.as_ref().map(|s| s.provider.probe());
@@ -211,8 +220,7 @@ fn make_host(
     for missing in capabilities.iter().filter(|c| !c.available) {
         tracing::info!(capability = missing.name, reason = missing.reason, "missing on this host");
     }
-    Arc::new_cyclic(|me| Host {
-        me: me.clone(),
+    Arc::new(Host {
         instance: Instance::new(config.mysql.clone()),
         donor_throttle: Arc::new(Throttle::limited(config.seed.donor_bytes_per_s)),
         config: Live::new(config),
@@ -225,17 +233,17 @@ fn make_host(
         bus,
         seen: RwLock::new(Arc::new(Seen::nothing())),
         capabilities,
-        admission: tokio::sync::Mutex::new(()),
-        jobs_of_requests: tokio::sync::Mutex::new(HashMap::new()),
-        throttles: Mutex::new(HashMap::new()),
-        offers: jobs::offer::OpenOffers::default(),
+        admitted: tokio::sync::Mutex::default(),
+        throttles: Default::default(),
+        offers: Default::default(),
         on_snapshot,
-        probe: tokio::sync::Mutex::default(),
+        probe: Default::default(),
         // An earlier run may have left it.
         bucket_left: tokio::sync::Mutex::new(true),
-        acting: Mutex::new(None),
+        acting: Default::default(),
         doomed: Arc::default(),
         look: tokio::sync::Notify::new(),
+        looks,
         kept: tokio::sync::Notify::new(),
     })
 }
@@ -255,7 +263,7 @@ fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
 
 /// Private servers outlive an agent that was killed: they hold snapshots and staged trees that jobs go on with.
 async fn end_private_servers(host: &Host) {
-    for root in [jobs::snapshots::private_root(host), mysql::sandbox::RUN_ROOT.into()] {
+    for root in [jobs::snapshot::private_root(host), mysql::sandbox::RUN_ROOT.into()] {
         let reaped = tokio::task::spawn_blocking(move || mysql::sandbox::reap_leftovers(&root)).await;
         match reaped {
             Ok(Ok(0)) => {}
@@ -282,10 +290,8 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
         tracing::warn!(error = %chain(&error), "whether events of jobs are missing cannot be told");
     }
     let alive: Vec<String> = unfinished.iter().map(|job| job.spec.id.to_string()).collect();
-    let offers: Vec<String> = unfinished
-        .iter()
-        .filter_map(|job| Some(job.spec.params.get("offer")?.as_str()?.to_owned()))
-        .collect();
+    let about = |job: &job::Recovered| jobs::table::about(&job.spec.kind, &job.spec.params);
+    let offers: Vec<String> = unfinished.iter().filter_map(|job| about(job).holder).collect();
     let (keeping, holders) = (Arc::clone(host), alive.clone());
     free_mounts(host, move |holder| {
         holder == "operator"
@@ -298,10 +304,7 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
     let mut resumed = Vec::new();
     for job in unfinished {
         publisher.remember(&job.spec);
-        if let Some(request) = job.spec.request_id {
-            host.jobs_of_requests.lock().await.insert(request, job.spec.id);
-        }
-        match jobs::launch(host, job.spec.id, &job.spec.kind).await {
+        match jobs::table::resume(host, &job.spec).await {
             Ok(()) => resumed.push(job.spec.id),
             Err(error) => {
                 tracing::error!(job = %job.spec.id, %error, "a job of an earlier run cannot go on");
@@ -311,7 +314,6 @@ async fn resume(host: &Arc<Host>, publisher: &Publisher) -> anyhow::Result<()> {
             }
         }
     }
-    schedule::prune(host).await;
     let started = AgentStarted { version: env!("CARGO_PKG_VERSION").to_owned(), jobs_resumed: resumed };
     host.outbox
         .publish(EventData::AgentStarted(started))

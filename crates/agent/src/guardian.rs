@@ -1,7 +1,6 @@
 //! Watches the stores of snapshots that seeds read: extends them, or fails the seed with the cause before its data are lost.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::ids::SnapshotId;
@@ -9,31 +8,6 @@ use snapshot::guardian::{Action, Guardian};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, chain};
-
-/// Snapshots that must not be read any further, with the reason.
-#[derive(Debug, Default)]
-pub(crate) struct Doomed {
-    reasons: Mutex<HashMap<SnapshotId, String>>,
-}
-
-impl Doomed {
-    /// Why reading must stop, if it must.
-    pub(crate) fn check(&self, id: &SnapshotId) -> Result<(), String> {
-        match self.reasons.lock().unwrap_or_else(PoisonError::into_inner).get(id) {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn doom(&self, id: SnapshotId, reason: String) -> bool {
-        self.reasons.lock().unwrap_or_else(PoisonError::into_inner).insert(id, reason).is_none()
-    }
-
-    /// Forgets those that nobody reads any more.
-    fn keep_only(&self, watched: &[SnapshotId]) {
-        self.reasons.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| watched.contains(id));
-    }
-}
 
 /// Watches until `shutdown`. Costs nothing while no snapshot is mounted.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
@@ -87,23 +61,5 @@ fn act(host: &Host, actions: Vec<(SnapshotId, Action)>) {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_doomed_snapshot_stays_so_until_nobody_reads_it() {
-        let doomed = Doomed::default();
-        let id: SnapshotId = "vg0/s".parse().unwrap();
-        assert!(doomed.check(&id).is_ok());
-        assert!(doomed.doom(id.clone(), "overflow".into()));
-        assert!(!doomed.doom(id.clone(), "again".into()), "told once");
-        doomed.keep_only(std::slice::from_ref(&id));
-        assert!(doomed.check(&id).is_err());
-        doomed.keep_only(&[]);
-        assert!(doomed.check(&id).is_ok());
     }
 }

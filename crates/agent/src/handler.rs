@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bus::{Denied, Handler, Incoming};
-use protocol::command::Command;
+use protocol::command::{Answer, Call};
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::{CommandDenied, EventData};
 use protocol::heartbeat::Heartbeat;
-use protocol::params::Empty;
-use serde::Serialize;
+use protocol::host::Volume;
+use protocol::ids::JobId;
+use protocol::job::JobView;
+use protocol::params::*;
 use serde_json::Value;
 
 use crate::host::Host;
-use crate::jobs::{self, view};
+use crate::jobs::{self, Origin, view};
+use crate::owned::Foreign;
 use crate::{observe, queries};
 
 /// The agent's side of the bus.
@@ -33,89 +36,13 @@ impl AgentHandler {
 #[async_trait]
 impl Handler for AgentHandler {
     async fn handle(&self, call: Incoming) -> Result<Value, WireError> {
-        let host = &self.host;
-        let origin = jobs::Origin {
+        let origin = Origin {
             actor: call.actor.to_string(),
             request: call.request.id,
             traceparent: call.traceparent.clone(),
         };
         tracing::debug!(command = call.request.command, request = %call.request.id, actor = origin.actor, "command");
-        match call.command {
-            Command::AgentInfo(_) => value(&queries::agent::info(host)),
-            Command::AgentStatus(_) => {
-                observe::look(host).await;
-                value(&self.heartbeat())
-            }
-            Command::JobsList(p) => value(&view::list(host, &p).await?),
-            Command::JobsShow(p) => value(&view::show(host, p.job).await?),
-            Command::JobsRecord(p) => value(&view::record(host, &p).await?),
-            Command::JobsAbort(p) => value(&jobs::abort(host, p.job, &origin.actor).await?),
-
-            Command::HostDiskUsage(p) => value(&queries::host::disk_usage(host, &p).await?),
-            Command::HostDiskFree(p) => value(&queries::host::disk_free(host, &p).await?),
-            Command::HostVolumes(p) => value(&queries::host::volumes(p).await?),
-
-            Command::SnapshotList(p) => value(&queries::snapshot::list(host, &p).await?),
-            Command::SnapshotMountStatus(_) => value(&queries::snapshot::mounts(host)?),
-            Command::SnapshotMount(p) => value(&queries::snapshot::mount(host, p).await?),
-            Command::SnapshotUnmount(p) => value(&queries::snapshot::unmount(host, p).await?),
-
-            Command::MysqlInfo(_) => value(&host.instance.info().await),
-            Command::MysqlDiskUsage(p) => value(&queries::mysql::disk_usage(host, &p).await?),
-            Command::MysqlDiskFree(_) => value(&queries::mysql::disk_free(host).await?),
-            Command::MysqlErrorLog(p) => value(&queries::mysql::error_log(host, &p).await?),
-
-            Command::BinlogFiles(_) => value(&queries::binlog::files(host).await?),
-            Command::BinlogRelayFiles(_) => value(&queries::binlog::relay_files(host).await?),
-            Command::BinlogRelayEnd(_) => value(&queries::binlog::relay_end(host).await?),
-            Command::BinlogText(p) => value(&queries::binlog::text(host, p).await?),
-            Command::BinlogBinary(p) => value(&queries::binlog::binary(host, p).await?),
-
-            Command::BinlogUpload(p) => value(&queries::binlog::upload(host, p).await?),
-
-            Command::SeedSurvey(p) => value(
-                &jobs::probe::survey(
-                    host,
-                    p.snapshot.as_ref(),
-                    crate::owned::Foreign::allowed(p.foreign),
-                    p.stream.as_deref(),
-                )
-                .await?,
-            ),
-            Command::SeedOffer(p) => value(&jobs::offer::open(host, p, &origin).await?),
-            Command::SeedRelease(p) => value(&jobs::offer::release(host, p.offer, &origin.actor).await?),
-            Command::SeedPlan(p) => value(&jobs::seed::plan_here(host, &p.donor, &p.options).await),
-            Command::SeedThrottle(p) => {
-                let throttle = host.throttle_of(p.job).ok_or_else(|| {
-                    WireError::new(
-                        ErrorCode::NotFound,
-                        format!("{} is no seed that runs on this agent", p.job),
-                    )
-                })?;
-                throttle.set(p.bytes_per_s);
-                value(&Empty {})
-            }
-            Command::SeedStart(p) => value(&jobs::seed::begin(host, p, &origin).await?),
-            Command::CustomList(_) => value(&queries::agent::custom_commands(host)),
-
-            Command::SnapshotCreate(_)
-            | Command::SnapshotRemove(_)
-            | Command::SnapshotVerify(_)
-            | Command::MysqlStart(_)
-            | Command::MysqlStop(_)
-            | Command::MysqlRestart(_)
-            | Command::MysqlStartOnSnapshot(_)
-            | Command::MysqlLeaveSnapshot(_)
-            | Command::DatadirClear(_)
-            | Command::DatadirPostCopy(_)
-            | Command::BinlogApply(_)
-            | Command::SeedUndo(_)
-            | Command::CustomRun(_) => {
-                jobs::check(host, &call.command)?;
-                let kind = call.command.spec().name;
-                value(&jobs::begin(host, kind, call.command.params(), &origin).await?)
-            }
-        }
+        call.command.answered_by(&Caller { agent: self, host: &self.host, origin }).await
     }
 
     fn heartbeat(&self) -> Heartbeat {
@@ -131,8 +58,109 @@ impl Handler for AgentHandler {
     }
 }
 
-fn value<T: Serialize>(result: &T) -> Result<Value, WireError> {
-    serde_json::to_value(result).map_err(|error| {
-        WireError::caused(ErrorCode::Internal, "the result cannot be written as JSON", &error)
-    })
+/// One command on its way: who asks, and whom.
+struct Caller<'a> {
+    agent: &'a AgentHandler,
+    host: &'a Arc<Host>,
+    origin: Origin,
+}
+
+/// What answers a command: its parameters, and an expression of the reply that the table of commands names for them.
+macro_rules! answers {
+    ($caller:ident: $( $params:ty: $given:pat => $answer:expr; )+) => { $(
+        impl Answer<$params> for Caller<'_> {
+            async fn answer(&self, $given: $params) -> Result<<$params as Call>::Reply, WireError> {
+                let $caller = self;
+                $answer
+            }
+        }
+    )+ };
+}
+
+/// The jobs that a command begins as it came; `seed.offer` and `seed.start` have more to do first.
+macro_rules! jobs {
+    ($( $params:ty => $kind:ty; )+) => {
+        answers! { caller: $( $params: p => jobs::begin::<$kind>(caller.host, p, &caller.origin).await; )+ }
+    };
+}
+
+answers! { caller:
+    AgentInfoParams: _ => Ok(queries::agent::info(caller.host));
+    AgentStatusParams: _ => {
+        observe::look(caller.host).await;
+        Ok(caller.agent.heartbeat())
+    };
+    JobsListParams: p => view::list(caller.host, &p).await;
+    JobsShowParams: p => view::show(caller.host, p.job).await;
+    JobsRecordParams: p => view::record(caller.host, &p).await;
+    JobsAbortParams: p => abort(caller.host, p.job, &caller.origin.actor).await;
+
+    HostDiskUsageParams: p => queries::host::disk_usage(caller.host, &p).await;
+    HostDiskFreeParams: p => queries::host::disk_free(caller.host, &p).await;
+
+    SnapshotListParams: p => queries::snapshot::list(caller.host, &p).await;
+    SnapshotMountStatusParams: _ => queries::snapshot::mounts(caller.host);
+    SnapshotMountParams: p => queries::snapshot::mount(caller.host, p).await;
+    SnapshotUnmountParams: p => queries::snapshot::unmount(caller.host, p).await;
+
+    MysqlInfoParams: _ => Ok(caller.host.instance.info().await);
+    MysqlDiskUsageParams: p => queries::mysql::disk_usage(caller.host, &p).await;
+    MysqlDiskFreeParams: _ => queries::mysql::disk_free(caller.host).await;
+    MysqlErrorLogParams: p => queries::mysql::error_log(caller.host, &p).await;
+
+    BinlogFilesParams: _ => queries::binlog::files(caller.host).await;
+    BinlogRelayFilesParams: _ => queries::binlog::relay_files(caller.host).await;
+    BinlogRelayEndParams: _ => queries::binlog::relay_end(caller.host).await;
+    BinlogTextParams: p => queries::binlog::text(caller.host, p).await;
+    BinlogBinaryParams: p => queries::binlog::binary(caller.host, p).await;
+    BinlogUploadParams: p => queries::binlog::upload(caller.host, p).await;
+
+    SeedSurveyParams: p => {
+        let foreign = Foreign::allowed(p.foreign);
+        jobs::probe::survey(caller.host, p.snapshot.as_ref(), foreign, p.stream.as_deref()).await
+    };
+    SeedOfferParams: p => jobs::offer::open(caller.host, p, &caller.origin).await;
+    SeedReleaseParams: p => jobs::offer::release(caller.host, p.offer, &caller.origin.actor).await;
+    SeedPlanParams: p => Ok(jobs::seed::plan_here(caller.host, &p.donor, &p.options).await);
+    SeedStartParams: p => jobs::seed::begin(caller.host, p, &caller.origin).await;
+    SeedThrottleParams: p => throttle(caller.host, &p);
+
+    CustomListParams: _ => Ok(queries::agent::custom_commands(caller.host));
+}
+
+jobs! {
+    SnapshotCreateParams => jobs::snapshot::create::Create;
+    SnapshotRemoveParams => jobs::snapshot::remove::Remove;
+    SnapshotVerifyParams => jobs::snapshot::verify::Verify;
+    MysqlStartParams => jobs::service::Start;
+    MysqlStopParams => jobs::service::Stop;
+    MysqlRestartParams => jobs::service::Restart;
+    MysqlStartOnSnapshotParams => jobs::on_snapshot::StartOnSnapshot;
+    MysqlLeaveSnapshotParams => jobs::on_snapshot::Leave;
+    DatadirClearParams => jobs::datadir::Clear;
+    DatadirPostCopyParams => jobs::datadir::PostCopy;
+    BinlogApplyParams => jobs::binlog::Apply;
+    SeedUndoParams => jobs::seed::undo::PutBack;
+    CustomRunParams => jobs::custom::RunCommand;
+}
+
+impl Answer<HostVolumesParams> for Caller<'_> {
+    async fn answer(&self, params: HostVolumesParams) -> Result<Vec<Volume>, WireError> {
+        queries::host::volumes(params).await
+    }
+}
+
+/// `jobs.abort`.
+async fn abort(host: &Arc<Host>, id: JobId, actor: &str) -> Result<JobView, WireError> {
+    host.runner.abort(id, format!("asked by {actor}")).await?;
+    view::show(host, id).await
+}
+
+/// `seed.throttle`.
+fn throttle(host: &Host, params: &SeedThrottleParams) -> Result<Empty, WireError> {
+    let throttle = host.throttles.of(params.job).ok_or_else(|| {
+        WireError::new(ErrorCode::NotFound, format!("{} is no seed that runs on this agent", params.job))
+    })?;
+    throttle.set(params.bytes_per_s);
+    Ok(Empty {})
 }

@@ -1,7 +1,6 @@
 //! What the agent knows and holds of its host: the one value that queries, jobs and background tasks share.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bus::{Bus, Outbox};
@@ -11,22 +10,27 @@ use mysql::Instance;
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::EventData;
 use protocol::host::Capability;
-use protocol::ids::{AgentId, BootId, JobId, RequestId};
+use protocol::ids::{AgentId, BootId};
 use protocol::snapshot::Snapshot;
 use snapshot::{MountTable, Owner, Provider};
 pub(crate) use sys::error::line as chain;
+use tokio::sync::{mpsc, oneshot};
 use transfer::Throttle;
 
 use crate::config::Live;
-use crate::guardian::Doomed;
-use crate::jobs::offer::OpenOffers;
-use crate::jobs::on_snapshot::Runs;
-use crate::observe::Seen;
+use crate::state::acting::Acting;
+use crate::state::admitted::Admitted;
+use crate::state::doomed::Doomed;
+use crate::state::offers::{OpenOffers, Throttles};
+use crate::state::probe::Probe;
+use crate::state::runs::Runs;
+use crate::state::seen::Seen;
+
+/// Who is told that a look at the host has been taken.
+pub(crate) type Looked = oneshot::Sender<()>;
 
 /// The host.
 pub(crate) struct Host {
-    /// Itself, for what must outlive a borrowed step.
-    pub(crate) me: Weak<Host>,
     /// Configuration in force; SIGHUP replaces it.
     pub(crate) config: Live,
     /// Id on the bus.
@@ -49,12 +53,10 @@ pub(crate) struct Host {
     pub(crate) seen: RwLock<Arc<Seen>>,
     /// Capabilities found at the start.
     pub(crate) capabilities: Vec<Capability>,
-    /// Held while a job is admitted and created, so that two requests cannot both find the host free.
-    pub(crate) admission: tokio::sync::Mutex<()>,
-    /// The job that each request began, so that a request which comes again finds it.
-    pub(crate) jobs_of_requests: tokio::sync::Mutex<HashMap<RequestId, JobId>>,
+    /// The jobs that were admitted.
+    pub(crate) admitted: tokio::sync::Mutex<Admitted>,
     /// Limits of running seeds, by the recipient's job.
-    pub(crate) throttles: Mutex<HashMap<JobId, Arc<Throttle>>>,
+    pub(crate) throttles: Throttles,
     /// One limit over all seeds that this host gives.
     pub(crate) donor_throttle: Arc<Throttle>,
     /// Offers that are open.
@@ -62,15 +64,17 @@ pub(crate) struct Host {
     /// Servers that run on snapshots.
     pub(crate) on_snapshot: Runs,
     /// What recipients may try before there is an offer.
-    pub(crate) probe: tokio::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    pub(crate) probe: Probe,
     /// The bucket of this donor may be on the server although no offer uses it. Held while it is made or removed.
     pub(crate) bucket_left: tokio::sync::Mutex<bool>,
     /// Who is changing the set of snapshots at this moment, for the events about it.
-    pub(crate) acting: Mutex<Option<String>>,
+    pub(crate) acting: Acting,
     /// Snapshots that must not be read any further.
     pub(crate) doomed: Arc<Doomed>,
     /// Wakes the reconciler before its time.
     pub(crate) look: tokio::sync::Notify,
+    /// Asks the reconciler for a look, and hears when it was taken.
+    pub(crate) looks: mpsc::UnboundedSender<Looked>,
     /// Tells who removes old datadirs that one more is kept.
     pub(crate) kept: tokio::sync::Notify,
 }
@@ -120,16 +124,12 @@ impl Host {
         self.look.notify_one();
     }
 
-    /// Looks now, and returns when what changed is told.
+    /// Has the host looked at now, and returns when what changed is told; at once when the agent is about to end.
     pub(crate) async fn look_now(&self) {
-        if let Some(me) = self.me.upgrade() {
-            crate::observe::look(&me).await;
+        let (tell, told) = oneshot::channel();
+        if self.looks.send(tell).is_ok() {
+            let _ = told.await;
         }
-    }
-
-    /// The limit of a running seed.
-    pub(crate) fn throttle_of(&self, job: JobId) -> Option<Arc<Throttle>> {
-        self.throttles.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
     }
 
     /// How long commits may be held up for a snapshot; `None` for no lock at all.

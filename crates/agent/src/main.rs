@@ -11,13 +11,16 @@ mod jobs;
 mod load;
 mod observe;
 mod owned;
+mod prune;
 mod publish;
 mod queries;
 mod reload;
 mod schedule;
+mod state;
 mod streams;
 mod uploads;
 mod usage;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

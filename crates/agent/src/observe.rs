@@ -8,79 +8,44 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::event::{EventData, MysqlStateChange, SnapshotEvent, SnapshotGone};
 use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary, SnapshotSummary};
-use protocol::host::HostLoad;
 use protocol::ids::SnapshotId;
 use protocol::mysql::{ServerInfo, ServerState};
 use protocol::snapshot::{Snapshot, Validity};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{Host, chain};
+use crate::host::{Host, Looked, chain};
 use crate::jobs::view;
-use crate::usage::Watched;
+use crate::state::acting::Acting;
+use crate::state::seen::Seen;
+use crate::watch::watch;
 
 /// Snapshots named in a heartbeat; beyond them only their number.
 const SNAPSHOTS_IN_HEARTBEAT: usize = 16;
 /// How long a look waits for the size of the datadir.
 const USAGE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// One look at the host.
-#[derive(Debug, Clone)]
-pub(crate) struct Seen {
-    /// The server.
-    pub(crate) server: ServerInfo,
-    /// Snapshots, newest first.
-    pub(crate) snapshots: Vec<Snapshot>,
-    /// False until a look at the snapshots succeeded: before that nothing can have changed.
-    pub(crate) snapshots_known: bool,
-    /// Bytes free where the datadir lies.
-    pub(crate) free_bytes: Option<u64>,
-    /// Bytes used by the datadir.
-    pub(crate) datadir_bytes: Option<u64>,
-    /// How busy the host is.
-    pub(crate) load: HostLoad,
-    /// Whether anybody uses the server.
-    pub(crate) watched: Watched,
-}
-
-impl Seen {
-    /// Before the first look.
-    pub(crate) fn nothing() -> Self {
-        Self {
-            server: ServerInfo {
-                state: ServerState::Unknown,
-                pid: None,
-                port: None,
-                socket: None,
-                datadir: None,
-                error_log: None,
-                version: None,
-                server_uuid: None,
-                server_id: None,
-                coordinates: None,
-                read_only: None,
-                replica_of: None,
-                replicas: None,
-                lag_seconds: None,
-                layout: None,
-            },
-            snapshots: Vec::new(),
-            snapshots_known: false,
-            free_bytes: None,
-            datadir_bytes: None,
-            load: HostLoad::default(),
-            watched: Watched::default(),
-        }
-    }
-}
-
 /// Looks until `shutdown`, at the configured interval and whenever asked.
-pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+pub(crate) async fn run(
+    host: Arc<Host>,
+    mut asked: mpsc::UnboundedReceiver<Looked>,
+    shutdown: CancellationToken,
+) {
+    let mut waiting: Vec<Looked> = Vec::new();
     loop {
         let interval = Duration::from_secs_f64(host.config.agent.reconcile_s);
+        // Who asks during a look may ask for what it has not seen.
+        while let Ok(asking) = asked.try_recv() {
+            waiting.push(asking);
+        }
         look(&host).await;
+        for told in waiting.drain(..) {
+            let _ = told.send(());
+        }
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = host.look.notified() => {}
+            Some(asking) = asked.recv() => waiting.push(asking),
             () = shutdown.cancelled() => return,
         }
     }
@@ -105,8 +70,7 @@ pub(crate) async fn look(host: &Arc<Host>) {
     let mut events = state_change(&before.server, &seen.server);
     if let Some(now) = &listed {
         let known = before.snapshots_known.then_some(before.snapshots.as_slice());
-        let by = host.acting.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        events.extend(snapshot_changes(known, now, by.as_deref().unwrap_or("outside")));
+        events.extend(snapshot_changes(known, now, &host.acting));
     }
     *host.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
     if !events.is_empty() {
@@ -141,31 +105,6 @@ async fn list_snapshots(host: &Arc<Host>, server: &ServerInfo) -> Option<Vec<Sna
     }
 }
 
-/// One more look at who uses the server; also a plan takes one, for the moment that it is made in.
-pub(crate) async fn watch(host: &Host, before: &Seen, server: &ServerInfo) -> Watched {
-    let config = &host.config.seed;
-    let activity = match server.state {
-        ServerState::Ready => mysql::activity::look(&host.instance, &config.ignored_clients).await.ok(),
-        _ => None,
-    };
-    // The counter knows no names: with clients that do not count, only those that are met tell something.
-    let by_counter = config.watch_s > 0 && config.ignored_clients.is_empty();
-    before.watched.add(server, activity, has_grown(&before.server, server), by_counter)
-}
-
-/// The binary log of a server that is no replica grew. A restart rotates the log and is no write.
-fn has_grown(before: &ServerInfo, now: &ServerInfo) -> bool {
-    let position = |server: &ServerInfo| server.coordinates.as_ref().and_then(|c| c.binlog.clone());
-    match (position(before), position(now)) {
-        (Some(old), Some(new)) => {
-            now.replica_of.is_none()
-                && before.pid == now.pid
-                && (old.file != new.file || old.position != new.position)
-        }
-        _ => false,
-    }
-}
-
 fn state_change(before: &ServerInfo, now: &ServerInfo) -> Vec<EventData> {
     if before.state == now.state || before.state == ServerState::Unknown {
         return Vec::new();
@@ -173,27 +112,31 @@ fn state_change(before: &ServerInfo, now: &ServerInfo) -> Vec<EventData> {
     vec![EventData::MysqlState(MysqlStateChange { from: before.state, to: now.state })]
 }
 
+/// Who made a change that no job of this agent is known to make.
+const OUTSIDE: &str = "outside";
+
 /// What a reader of events must hear. Before the first look (`known` is absent) each usable snapshot is only announced.
-///
-/// `by` is who is changing the set of snapshots at this moment: an actor, or `outside` when no job does.
-pub(crate) fn snapshot_changes(known: Option<&[Snapshot]>, now: &[Snapshot], by: &str) -> Vec<EventData> {
-    let by = || by.to_owned();
+pub(crate) fn snapshot_changes(
+    known: Option<&[Snapshot]>,
+    now: &[Snapshot],
+    acting: &Acting,
+) -> Vec<EventData> {
+    let event = |snapshot: &Snapshot, by: Option<String>| SnapshotEvent {
+        snapshot: snapshot.clone(),
+        by: by.unwrap_or_else(|| OUTSIDE.to_owned()),
+    };
     let Some(known) = known else {
-        return now
-            .iter()
-            .filter(|s| s.is_usable())
-            .map(|s| EventData::SnapshotAvailable(SnapshotEvent { snapshot: s.clone(), by: by() }))
-            .collect();
+        let usable = now.iter().filter(|s| s.is_usable());
+        return usable.map(|s| EventData::SnapshotAvailable(event(s, None))).collect();
     };
     let old: BTreeMap<&SnapshotId, &Snapshot> = known.iter().map(|s| (&s.id, s)).collect();
     let mut events = Vec::new();
     for snapshot in now {
-        let event = || SnapshotEvent { snapshot: snapshot.clone(), by: by() };
         match old.get(&snapshot.id) {
             None => {
-                events.push(EventData::SnapshotCreated(event()));
+                events.push(EventData::SnapshotCreated(event(snapshot, acting.maker())));
                 if snapshot.is_usable() {
-                    events.push(EventData::SnapshotAvailable(event()));
+                    events.push(EventData::SnapshotAvailable(event(snapshot, acting.maker())));
                 }
             }
             Some(before) => {
@@ -202,8 +145,8 @@ pub(crate) fn snapshot_changes(known: Option<&[Snapshot]>, now: &[Snapshot], by:
                     events.push(EventData::SnapshotInvalid(gone));
                 }
                 match (before.mounts.is_empty(), snapshot.mounts.is_empty()) {
-                    (true, false) => events.push(EventData::SnapshotMounted(event())),
-                    (false, true) => events.push(EventData::SnapshotUnmounted(event())),
+                    (true, false) => events.push(EventData::SnapshotMounted(event(snapshot, None))),
+                    (false, true) => events.push(EventData::SnapshotUnmounted(event(snapshot, None))),
                     _ => {}
                 }
             }
@@ -211,7 +154,8 @@ pub(crate) fn snapshot_changes(known: Option<&[Snapshot]>, now: &[Snapshot], by:
     }
     for snapshot in known {
         if !now.iter().any(|s| s.id == snapshot.id) {
-            events.push(EventData::SnapshotRemoved(SnapshotGone { id: snapshot.id.clone(), by: by() }));
+            let by = acting.remover(&snapshot.id).unwrap_or_else(|| OUTSIDE.to_owned());
+            events.push(EventData::SnapshotRemoved(SnapshotGone { id: snapshot.id.clone(), by }));
         }
     }
     events

@@ -4,6 +4,8 @@ use protocol::mysql::{BinlogPosition, Coordinates, Flavor};
 use protocol::snapshot::{ProviderKind, SnapshotMount};
 
 use super::*;
+use crate::state::acting::Change;
+use crate::watch::has_grown;
 
 fn snapshot(id: &str) -> Snapshot {
     Snapshot {
@@ -21,7 +23,7 @@ fn snapshot(id: &str) -> Snapshot {
 }
 
 fn kinds(known: Option<&[Snapshot]>, now: &[Snapshot]) -> Vec<&'static str> {
-    snapshot_changes(known, now, "outside").iter().map(EventData::kind).collect()
+    snapshot_changes(known, now, &Acting::default()).iter().map(EventData::kind).collect()
 }
 
 #[test]
@@ -38,6 +40,30 @@ fn what_cron_or_a_person_did_is_told_once() {
     assert_eq!(kinds(Some(&one), &two), ["snapshot.created", "snapshot.available"]);
     assert_eq!(kinds(Some(&two), &two), [""; 0]);
     assert_eq!(kinds(Some(&two), &one), ["snapshot.removed"]);
+}
+
+#[test]
+fn a_change_is_told_under_the_name_of_who_makes_it() {
+    let (one, none) = ([snapshot("vg0/a")], []);
+    let by = |known: &[Snapshot], now: &[Snapshot], acting: &Acting| match &snapshot_changes(
+        Some(known),
+        now,
+        acting,
+    )[0]
+    {
+        EventData::SnapshotCreated(event) => event.by.clone(),
+        EventData::SnapshotRemoved(gone) => gone.by.clone(),
+        other => panic!("{other:?}"),
+    };
+    let acting = Acting::default();
+    let removing = acting.begin(Some("alice".into()), Change::Removing("vg0/a".parse().unwrap()));
+    assert_eq!(by(&one, &none, &acting), "alice");
+    assert_eq!(by(&[snapshot("vg0/b")], &none, &acting), "outside", "alice removes another");
+    assert_eq!(by(&none, &one, &acting), "outside", "alice makes none");
+    drop(removing);
+    assert_eq!(by(&one, &none, &acting), "outside", "the job has failed before");
+    let _making = acting.begin(Some("bob".into()), Change::Making);
+    assert_eq!(by(&none, &one, &acting), "bob");
 }
 
 #[test]

@@ -16,9 +16,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::errors::from_step;
+use crate::errors::{error_of_outcome, from_step};
 use crate::host::chain;
-use crate::jobs::view;
+use crate::jobs::{table, view};
 
 /// Progress of one job is told at most this often.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(200);
@@ -61,7 +61,7 @@ impl Publisher {
         let known = Known {
             kind: spec.kind.clone(),
             actor: spec.actor.clone().unwrap_or_default(),
-            summary: view::summary(&spec.kind, &spec.params),
+            summary: table::about(&spec.kind, &spec.params).summary,
         };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id, known);
     }
@@ -89,8 +89,17 @@ impl Publisher {
                     self.on_record(&job.id, record);
                 }
             }
+            if shown.history.outcome().is_some() {
+                self.forget(job.id);
+            }
         }
         Ok(())
+    }
+
+    /// A job that ended has no further records.
+    fn forget(&self, job: JobId) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
     }
 
     fn emit(&self, record: &Record, event: EventData) {
@@ -116,8 +125,7 @@ impl Observer for Publisher {
             self.emit(record, event);
         }
         if finished {
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
-            self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+            self.forget(*job);
         }
     }
 
@@ -285,7 +293,7 @@ fn stage_of(job: JobId, known: &Known, event: &Event) -> Option<JobStage> {
 
 fn finished(stage: &mut JobStage, outcome: &Outcome) -> &'static str {
     stage.state = view::state_of(&job::State::Finished(outcome.clone()));
-    stage.error = view::error_of_outcome(outcome);
+    stage.error = error_of_outcome(outcome);
     if let Outcome::Failed { failure, .. } = outcome {
         stage.stage = Some(failure.step.clone()).filter(|step| !step.is_empty());
     }

@@ -1,27 +1,26 @@
 //! Snapshots by the clock, and the removal of those that retention no longer keeps.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use croner::Cron;
 use jiff::{SignedDuration, Timestamp};
-use job::Retention;
 use protocol::ids::{RequestId, SnapshotId};
+use protocol::params::{SnapshotCreateParams, SnapshotRemoveParams};
 use protocol::snapshot::Snapshot;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{Host, chain};
+use crate::host::Host;
+use crate::jobs::kind::Kind;
+use crate::jobs::snapshot::create::Create;
+use crate::jobs::snapshot::remove::Remove;
 use crate::jobs::{self, Origin};
 
 /// Retention is looked at this often, and after each scheduled snapshot.
 const RETENTION_PAUSE: Duration = Duration::from_secs(300);
-/// Journals of ended jobs are looked through this often.
-const PRUNE_PAUSE: Duration = Duration::from_secs(86_400);
 
 /// Runs schedule and retention until `shutdown`.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
-    let mut pruned = Instant::now();
     loop {
         // Read anew each time: a reload may have changed it.
         let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
@@ -33,13 +32,9 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
         }
         let work = async {
             if next.is_some_and(|at| at <= Timestamp::now()) {
-                finish(&host, "snapshot.create", json!({})).await;
+                finish::<Create>(&host, SnapshotCreateParams { keep_s: None, size_bytes: None }).await;
             }
             remove_expired(&host).await;
-            if pruned.elapsed() >= PRUNE_PAUSE {
-                pruned = Instant::now();
-                prune(&host).await;
-            }
         };
         tokio::select! {
             () = work => {}
@@ -52,28 +47,20 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
 async fn remove_expired(host: &Arc<Host>) {
     let (keep, keep_days) = (host.config.snapshot.keep, host.config.snapshot.keep_days);
     for snapshot in expired(&host.seen().snapshots, keep, keep_days, Timestamp::now()) {
-        finish(host, "snapshot.remove", json!({ "snapshot": snapshot })).await;
-    }
-}
-
-/// Removes journals of jobs that ended long ago.
-pub(crate) async fn prune(host: &Host) {
-    let keep_for = Duration::from_secs(u64::from(host.config.agent.keep_jobs_days) * 86_400);
-    if let Err(error) = host.runner.prune(Retention { keep_newest: 100, keep_for }).await {
-        tracing::warn!(error = %chain(&error), "old journals cannot be removed");
+        finish::<Remove>(host, SnapshotRemoveParams { snapshot, foreign: false }).await;
     }
 }
 
 /// Begins a job and waits for its end.
-async fn finish(host: &Arc<Host>, kind: &str, params: serde_json::Value) {
+async fn finish<K: Kind>(host: &Arc<Host>, params: K::Params) {
     let origin = Origin { actor: "schedule".to_owned(), request: RequestId::generate(), traceparent: None };
-    match jobs::begin(host, kind, params, &origin).await {
+    match jobs::begin::<K>(host, params, &origin).await {
         Ok(begun) => {
             if let Some(handle) = host.runner.handle(begun.job) {
                 handle.ending().await;
             }
         }
-        Err(error) => tracing::warn!(kind, %error, "the schedule could not begin a job"),
+        Err(error) => tracing::warn!(kind = K::NAME, %error, "the schedule could not begin a job"),
     }
 }
 

@@ -19,29 +19,14 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
-use serde::Deserialize;
 
+use crate::config::StreamConfig;
 use crate::errors::system;
 use crate::host::Host;
 
 /// Lines kept of what a program says, and bytes of each.
 const TAIL_LINES: usize = 5;
 const LINE_BYTES: u64 = 512;
-
-/// `[seed.streams.<name>]`.
-///
-/// In each argument `{option_file}` is an option file with the server's own options and the agent's account, `{socket}` and
-/// `{datadir}` the server's, `{temporary}` an empty directory of the donor, and `{staging}` the recipient's new datadir.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct StreamConfig {
-    /// On the donor: writes the stream to its standard output.
-    pub(crate) give: Vec<String>,
-    /// On the recipient: reads it from its standard input and unpacks it into `{staging}`.
-    pub(crate) take: Vec<String>,
-    /// On the recipient, once all has arrived: makes a datadir of it that a server starts on; may be empty.
-    pub(crate) prepare: Vec<String>,
-}
 
 /// The stream of that name, configured or known by itself.
 pub(crate) fn find(host: &Host, name: &str) -> Result<StreamConfig, WireError> {

@@ -102,7 +102,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::Seen;
+    use crate::state::seen::Seen;
 
     fn server(pid: i32) -> ServerInfo {
         ServerInfo { pid: Some(pid), ..Seen::nothing().server }

@@ -11,8 +11,8 @@ use std::fmt::Write;
 
 use protocol::ids::AgentId;
 use protocol::subject::{
-    ALL_DURABLE_COMMANDS, ALL_EVENTS, ALL_HEARTBEATS, ALL_PROGRESS, ASK_FLEET, ROOT, commands_of,
-    encode_host, events_of,
+    ALL_DURABLE_COMMANDS, ALL_EVENTS, ALL_HEARTBEATS, ALL_PROGRESS, ASK_FLEET, all_commands, commands_of,
+    encode_host, events_of, form, progress_of,
 };
 
 use crate::durable::{COMMAND_STREAM, consumer_of};
@@ -212,9 +212,8 @@ fn people(text: &mut String, users: &BusUsers) -> std::fmt::Result {
             .collect::<Vec<_>>()
     };
     for user in &users.controllers {
-        let publish =
-            [&format!("{ROOT}.cmd.>"), ALL_DURABLE_COMMANDS, ASK_FLEET, "$SRV.>", "$JS.API.>", "$JS.ACK.>"]
-                .map(str::to_owned);
+        let publish = [&all_commands(), ALL_DURABLE_COMMANDS, ASK_FLEET, "$SRV.>", "$JS.API.>", "$JS.ACK.>"]
+            .map(str::to_owned);
         write_user(text, &user.key, &publish, &seen(&user.name), false)?;
     }
     for user in &users.auditors {
@@ -247,12 +246,12 @@ fn own_subjects(agent: &AgentId) -> Vec<String> {
 
 fn streams_of(agent: &AgentId) -> [String; 2] {
     let host = encode_host(agent);
-    [format!("{ROOT}.hb.{host}"), format!("{ROOT}.job.{host}.>")]
+    [form::heartbeat(&host), progress_of(agent)]
 }
 
 /// What an agent hears.
 fn heard_by(agent: &AgentId) -> Vec<String> {
-    let asked_as_donor = format!("{ROOT}.seed.{}.>", encode_host(agent));
+    let asked_as_donor = form::seed(&encode_host(agent), "*", ">");
     let inbox = format!("{}.>", agent_inbox(agent));
     // Its own heartbeats, to notice another process that speaks in its name.
     let [heartbeats, _] = streams_of(agent);
@@ -299,12 +298,12 @@ fn in_agents_account(subject: &str) -> String {
 
 /// Questions of one recipient to one donor about data that go through the object store.
 fn questions(donor: &AgentId, recipient: &AgentId) -> String {
-    format!("{ROOT}.seed.{}.{}.>", encode_host(donor), encode_host(recipient))
+    form::seed(&encode_host(donor), &encode_host(recipient), ">")
 }
 
 /// All questions of a recipient, to whatever donor.
 fn questions_of(recipient: &AgentId) -> String {
-    format!("{ROOT}.seed.*.{}.>", encode_host(recipient))
+    form::seed("*", &encode_host(recipient), ">")
 }
 
 fn account_of(agent: &AgentId) -> String {

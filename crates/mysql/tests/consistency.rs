@@ -41,8 +41,7 @@ fn layout() -> Layout {
 #[test]
 fn placement_tells_what_a_snapshot_of_the_datadir_would_miss() {
     if !nix::unistd::Uid::effective().is_root() {
-        eprintln!("skipped, because mounting a second volume needs root");
-        return;
+        testkit::skip!("mounting a second volume needs root");
     }
     let dir = tempfile::tempdir().unwrap();
     let datadir = dir.path().join("data");

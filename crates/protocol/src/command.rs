@@ -1,5 +1,7 @@
 //! The closed set of commands: the whole public interface. NATS, ctl and the gateway all parse into [`Command`].
 
+use std::future::Future;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,12 @@ pub trait Call: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stati
     type Reply: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
     /// The command with these parameters.
     fn into_command(self) -> Command;
+}
+
+/// Answers the command whose parameters are `P`, with its own reply and no other.
+pub trait Answer<P: Call> {
+    /// Runs the command.
+    fn answer(&self, params: P) -> impl Future<Output = Result<P::Reply, WireError>> + Send;
 }
 
 /// The schema of a command's parameters and result.
@@ -137,6 +145,20 @@ macro_rules! commands {
                 }
             }
 
+            /// Has `who` answer, and writes the reply as it travels. Whoever answers at all has a reply for every command,
+            /// and of the type that the table names.
+            ///
+            /// # Errors
+            /// The answer's own, or a reply that cannot be written as JSON.
+            pub async fn answered_by<A>(self, who: &A) -> Result<Value, WireError>
+            where
+                A: Sync + $( Answer<$params> + )+
+            {
+                match self {
+                    $( Self::$variant(params) => written(&<A as Answer<$params>>::answer(who, params).await?), )+
+                }
+            }
+
             /// Schemas of all commands.
             #[must_use]
             pub fn schemas() -> Vec<CommandSchema> {
@@ -148,6 +170,12 @@ macro_rules! commands {
             }
         }
     };
+}
+
+fn written<R: Serialize>(reply: &R) -> Result<Value, WireError> {
+    serde_json::to_value(reply).map_err(|error| {
+        WireError::caused(ErrorCode::Internal, "the result cannot be written as JSON", &error)
+    })
 }
 
 fn shortened(text: &str) -> String {

@@ -8,7 +8,7 @@ use crate::envelope::{Reply, Request};
 use crate::event::{Event, EventData};
 use crate::heartbeat::Heartbeat;
 use crate::seed::TransferProgress;
-use crate::subject;
+use crate::subject::{self, form};
 
 /// A file below `schemas/`.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,19 +109,19 @@ fn document<T: JsonSchema>(path: &str) -> Document {
 fn asyncapi(commands: &[CommandSchema]) -> Value {
     let mut channels = json!({
         "heartbeat": {
-            "address": format!("{}.hb.{{host}}", subject::ROOT),
+            "address": form::heartbeat("{host}"),
             "description": "Each agent says every few seconds who and how it is.",
             "parameters": {"host": {"description": HOST_TOKEN}},
             "messages": {"heartbeat": {"payload": {"$ref": "v1/heartbeat.json"}}},
         },
         "event": {
-            "address": format!("{}.evt.{{host}}.{{kind}}", subject::ROOT),
+            "address": form::event("{host}", "{kind}"),
             "description": "Durable events, CloudEvents 1.0 in structured mode, in a JetStream stream.",
             "parameters": {"host": {"description": HOST_TOKEN}, "kind": {"description": "For example snapshot.created; it has dots."}},
             "messages": {"event": {"contentType": crate::event::CONTENT_TYPE, "payload": {"$ref": "v1/event.json"}}},
         },
         "progress": {
-            "address": format!("{}.job.{{host}}.{{job}}.progress", subject::ROOT),
+            "address": form::progress("{host}", "{job}"),
             "description": "Droppable progress of a job.",
             "parameters": {"host": {"description": HOST_TOKEN}, "job": {"description": "Job id, a UUID."}},
             "messages": {"progress": {"payload": {"$ref": "v1/progress.json"}}},
@@ -141,7 +141,7 @@ fn asyncapi(commands: &[CommandSchema]) -> Value {
     for command in commands {
         let name = command.spec.name;
         channels[name] = json!({
-            "address": format!("{}.cmd.{{host}}.{name}", subject::ROOT),
+            "address": form::command("{host}", name),
             "description": about(command),
             "parameters": {"host": {"description": HOST_TOKEN}},
             "messages": {

@@ -8,7 +8,9 @@ use std::fmt;
 use crate::ids::{AgentId, JobId};
 
 /// Root of all subjects; the version is part of it.
-pub const ROOT: &str = "orch.v1";
+const ROOT: &str = "orch.v1";
+/// What every subject on which something acts begins with, in any version.
+const ANY_VERSION: &str = "orch.";
 /// What the durable event stream captures.
 pub const ALL_EVENTS: &str = "orch.v1.evt.>";
 /// What the stream of durable commands captures.
@@ -86,43 +88,99 @@ impl Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Command { agent, command } => write!(f, "{ROOT}.cmd.{}.{command}", encode_host(agent)),
+            Self::Command { agent, command } => f.write_str(&form::command(&encode_host(agent), command)),
             Self::DurableCommand { agent, command } => {
-                write!(f, "{ROOT}.dcmd.{}.{command}", encode_host(agent))
+                f.write_str(&form::durable_command(&encode_host(agent), command))
             }
-            Self::Heartbeat { agent } => write!(f, "{ROOT}.hb.{}", encode_host(agent)),
-            Self::Event { agent, kind } => write!(f, "{ROOT}.evt.{}.{kind}", encode_host(agent)),
-            Self::Progress { agent, job } => write!(f, "{ROOT}.job.{}.{job}.progress", encode_host(agent)),
+            Self::Heartbeat { agent } => f.write_str(&form::heartbeat(&encode_host(agent))),
+            Self::Event { agent, kind } => f.write_str(&form::event(&encode_host(agent), kind)),
+            Self::Progress { agent, job } => {
+                f.write_str(&form::progress(&encode_host(agent), &job.to_string()))
+            }
             Self::Seed { donor, recipient, job, rest } => {
-                write!(f, "{ROOT}.seed.{}.{}.{job}.{rest}", encode_host(donor), encode_host(recipient))
+                let rest = format!("{job}.{rest}");
+                f.write_str(&form::seed(&encode_host(donor), &encode_host(recipient), &rest))
             }
             Self::AskFleet => f.write_str(ASK_FLEET),
         }
     }
 }
 
+/// The forms of all subjects. Each part is a token, or stands for some: `*`, `>`, or a name in braces for documents.
+pub mod form {
+    use super::ROOT;
+
+    /// Requests.
+    #[must_use]
+    pub fn command(host: &str, command: &str) -> String {
+        format!("{ROOT}.cmd.{host}.{command}")
+    }
+
+    /// Requests that wait in a stream.
+    #[must_use]
+    pub fn durable_command(host: &str, command: &str) -> String {
+        format!("{ROOT}.dcmd.{host}.{command}")
+    }
+
+    /// Heartbeats.
+    #[must_use]
+    pub fn heartbeat(host: &str) -> String {
+        format!("{ROOT}.hb.{host}")
+    }
+
+    /// Durable events.
+    #[must_use]
+    pub fn event(host: &str, kind: &str) -> String {
+        format!("{ROOT}.evt.{host}.{kind}")
+    }
+
+    /// Droppable progress of jobs.
+    #[must_use]
+    pub fn progress(host: &str, job: &str) -> String {
+        format!("{ROOT}.job.{host}.{job}.progress")
+    }
+
+    /// A seed's data through the object store.
+    #[must_use]
+    pub fn seed(donor: &str, recipient: &str, rest: &str) -> String {
+        format!("{ROOT}.seed.{donor}.{recipient}.{rest}")
+    }
+}
+
+/// Whether something may act on what is published there: a subject of ours, of any version, or the server's own.
+#[must_use]
+pub fn acts(subject: &str) -> bool {
+    subject.starts_with('$') || subject.starts_with(ANY_VERSION)
+}
+
+/// All requests to all agents.
+#[must_use]
+pub fn all_commands() -> String {
+    format!("{ROOT}.cmd.>")
+}
+
 /// All requests to one agent.
 #[must_use]
 pub fn commands_of(agent: &AgentId) -> String {
-    format!("{ROOT}.cmd.{}.>", encode_host(agent))
+    form::command(&encode_host(agent), ">")
 }
 
 /// All durable commands for one agent.
 #[must_use]
 pub fn durable_commands_of(agent: &AgentId) -> String {
-    format!("{ROOT}.dcmd.{}.>", encode_host(agent))
+    form::durable_command(&encode_host(agent), ">")
 }
 
 /// All events of one agent.
 #[must_use]
 pub fn events_of(agent: &AgentId) -> String {
-    format!("{ROOT}.evt.{}.>", encode_host(agent))
+    form::event(&encode_host(agent), ">")
 }
 
 /// Progress of all jobs of one agent.
 #[must_use]
 pub fn progress_of(agent: &AgentId) -> String {
-    format!("{ROOT}.job.{}.*.progress", encode_host(agent))
+    form::progress(&encode_host(agent), "*")
 }
 
 /// The agent id as one token: see the module's text for the rules.

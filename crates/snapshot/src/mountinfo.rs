@@ -149,7 +149,7 @@ mod tests {
             nix::mount::MsFlags::empty(),
             none,
         ) {
-            return eprintln!("skipped, because tmpfs cannot be mounted: {error}");
+            testkit::skip!("tmpfs cannot be mounted: {error}");
         }
         let mut look = fs::File::open(dir.path()).ok();
         unmount_pausing(dir.path(), LOOK, || look = None).unwrap();

@@ -7,5 +7,6 @@ pub mod nats;
 pub mod netns;
 pub mod poll;
 mod port;
+pub mod skip;
 pub mod vm;
 mod waits;

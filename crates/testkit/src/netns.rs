@@ -373,7 +373,7 @@ mod tests {
         match unavailable_reason() {
             None => Some(Network::new().unwrap()),
             Some(reason) => {
-                eprintln!("skipped, because {reason}");
+                crate::skip::lacking(reason);
                 None
             }
         }

@@ -45,8 +45,7 @@ fn a_delta_moves_only_the_pages_that_differ() {
     assert!(fs::read(old.join("db/big.ibd")).unwrap() == old_bytes, "the old tree is only read");
 }
 
-const NO_XFS: &str =
-    "skipped, because no XFS image can be made and mounted here (needs root, xfsprogs and loop devices)";
+const NO_XFS: &str = "no XFS image can be made and mounted here (needs root, xfsprogs and loop devices)";
 
 /// A loop-mounted XFS that can share blocks; unmounted when dropped.
 struct Xfs {
@@ -84,8 +83,7 @@ impl Drop for Xfs {
 #[test]
 fn a_delta_on_xfs_shares_what_is_equal_with_the_old_tree() {
     let Some(xfs) = Xfs::mount() else {
-        println!("{NO_XFS}");
-        return;
+        testkit::skip!("{NO_XFS}");
     };
     let bench = Bench::new();
     let old_bytes = content(5, 150 << 20);
@@ -262,8 +260,7 @@ fn files_with_holes_are_compared_too() {
 #[test]
 fn files_with_holes_are_compared_where_they_began_as_clones_too() {
     let Some(xfs) = Xfs::mount() else {
-        println!("{NO_XFS}");
-        return;
+        testkit::skip!("{NO_XFS}");
     };
     layouts_of_holes_arrive(&xfs.path(), true, 0x5EED_0002);
 }

@@ -29,9 +29,7 @@ fn is_cold_after_writing(root: &Path, name: &str, bytes: &[u8]) -> bool {
     posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).unwrap();
     let is_cold = cached_pages(&root.join(name)).is_some_and(|pages| pages < 100);
     if !is_cold {
-        println!(
-            "skipped, because fincore is missing or the temporary directory has no page cache of its own"
-        );
+        testkit::skip::odd("fincore is missing or the temporary directory has no page cache of its own");
     }
     is_cold
 }

@@ -123,8 +123,7 @@ fn excluded_files_and_sockets_stay_at_home() {
 #[test]
 fn the_recipients_own_user_may_own_everything() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can give files away");
-        return;
+        testkit::skip!("only root can give files away");
     }
     use std::os::unix::fs::MetadataExt as _;
     let bench = Bench::with_datadir();

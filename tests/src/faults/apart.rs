@@ -21,7 +21,7 @@ impl Apart {
     /// When anything does not come up.
     pub async fn start(stall_s: i64, offer_s: i64, data_mib: u32) -> Option<Self> {
         if let Some(reason) = netns::unavailable_reason() {
-            eprintln!("skipped, because {reason}");
+            testkit::skip::lacking(reason);
             return None;
         }
         let network = Network::new().unwrap();

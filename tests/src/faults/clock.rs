@@ -24,7 +24,7 @@ impl Clock {
     #[must_use]
     pub fn new() -> Option<Self> {
         if !Path::new(LIBRARY).exists() {
-            eprintln!("skipped, because {LIBRARY} is missing (package libfaketime)");
+            testkit::skip::lacking(format_args!("{LIBRARY} is missing (package libfaketime)"));
             return None;
         }
         let dir = tempfile::Builder::new().prefix("oa-clock-").tempdir().unwrap();

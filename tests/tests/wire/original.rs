@@ -99,6 +99,7 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
     job(&world, host, SnapshotCreateParams { keep_s: None, size_bytes: None }).await;
     let snapshots = world.call(host, SnapshotListParams { usable: true }).await;
     let [snapshot] = snapshots.as_slice() else { panic!("{snapshots:?}") };
+    let datadir = snapshot.meta.as_ref().unwrap().datadir.clone();
     let snapshot = snapshot.id.clone();
 
     // Who has one, in this data centre and in any, is known from the agents alone.
@@ -119,7 +120,11 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
         foreign: false,
     };
     let mounted = world.call(host, mount).await;
-    assert!(mounted.path.join("ibdata1").is_file() || fs::read_dir(&mounted.path).unwrap().next().is_some());
+    assert!(
+        mounted.path.join(&datadir).join("ibdata1").is_file(),
+        "{} holds no data",
+        mounted.path.display()
+    );
     let status = world.call(host, SnapshotMountStatusParams {}).await;
     assert_eq!((status.len(), &status[0].snapshot), (1, &snapshot));
     let held =

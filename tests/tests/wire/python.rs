@@ -43,7 +43,7 @@ async fn script(world: &World, site: &str, key: &Path, arguments: &[&str]) -> Ve
 async fn a_python_client_discovers_seeds_and_reads_events_by_the_schemas_alone() {
     let site = match libraries().await {
         Ok(site) => site,
-        Err(why) => return eprintln!("skipped, because nats-py and jsonschema cannot be fetched: {why}"),
+        Err(why) => testkit::skip!(odd: "nats-py and jsonschema cannot be fetched: {why}"),
     };
     let key = nkeys::KeyPair::new_user();
     let public = key.public_key();

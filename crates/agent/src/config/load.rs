@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use snapshot::registry::ProviderConfig;
+use sys::error::line as chain;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{Binlogs, Config, LogFormat, PageCheck, check};
-use crate::host::chain;
 
 const ENV_PREFIX: &str = "ORCH_AGENT";
 const ENV_SEPARATOR: &str = "__";

@@ -6,6 +6,7 @@
 mod check;
 mod live;
 mod load;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use serde::Deserialize;
 use snapshot::guardian::GuardianPolicy;
 use snapshot::registry::ProviderConfig;
 
-use crate::streams::StreamConfig;
+pub(crate) use streams::StreamConfig;
 
 pub(crate) use live::{Live, merge};
 pub(crate) use load::{ConfigError, Overrides, load_usable};

@@ -1,15 +1,20 @@
-//! What is not known to be safe to do twice: allow-listed commands, and events applied to the server.
+//! `custom.run`: an allow-listed command. Nobody knows whether it is safe to run twice.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use job::{Scope, Step, StepError};
+use job::{Scope, Step, StepError, Steps};
 use mysql::process::{self, Limits};
-use protocol::error::ErrorCode;
-use protocol::params::{BinlogApplyParams, CustomRunParams};
+use protocol::command::Call as _;
+use protocol::error::{ErrorCode, WireError};
+use protocol::params::CustomRunParams;
 use serde_json::{Value, json};
 
+use crate::admission::Claims;
 use crate::host::Host;
+use crate::jobs::kind::Kind;
+use crate::jobs::once;
 
 /// Bytes kept of what a command prints.
 const OUTPUT_LIMIT: usize = 256 * 1024;
@@ -18,9 +23,33 @@ const OUTPUT_LIMIT: usize = 256 * 1024;
 #[derive(Debug)]
 pub(crate) struct RunCommand;
 
-/// Applies binary log events.
-#[derive(Debug)]
-pub(crate) struct Apply;
+impl Kind for RunCommand {
+    type Params = CustomRunParams;
+    const NAME: &'static str = CustomRunParams::SPEC.name;
+
+    fn claims(_: &CustomRunParams) -> Claims {
+        &[]
+    }
+
+    fn check(host: &Host, params: &CustomRunParams) -> Result<(), WireError> {
+        if host.config.custom.contains_key(&params.name) {
+            return Ok(());
+        }
+        let known: Vec<&str> = host.config.custom.keys().map(String::as_str).collect();
+        Err(WireError::new(
+            ErrorCode::NotFound,
+            format!("{:?} is no command of this host; it has: {}", params.name, known.join(", ")),
+        ))
+    }
+
+    fn summary(params: &CustomRunParams) -> String {
+        params.name.clone()
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
+}
 
 #[async_trait]
 impl Step<Host> for RunCommand {
@@ -54,32 +83,4 @@ impl Step<Host> for RunCommand {
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
     }
-}
-
-#[async_trait]
-impl Step<Host> for Apply {
-    fn name(&self) -> &'static str {
-        "apply"
-    }
-
-    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
-        once(scope)?;
-        let params: BinlogApplyParams = scope.params()?;
-        crate::queries::binlog::apply(host, &params).await.map_err(StepError::from)
-    }
-
-    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
-        Ok(())
-    }
-}
-
-/// Such a step is not run again after a crash: whether it had its effect is for a person to find out.
-fn once(scope: &Scope) -> Result<(), StepError> {
-    if scope.is_rerun() {
-        return Err(StepError::new(
-            ErrorCode::Internal,
-            "the agent died while this ran; whether it had its effect is not known, so it was not run again",
-        ));
-    }
-    Ok(())
 }

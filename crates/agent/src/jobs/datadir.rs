@@ -1,16 +1,21 @@
 //! Emptying the datadir, and what follows a copy.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use job::{Scope, Step, StepError};
+use job::{Scope, Step, StepError, Steps};
 use mysql::process::{self, Limits};
+use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
-use protocol::params::DatadirClearParams;
+use protocol::params::{DatadirClearParams, DatadirPostCopyParams};
 use serde_json::{Value, json};
 
+use crate::admission::{Claim, Claims, Resource};
 use crate::host::{Host, blocking};
+use crate::jobs::kind::Kind;
+use crate::jobs::on_snapshot::refuse_while_covered;
 use crate::jobs::service;
 
 /// Bytes kept of what a command prints.
@@ -23,6 +28,27 @@ pub(crate) struct Clear;
 /// Runs the configured argv.
 #[derive(Debug)]
 pub(crate) struct PostCopy;
+
+impl Kind for Clear {
+    type Params = DatadirClearParams;
+    const NAME: &'static str = DatadirClearParams::SPEC.name;
+
+    fn claims(_: &DatadirClearParams) -> Claims {
+        &[(Resource::Service, Claim::Shared), (Resource::Datadir, Claim::Alone)]
+    }
+
+    fn check(host: &Host, _: &DatadirClearParams) -> Result<(), WireError> {
+        refuse_while_covered(host, Self::NAME)
+    }
+
+    fn summary(params: &DatadirClearParams) -> String {
+        params.datadir.display().to_string()
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
+}
 
 #[async_trait]
 impl Step<Host> for Clear {
@@ -65,6 +91,30 @@ async fn clear(host: &Host, scope: &Scope) -> Result<Value, StepError> {
     }
     let removed = blocking(move || mysql::datadir::clear(&datadir).map_err(WireError::from));
     Ok(json!(removed.await?))
+}
+
+impl Kind for PostCopy {
+    type Params = DatadirPostCopyParams;
+    const NAME: &'static str = DatadirPostCopyParams::SPEC.name;
+
+    fn claims(_: &DatadirPostCopyParams) -> Claims {
+        &[(Resource::Service, Claim::Shared), (Resource::Datadir, Claim::Alone)]
+    }
+
+    fn check(host: &Host, _: &DatadirPostCopyParams) -> Result<(), WireError> {
+        refuse_while_covered(host, Self::NAME)?;
+        match host.config.seed.post_copy.is_empty() {
+            true => Err(WireError::new(
+                ErrorCode::MissingCapability,
+                "no seed.post_copy is configured on this host",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
 }
 
 #[async_trait]

@@ -3,57 +3,46 @@
 //! Token, certificate and port lie in a private file beside the journal, so that after a restart the agent serves the
 //! very same offer again and the recipient goes on where it was.
 
-use std::collections::HashMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use job::{Ending, Steps, crashsafe};
+use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{AgentId, JobId, OfferId, SnapshotId};
 use protocol::mysql::ServerState;
 use protocol::params::{Empty, SeedOfferParams};
-use protocol::seed::{DonorFacts, Offer, Secret, Transport};
+use protocol::seed::{DonorFacts, Offer, Secret, StoreOffer, Transport};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use tokio::sync::oneshot;
 use transfer::{Identity, Token};
 
+mod health;
 mod serve;
 mod stream;
 
 pub(crate) use serve::clone_policy;
 
-use super::Origin;
-use super::{probe, store};
+use super::kind::Kind;
+use super::{Origin, begin_with, store};
+use crate::admission::{Claim, Claims, Resource};
+use crate::errors::error_of;
 use crate::host::Host;
-use crate::jobs::view;
 use crate::owned::{Foreign, choose};
 use crate::queries::host::usage_of;
+use crate::state::offers::Served;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
 const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
-/// Offers by their id, for `seed.release`, and what waits for them to be open.
-#[derive(Debug, Default)]
-pub(crate) struct OpenOffers {
-    jobs: Mutex<HashMap<OfferId, JobId>>,
-    waiting: Mutex<HashMap<JobId, tokio::sync::oneshot::Sender<Served>>>,
-}
-
-/// What the serving step tells to who opened the offer.
-#[derive(Debug)]
-struct Served {
-    address: SocketAddr,
-    fingerprint: Option<String>,
-}
-
 /// Parameters of the job; the secrets are not among them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Params {
+pub(crate) struct Params {
     offer: OfferId,
     recipient: AgentId,
     snapshot: Option<SnapshotId>,
@@ -75,9 +64,36 @@ struct Private {
     listen: SocketAddr,
 }
 
-/// The steps of an offer.
-pub(crate) fn steps() -> Steps<Host> {
-    vec![Arc::new(serve::Hold), Arc::new(serve::Serve), Arc::new(serve::Release)]
+/// The job behind `seed.offer`.
+pub(crate) struct Give;
+
+impl Kind for Give {
+    type Params = Params;
+    const NAME: &'static str = SeedOfferParams::SPEC.name;
+
+    fn claims(params: &Params) -> Claims {
+        match params.store_window {
+            Some(_) => &[(Resource::Seed, Claim::Shared), (Resource::Bucket, Claim::Alone)],
+            None => &[(Resource::Seed, Claim::Shared)],
+        }
+    }
+
+    fn summary(params: &Params) -> String {
+        let source = match (&params.stream, &params.snapshot) {
+            (Some(name), _) => format!("stream {name}"),
+            (None, Some(id)) => id.to_string(),
+            (None, None) => "?".to_owned(),
+        };
+        format!("{source} to {}", params.recipient)
+    }
+
+    fn holder(params: &Params) -> Option<String> {
+        Some(params.offer.to_string())
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(serve::Hold), Arc::new(serve::Serve), Arc::new(serve::Release)]
+    }
 }
 
 /// `seed.survey`: what this donor would send.
@@ -169,38 +185,9 @@ pub(crate) async fn open(
     params: SeedOfferParams,
     origin: &Origin,
 ) -> Result<Offer, WireError> {
-    if params.recipient == host.id {
-        return Err(WireError::new(ErrorCode::Refused, format!("{} cannot be seeded from itself", host.id)));
-    }
-    if params.plain && !host.config.seed.allow_plain {
-        return Err(WireError::new(
-            ErrorCode::Refused,
-            format!(
-                "{} gives no seeds without TLS; seed.allow_plain in its configuration allows it",
-                host.id
-            ),
-        ));
-    }
-    let store = match (params.transport, &params.stream) {
-        (Transport::Store, Some(_)) => {
-            let text = "streams travel over direct TCP only: open the way, or seed from a snapshot";
-            return Err(WireError::new(ErrorCode::Refused, text));
-        }
-        (Transport::Store, None) => Some(store::offer(host, params.plain)?),
-        (Transport::Tcp | Transport::Auto, _) => None,
-    };
     let foreign = Foreign::allowed(params.foreign);
-    let snapshot = match &params.stream {
-        Some(_) => None,
-        None => Some(choose(host, params.snapshot.as_ref(), foreign).await?),
-    };
-    if let Some(snapshot) = snapshot.as_ref().filter(|snapshot| !snapshot.is_readable()) {
-        return Err(WireError::new(
-            ErrorCode::Snapshot,
-            format!("{} is invalid; choose another", snapshot.id),
-        ));
-    }
-    let snapshot = snapshot.map(|snapshot| snapshot.id);
+    let store = admit(host, &params)?;
+    let snapshot = pick(host, &params).await?;
     let facts = match &params.stream {
         Some(name) => Some(survey(host, None, foreign, Some(name)).await?),
         None => None,
@@ -208,19 +195,8 @@ pub(crate) async fn open(
     let id = OfferId::generate();
     let job = JobId::generate();
     let token = Token::generate();
-    let private = Private {
-        token: Secret::new(token.expose()),
-        identity: match params.plain {
-            true => None,
-            false => Some(Secret::new(Identity::generate()?.expose())),
-        },
-        // Through the object store nobody needs to reach it.
-        listen: match &store {
-            Some(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
-            None => host.config.seed.listen,
-        },
-    };
-    probe::end(host).await;
+    let private = Private::new(host, &token, &params, store.as_ref())?;
+    host.probe.end().await;
     let job_params = Params {
         offer: id,
         recipient: params.recipient.clone(),
@@ -230,14 +206,7 @@ pub(crate) async fn open(
         plain: params.plain,
         store_window: store.as_ref().map(|store| store.window_bytes),
     };
-    let (tell, told) = tokio::sync::oneshot::channel();
-    host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(job, tell);
-    let writing = Arc::clone(host);
-    let begun = super::begin_with(host, job, "seed.offer", json!(job_params), origin, move || {
-        private.save(&writing, job)
-    })
-    .await?;
-    let served = await_served(host, begun.job, told).await?;
+    let served = serve(host, job, job_params, origin, private).await?;
     let facts = match facts {
         Some(facts) => facts,
         None => survey(host, snapshot.as_ref(), foreign, None).await?,
@@ -257,10 +226,68 @@ pub(crate) async fn open(
     })
 }
 
+/// Refuses what this donor does not do; the store's part where the data go through it.
+fn admit(host: &Host, params: &SeedOfferParams) -> Result<Option<StoreOffer>, WireError> {
+    if params.recipient == host.id {
+        return Err(WireError::new(ErrorCode::Refused, format!("{} cannot be seeded from itself", host.id)));
+    }
+    if params.plain && !host.config.seed.allow_plain {
+        return Err(WireError::new(
+            ErrorCode::Refused,
+            format!(
+                "{} gives no seeds without TLS; seed.allow_plain in its configuration allows it",
+                host.id
+            ),
+        ));
+    }
+    match (params.transport, &params.stream) {
+        (Transport::Store, Some(_)) => {
+            let text = "streams travel over direct TCP only: open the way, or seed from a snapshot";
+            Err(WireError::new(ErrorCode::Refused, text))
+        }
+        (Transport::Store, None) => store::offer(host, params.plain).map(Some),
+        (Transport::Tcp | Transport::Auto, _) => Ok(None),
+    }
+}
+
+/// The snapshot to give, none for a stream.
+async fn pick(host: &Host, params: &SeedOfferParams) -> Result<Option<SnapshotId>, WireError> {
+    if params.stream.is_some() {
+        return Ok(None);
+    }
+    let snapshot = choose(host, params.snapshot.as_ref(), Foreign::allowed(params.foreign)).await?;
+    if !snapshot.is_readable() {
+        return Err(WireError::new(
+            ErrorCode::Snapshot,
+            format!("{} is invalid; choose another", snapshot.id),
+        ));
+    }
+    Ok(Some(snapshot.id))
+}
+
+/// Begins the job and waits until recipients may connect.
+async fn serve(
+    host: &Arc<Host>,
+    job: JobId,
+    params: Params,
+    origin: &Origin,
+    private: Private,
+) -> Result<Served, WireError> {
+    let told = host.offers.wait(job);
+    let writing = Arc::clone(host);
+    let begun = begin_with::<Give>(host, job, params, origin, move || private.save(&writing, job)).await;
+    let served = match begun {
+        Ok(begun) => await_served(host, begun.job, told).await,
+        Err(error) => Err(error),
+    };
+    host.offers.wait_no_more(job);
+    served
+}
+
 async fn await_served(
     host: &Arc<Host>,
     job: JobId,
-    told: tokio::sync::oneshot::Receiver<Served>,
+    told: oneshot::Receiver<Served>,
 ) -> Result<Served, WireError> {
     let ended = async {
         match host.runner.handle(job) {
@@ -273,23 +300,28 @@ async fn await_served(
         _ = ended => None,
         () = tokio::time::sleep(OPEN_LIMIT) => None,
     };
-    host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
     if let Some(served) = outcome {
         return Ok(served);
     }
     let _ = host.runner.abort(job, "it did not open in time").await;
-    let shown = view::show(host, job).await?;
-    Err(shown.error.unwrap_or_else(|| WireError::new(ErrorCode::TimedOut, "the offer did not open in time")))
+    let state = host.runner.show(job).await?.history.state();
+    Err(error_of(&state)
+        .unwrap_or_else(|| WireError::new(ErrorCode::TimedOut, "the offer did not open in time")))
 }
 
 /// `seed.release`: gives an offer up; no error when it has ended by itself.
 pub(crate) async fn release(host: &Host, offer: OfferId, actor: &str) -> Result<Empty, WireError> {
-    let job = host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).get(&offer).copied();
-    let Some(job) = job else { return Ok(Empty {}) };
+    let Some(job) = host.offers.job_of(offer) else { return Ok(Empty {}) };
     match host.runner.abort(job, format!("released by {actor}")).await {
         Ok(_) | Err(job::AbortError::Finished(_) | job::AbortError::Unknown(_)) => Ok(Empty {}),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Tells who opened the offer where it listens.
+fn tell_open(host: &Host, job: JobId, address: SocketAddr, fingerprint: Option<transfer::Fingerprint>) {
+    let served = Served { address, fingerprint: fingerprint.map(|f| f.to_string()) };
+    host.offers.tell(job, served);
 }
 
 /// Where recipients reach it: the configured names, else the host's own, with the port that it listens on.
@@ -306,6 +338,24 @@ pub(crate) fn addresses(host: &Host, listening: SocketAddr) -> Vec<String> {
 }
 
 impl Private {
+    fn new(
+        host: &Host,
+        token: &Token,
+        params: &SeedOfferParams,
+        store: Option<&StoreOffer>,
+    ) -> Result<Self, WireError> {
+        let identity = match params.plain {
+            true => None,
+            false => Some(Secret::new(Identity::generate()?.expose())),
+        };
+        // Through the object store nobody needs to reach it.
+        let listen = match store {
+            Some(_) => SocketAddr::from(([127, 0, 0, 1], 0)),
+            None => host.config.seed.listen,
+        };
+        Ok(Self { token: Secret::new(token.expose()), identity, listen })
+    }
+
     fn path(host: &Host, job: JobId) -> PathBuf {
         host.config.agent.state_dir.join("offers").join(format!("{job}.json"))
     }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use super::offer;
-use super::seed::plan::Reach;
+use super::seed::facts::Reach;
 use crate::host::Host;
 use crate::owned::Foreign;
 
@@ -38,7 +38,7 @@ pub(crate) async fn survey(
 
 /// Listens for a while; where.
 async fn listen(host: &Host) -> Vec<String> {
-    end(host).await;
+    host.probe.end().await;
     let wanted = host.config.seed.listen;
     let listener = match TcpListener::bind(wanted).await {
         Ok(listener) => listener,
@@ -62,17 +62,9 @@ async fn listen(host: &Host) -> Vec<String> {
     });
     // With a port for each there may be several; with a fixed one the last is the only one.
     if wanted.port() != 0 {
-        *host.probe.lock().await = Some(task);
+        host.probe.keep(task).await;
     }
     offer::addresses(host, address)
-}
-
-/// Lets go of a fixed port, for an offer that needs it.
-pub(crate) async fn end(host: &Host) {
-    if let Some(task) = host.probe.lock().await.take() {
-        task.abort();
-        let _ = task.await;
-    }
 }
 
 /// Tries a donor's addresses, all at once.

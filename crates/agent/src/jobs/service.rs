@@ -1,11 +1,17 @@
 //! Start, stop and restart of the MySQL service, and holding it down while its datadir is changed.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use job::{Scope, Step, StepError};
+use job::{Scope, Step, StepError, Steps};
+use protocol::command::Call as _;
 use protocol::error::ErrorCode;
+use protocol::params::{MysqlRestartParams, MysqlStartParams, MysqlStopParams};
 use serde_json::{Value, json};
 
+use crate::admission::{Claim, Claims, Resource};
 use crate::host::{Host, chain};
+use crate::jobs::kind::Kind;
 
 /// Starts the server; done when it answers.
 #[derive(Debug)]
@@ -19,6 +25,19 @@ pub(crate) struct Stop;
 #[derive(Debug)]
 pub(crate) struct Restart;
 
+impl Kind for Start {
+    type Params = MysqlStartParams;
+    const NAME: &'static str = MysqlStartParams::SPEC.name;
+
+    fn claims(_: &MysqlStartParams) -> Claims {
+        &[(Resource::Service, Claim::Alone)]
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
+}
+
 #[async_trait]
 impl Step<Host> for Start {
     fn name(&self) -> &'static str {
@@ -31,6 +50,19 @@ impl Step<Host> for Start {
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+impl Kind for Stop {
+    type Params = MysqlStopParams;
+    const NAME: &'static str = MysqlStopParams::SPEC.name;
+
+    fn claims(_: &MysqlStopParams) -> Claims {
+        &[(Resource::Service, Claim::Alone)]
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
     }
 }
 
@@ -51,6 +83,19 @@ impl Step<Host> for Stop {
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+impl Kind for Restart {
+    type Params = MysqlRestartParams;
+    const NAME: &'static str = MysqlRestartParams::SPEC.name;
+
+    fn claims(_: &MysqlRestartParams) -> Claims {
+        &[(Resource::Service, Claim::Alone)]
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
     }
 }
 

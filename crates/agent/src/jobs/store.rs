@@ -10,9 +10,9 @@ use job::{Scope, StepError};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::AgentId;
 use protocol::seed::{Offer, StoreOffer};
-use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Claim, Resource};
 use crate::host::{Host, chain};
 
 /// Between two tries to open or to clean up while the bus is away.
@@ -32,15 +32,10 @@ pub(crate) fn offer(host: &Host, plain: bool) -> Result<StoreOffer, WireError> {
     Ok(StoreOffer { bucket: bucket_of(&host.id), window_bytes })
 }
 
-/// Whether a job of this kind and with these parameters gives its data through the bucket.
-pub(crate) fn is_through_store(kind: &str, params: &Value) -> bool {
-    kind == "seed.offer" && params.get("store_window").is_some_and(|window| !window.is_null())
-}
-
 /// Whether an offer uses the bucket.
-fn in_use(host: &Host) -> bool {
-    let uses = |spec: job::JobSpec| is_through_store(&spec.kind, &spec.params);
-    host.runner.running().iter().any(|handle| uses(handle.spec()))
+async fn in_use(host: &Host) -> bool {
+    let running = host.admitted.lock().await.running(&host.runner);
+    running.iter().any(|job| job.claims.contains(&(Resource::Bucket, Claim::Alone)))
 }
 
 /// A connection of its own, so that a seed's data delay neither commands nor heartbeats.
@@ -145,7 +140,7 @@ pub(crate) async fn sweep_for_ever(host: Arc<Host>, shutdown: CancellationToken)
         loop {
             // With the lock held no offer makes the bucket between the look and the removal.
             let mut left = host.bucket_left.lock().await;
-            if *left && !in_use(&host) {
+            if *left && !in_use(&host).await {
                 remove(&host, &mut left).await;
             }
             drop(left);

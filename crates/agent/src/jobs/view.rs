@@ -1,15 +1,18 @@
 //! Jobs as the bus shows them, from their journals.
 
 use job::journal::History;
-use job::{Cause, JobHandle, Outcome, State, Undo};
+use job::{JobHandle, Outcome, State};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
 use protocol::job::{JobState, JobView};
 use protocol::params::{JobsListParams, JobsRecordParams, JournalPart};
 use protocol::seed::{SeedStage, TransferProgress};
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::errors::from_step;
+use super::seed::Transferred;
+use super::table;
+use crate::errors::error_of;
 use crate::host::Host;
 
 /// Bytes of a journal in one reply: quoted as JSON it may take twice as much, and a NATS message holds 1 MiB.
@@ -70,6 +73,7 @@ pub(crate) fn of_running(handle: &JobHandle) -> JobView {
 /// A job as its journal tells it.
 pub(crate) fn of_history(history: &History) -> JobView {
     let spec = history.spec();
+    let about = table::about(&spec.kind, &spec.params);
     let state = history.state();
     let finished = matches!(state, State::Finished(_));
     JobView {
@@ -79,12 +83,8 @@ pub(crate) fn of_history(history: &History) -> JobView {
         stage: stage_of(&state),
         actor: spec.actor.clone().unwrap_or_default(),
         request: spec.request_id.unwrap_or_else(|| RequestId::from(spec.id.as_uuid())),
-        summary: summary(&spec.kind, &spec.params),
-        donor: spec
-            .params
-            .pointer("/offer/facts/agent")
-            .and_then(Value::as_str)
-            .and_then(|id| id.parse().ok()),
+        summary: about.summary,
+        donor: about.donor,
         created_at: history.created_at(),
         finished_at: finished.then(|| history.updated_at()),
         progress: counters_of(history),
@@ -115,41 +115,6 @@ fn stage_of(state: &State) -> Option<String> {
     }
 }
 
-/// Why the job failed or is being undone.
-pub(crate) fn error_of(state: &State) -> Option<WireError> {
-    match state {
-        State::Undoing { cause, .. } => Some(error_of_cause(cause)),
-        State::Finished(outcome) => error_of_outcome(outcome),
-        State::Created | State::Running { .. } => None,
-    }
-}
-
-fn error_of_cause(cause: &Cause) -> WireError {
-    match cause {
-        Cause::Failed(failure) => from_step(&failure.step, &failure.error),
-        Cause::Aborted { reason } => WireError::new(ErrorCode::Aborted, format!("aborted: {reason}")),
-    }
-}
-
-/// Why the job failed, and what its undo left behind.
-pub(crate) fn error_of_outcome(outcome: &Outcome) -> Option<WireError> {
-    let (mut error, left) = match outcome {
-        Outcome::Done { .. } => return None,
-        Outcome::Failed { failure, left } => (from_step(&failure.step, &failure.error), left),
-        Outcome::Aborted { reason, left } => {
-            (WireError::new(ErrorCode::Aborted, format!("aborted: {reason}")), left)
-        }
-    };
-    if let Undo::Incomplete { failures } = left {
-        for failure in failures {
-            error
-                .message
-                .push_str(&format!("; {} could not be undone: {}", failure.step, failure.error.message));
-        }
-    }
-    Some(error)
-}
-
 /// What the job gave: the output of the last step that gave any.
 fn result_of(history: &History) -> Option<Value> {
     if !matches!(history.outcome(), Some(Outcome::Done { .. })) {
@@ -161,41 +126,15 @@ fn result_of(history: &History) -> Option<Value> {
 
 /// What a seed's transfer had moved in the end; the counters of one under way are not in the journal.
 fn counters_of(history: &History) -> Option<TransferProgress> {
-    let transfer = history.output(SeedStage::Transfer.as_str())?;
-    let number = |name: &str| transfer.get(name).and_then(Value::as_u64);
-    let (bytes, files) = (number("bytes_total")?, number("files")?);
+    let output = history.output(SeedStage::Transfer.as_str())?;
+    let moved = Transferred::deserialize(output).ok()?;
     Some(TransferProgress {
-        bytes_total: bytes,
-        bytes_done: bytes,
-        bytes_moved: number("bytes_moved")?,
-        files_total: files,
-        files_done: files,
-        bytes_per_s: number("bytes_per_s")?,
+        bytes_total: moved.bytes_total,
+        bytes_done: moved.bytes_total,
+        bytes_moved: moved.bytes_moved,
+        files_total: moved.files,
+        files_done: moved.files,
+        bytes_per_s: moved.bytes_per_s,
         silence: None,
     })
-}
-
-/// What a job is about, for people.
-pub(crate) fn summary(kind: &str, params: &Value) -> String {
-    let text = |pointer: &str| params.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();
-    let source = |snapshot: &str, stream: &str| match params.pointer(stream).and_then(Value::as_str) {
-        Some(name) => format!("stream {name}"),
-        None => text(snapshot),
-    };
-    match kind {
-        "seed.start" => format!(
-            "{} → {} from {}",
-            text("/offer/facts/agent"),
-            text("/offer/recipient"),
-            source("/offer/facts/snapshot/id", "/offer/facts/stream")
-        ),
-        "seed.offer" => format!("{} to {}", source("/snapshot", "/stream"), text("/recipient")),
-        "seed.undo" => format!("old datadir of seed {}", text("/job")),
-        "snapshot.remove" | "snapshot.verify" | "mysql.start-on-snapshot" | "mysql.leave-snapshot" => {
-            text("/snapshot")
-        }
-        "custom.run" => text("/name"),
-        "datadir.clear" => text("/datadir"),
-        _ => String::new(),
-    }
 }

@@ -6,10 +6,8 @@ use mysql::binlog::{LogKind, LogSet, Range};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::BinlogPosition;
 use protocol::params::{
-    BinlogApplyParams, BinlogBinaryParams, BinlogTextParams, BinlogUploadParams, LogChunk, LogFile,
-    RelayFiles, Uploaded,
+    BinlogBinaryParams, BinlogTextParams, BinlogUploadParams, LogChunk, LogFile, RelayFiles, Uploaded,
 };
-use serde_json::{Value, json};
 
 use crate::errors::system;
 use crate::host::{Host, blocking};
@@ -86,46 +84,11 @@ pub(crate) async fn upload(host: &Host, params: BinlogUploadParams) -> Result<Up
     Ok(Uploaded { size_bytes: written.await? })
 }
 
-fn decoded(content: &str) -> Result<Vec<u8>, WireError> {
+/// The bytes of a piece of a log.
+pub(crate) fn decoded(content: &str) -> Result<Vec<u8>, WireError> {
     STANDARD
         .decode(content)
         .map_err(|e| WireError::caused(ErrorCode::BadRequest, "content is not base64", &e))
-}
-
-/// Refuses at once what names nothing to apply, or two things.
-pub(crate) fn check_apply(host: &Host, params: &BinlogApplyParams) -> Result<(), WireError> {
-    match (&params.content, params.upload) {
-        (Some(_), None) => Ok(()),
-        (None, Some(upload)) if uploads::path(&host.config.agent.state_dir, upload).is_file() => Ok(()),
-        (None, Some(upload)) => {
-            Err(WireError::new(ErrorCode::NotFound, format!("there is no upload {upload} on {}", host.id)))
-        }
-        _ => Err(WireError::new(ErrorCode::BadRequest, "give either content or upload")),
-    }
-}
-
-/// The work of `binlog.apply`.
-pub(crate) async fn apply(host: &Host, params: &BinlogApplyParams) -> Result<Value, WireError> {
-    let applied = match (&params.content, params.upload) {
-        (Some(content), _) => {
-            mysql::binlog::apply(&host.instance, decoded(content)?.as_slice(), uploads::MAX_BYTES).await
-        }
-        (None, Some(upload)) => {
-            let path = uploads::path(&host.config.agent.state_dir, upload);
-            let file = tokio::fs::File::open(&path)
-                .await
-                .map_err(|e| system(format!("cannot read {}", path.display()), &e))?;
-            let applied = mysql::binlog::apply(&host.instance, file, uploads::MAX_BYTES).await;
-            // Whether it was applied or not: half of it may have been, and must not be applied once more by mistake.
-            tokio::fs::remove_file(&path).await.ok();
-            applied
-        }
-        (None, None) => return Err(WireError::new(ErrorCode::BadRequest, "give either content or upload")),
-    };
-    let applied = applied?;
-    Ok(
-        json!({ "bytes": applied.bytes, "took_ms": u64::try_from(applied.took.as_millis()).unwrap_or(u64::MAX) }),
-    )
 }
 
 async fn logs(host: &Host, kind: LogKind) -> Result<LogSet, WireError> {

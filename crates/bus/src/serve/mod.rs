@@ -184,7 +184,7 @@ async fn reply_busy(intake: &Intake, message: async_nats::Message) {
 /// JetStream's API or to another agent's commands.
 pub(crate) async fn reply_to(bus: &Bus, reply: Option<async_nats::Subject>, body: Bytes) {
     let Some(reply) = reply else { return };
-    if reply.starts_with('$') || reply.starts_with("orch.") {
+    if subject::acts(&reply) {
         tracing::warn!(
             reply = reply.as_str(),
             "a request wants its reply on a subject that acts; not replied"

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use protocol::command::{Command, Spec};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::AgentId;
-use protocol::subject::{ROOT, encode_host};
+use protocol::subject::{encode_host, form};
 use serde_json::{Value, json};
 
 use crate::conn::Bus;
@@ -105,7 +105,7 @@ impl Service {
     fn endpoint(&self, spec: &Spec) -> Value {
         json!({
             "name": spec.name.replace('.', "-"),
-            "subject": format!("{ROOT}.cmd.{}.{}", self.host, spec.name),
+            "subject": form::command(&self.host, spec.name),
             "queue_group": self.group,
             "metadata": {
                 "class": format!("{:?}", spec.class).to_lowercase(),
@@ -123,7 +123,7 @@ impl Service {
             let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
             json!({
                 "name": spec.name.replace('.', "-"),
-                "subject": format!("{ROOT}.cmd.{}.{}", self.host, spec.name),
+                "subject": form::command(&self.host, spec.name),
                 "queue_group": self.group,
                 "num_requests": requests,
                 "num_errors": errors,

@@ -36,7 +36,7 @@ macro_rules! on_each_server {
             async fn newest() {
                 match testkit::nats::newest_program() {
                     Some(program) => super::$name(Some(program)).await,
-                    None => eprintln!("skipped, because scripts/nats-newest was not run"),
+                    None => testkit::skip!(odd: "scripts/nats-newest was not run"),
                 }
             }
         }

@@ -32,7 +32,7 @@ pub fn mysql9() -> Option<MysqldOptions> {
     match mysql9_root() {
         Ok(root) => Some(MysqldOptions { vendor: Vendor::Mysql9 { root }, ..MysqldOptions::default() }),
         Err(why) => {
-            eprintln!("skipped, because there is no MySQL 9 here: {why:#}");
+            testkit::skip::odd(format_args!("there is no MySQL 9 here: {why:#}"));
             None
         }
     }

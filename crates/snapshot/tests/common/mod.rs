@@ -83,7 +83,7 @@ pub(crate) fn run<'a>(program: &str, arguments: impl IntoIterator<Item = &'a Pat
 pub(crate) fn may_mount(test: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        eprintln!("{test}: skipped, because mounting needs root");
+        testkit::skip::lacking(format_args!("mounting needs root ({test})"));
     }
     root
 }

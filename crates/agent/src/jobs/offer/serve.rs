@@ -1,9 +1,8 @@
 //! The steps of an offer: the snapshot is held, served to one recipient, and let go.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,16 +14,15 @@ use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
 use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
 
-use super::{Params, Private, Served, stream};
-use crate::config::{Binlogs, DonorLimits, PageCheck};
-use crate::guardian::Doomed;
+use super::health::{HEALTH_INTERVAL, spare};
+use super::{Params, Private, stream, tell_open};
+use crate::config::{Binlogs, PageCheck};
 use crate::host::{Host, blocking, chain};
-use crate::jobs::snapshots::release_if_held;
+use crate::jobs::snapshot::release_if_held;
 use crate::jobs::store;
 use crate::owned::{Foreign, find};
+use crate::state::doomed::Doomed;
 
-/// How often a donor looks whether the seed hurts it.
-pub(super) const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 /// A recipient gets this long to hear why its donor failed.
 const TELL_LIMIT: Duration = Duration::from_secs(15);
 /// A note of *serve*: the recipient has proven the whole.
@@ -150,7 +148,7 @@ async fn acquire(host: &Host, params: &Params) -> Result<Option<MountLease>, Ste
 
 async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
     let params: Params = scope.params()?;
-    host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(&params.offer);
+    host.offers.forget(params.offer);
     Private::forget(host, scope.job_id());
     if params.store_window.is_some() {
         store::sweep(host).await;
@@ -167,21 +165,7 @@ async fn let_go(host: &Host, scope: &Scope) -> Result<(), StepError> {
 }
 
 fn remember(host: &Host, params: &Params, job: JobId) {
-    host.offers.jobs.lock().unwrap_or_else(PoisonError::into_inner).insert(params.offer, job);
-}
-
-/// Tells who opened the offer where it listens.
-pub(super) fn tell_open(
-    host: &Host,
-    job: JobId,
-    address: SocketAddr,
-    fingerprint: Option<transfer::Fingerprint>,
-) {
-    let served = Served { address, fingerprint: fingerprint.map(|f| f.to_string()) };
-    let waiting = host.offers.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
-    if let Some(waiting) = waiting {
-        let _ = waiting.send(served);
-    }
+    host.offers.remember(params.offer, job);
 }
 
 /// Lets the recipient hear why its donor failed; else it would only see that nobody answers, and wait in vain.
@@ -227,28 +211,6 @@ async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer:
                 scope.report(now.bytes_done, Some(now.bytes_total), json!(crate::jobs::seed::progress_of(&now)));
             }
         }
-    }
-}
-
-/// Has all seeds that this host gives slow down while it is busier than it should be, and recover afterwards.
-pub(super) async fn spare(host: &Host) {
-    let seen = host.seen();
-    let load = crate::load::measure(host, &seen.server).await;
-    let limits = DonorLimits {
-        io_pressure_percent: host.config.seed.ease_io_pressure_percent,
-        ..host.config.seed.donor_limits.clone()
-    };
-    let problems = crate::load::overloaded(&load, &limits);
-    match host.donor_throttle.heed(!problems.is_empty()) {
-        Some(0) => tracing::info!("the host is well again: seeds are given at full speed"),
-        Some(limit) if !problems.is_empty() => {
-            tracing::warn!(
-                bytes_per_s = limit,
-                why = problems.join("; "),
-                "the host is busy: seeds slow down"
-            );
-        }
-        _ => {}
     }
 }
 

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use transfer::stream::{GiveOptions, Giver, Program};
 use transfer::{Cancel, Identity, Progress};
 
-use super::serve::{HEALTH_INTERVAL, spare, tell_open};
-use super::{Params, Private};
+use super::health::{HEALTH_INTERVAL, spare};
+use super::{Params, Private, tell_open};
 use crate::host::Host;
 use crate::streams::{self, Giving};
 

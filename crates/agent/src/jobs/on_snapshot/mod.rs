@@ -2,11 +2,10 @@
 //!
 //! The service gets the snapshot by a bind mount over its datadir: whatever starts it finds the path that it knows, and
 //! the live data lie untouched below. A second server has files, socket and port of its own. Who runs on what is on
-//! disk before it happens ([`Runs`]), so that a restarted agent keeps the hold; a host that was booted anew, whose mounts
+//! disk before it happens ([`crate::state::runs`]), so that a restarted agent keeps the hold; a host that was booted anew, whose mounts
 //! are gone, forgets it and starts on its own data.
 
 mod layout;
-mod runs;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -19,6 +18,7 @@ use job::{Scope, Step, StepError, Steps};
 use mysql::Instance;
 use mysql::second::{self, SecondOptions};
 use nix::mount::{MsFlags, mount};
+use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::SnapshotId;
 use protocol::mysql::ServerInfo;
@@ -28,12 +28,13 @@ use snapshot::{MountMode, Mounted};
 
 use self::layout::all_in_datadir;
 pub(crate) use self::layout::layout_in;
-pub(crate) use self::runs::Runs;
-use self::runs::{Run, boot_id};
 use super::service;
-use super::snapshots::release_if_held;
+use crate::admission::{Claim, Claims, Resource};
 use crate::errors::system;
 use crate::host::{Host, blocking};
+use crate::jobs::kind::Kind;
+use crate::jobs::snapshot::release_if_held;
+use crate::state::runs::{Run, boot_id};
 
 /// Someone's shell may stand in the datadir when it shall be uncovered.
 const UNCOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -56,27 +57,41 @@ pub(crate) fn covered(host: &Host) -> Option<String> {
     })
 }
 
-/// The steps of `mysql.start-on-snapshot`.
-pub(crate) fn steps() -> Steps<Host> {
-    vec![Arc::new(Hold), Arc::new(Place), Arc::new(Start)]
-}
+/// `mysql.start-on-snapshot`.
+pub(crate) struct StartOnSnapshot;
 
-/// Refuses at once what the steps would refuse.
-pub(crate) fn check(host: &Host, params: &MysqlStartOnSnapshotParams) -> Result<(), WireError> {
-    host.snapshots()?;
-    if params.port == Some(0) {
-        return Err(WireError::new(
-            ErrorCode::BadRequest,
-            "port 0 is no port that a server can be reached by",
-        ));
+impl Kind for StartOnSnapshot {
+    type Params = MysqlStartOnSnapshotParams;
+    const NAME: &'static str = MysqlStartOnSnapshotParams::SPEC.name;
+
+    fn claims(_: &MysqlStartOnSnapshotParams) -> Claims {
+        &[(Resource::Service, Claim::Alone), (Resource::Datadir, Claim::Alone)]
     }
-    if params.port.is_some() && params.port == host.seen().server.port {
-        return Err(WireError::new(
-            ErrorCode::Refused,
-            "that is the port of the host's own server: choose another, or none to run the service on the snapshot",
-        ));
+
+    fn check(host: &Host, params: &MysqlStartOnSnapshotParams) -> Result<(), WireError> {
+        host.snapshots()?;
+        if params.port == Some(0) {
+            return Err(WireError::new(
+                ErrorCode::BadRequest,
+                "port 0 is no port that a server can be reached by",
+            ));
+        }
+        if params.port.is_some() && params.port == host.seen().server.port {
+            return Err(WireError::new(
+                ErrorCode::Refused,
+                "that is the port of the host's own server: choose another, or none to run the service on the snapshot",
+            ));
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn summary(params: &MysqlStartOnSnapshotParams) -> String {
+        params.snapshot.to_string()
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Hold), Arc::new(Place), Arc::new(Start)]
+    }
 }
 
 /// Mounts the snapshot writable and holds it.
@@ -210,6 +225,23 @@ impl Step<Host> for Start {
     /// The server is ended with its place.
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
+    }
+}
+
+impl Kind for Leave {
+    type Params = MysqlLeaveSnapshotParams;
+    const NAME: &'static str = MysqlLeaveSnapshotParams::SPEC.name;
+
+    fn claims(_: &MysqlLeaveSnapshotParams) -> Claims {
+        &[(Resource::Service, Claim::Alone), (Resource::Datadir, Claim::Alone)]
+    }
+
+    fn summary(params: &MysqlLeaveSnapshotParams) -> String {
+        params.snapshot.to_string()
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
     }
 }
 

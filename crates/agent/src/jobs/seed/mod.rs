@@ -1,6 +1,8 @@
 //! The recipient's side of a seed: plan, begin, and the stages as steps of one job.
 
+pub(crate) mod facts;
 mod guards;
+mod notes;
 pub(crate) mod plan;
 mod stages;
 mod stream;
@@ -14,22 +16,23 @@ use std::time::Duration;
 use jiff::Timestamp;
 use job::{Scope, StepError, Steps, crashsafe};
 use mysql::datadir::Ownership;
+use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
-use protocol::ids::JobId;
+use protocol::ids::{AgentId, JobId};
 use protocol::job::JobAccepted;
 use protocol::mysql::{ServerInfo, ServerState};
 use protocol::params::SeedStartParams;
-use protocol::seed::{
-    DonorFacts, Secret, SeedOptions, SeedPlan, SeedStage, Silence, TransferProgress, Transport,
-};
+use protocol::seed::{DonorFacts, Secret, SeedOptions, SeedPlan, Silence, TransferProgress, Transport};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{Origin, probe};
+use super::kind::Kind;
+use super::{Origin, begin_with, probe};
+use crate::admission::{Claim, Claims, Resource, Running};
 use crate::errors::system;
 use crate::host::Host;
 use crate::usage::InUse;
-use plan::{Reach, RecipientFacts, SourceSays};
+use facts::{Reach, RecipientFacts, SourceSays};
+pub(crate) use notes::Transferred;
 use stages::replicate;
 use swap::Layout;
 
@@ -37,18 +40,39 @@ use swap::Layout;
 const SOURCE_LIMIT: Duration = Duration::from_secs(5);
 /// A donor that is alive says so every second: one that has said nothing for so many may be dead, and that is told.
 const SILENCE_S: u64 = 3;
-/// A note of *prepare*: `--replace` is about to remove the old data.
-const REMOVED: &str = "removed";
-/// A note of *transfer*: everything has arrived and is proven.
-const RECEIVED: &str = "received";
-/// A note of *swap*, when it is taken back: the new data stay, since there are no others.
-const KEPT: &str = "kept";
-/// A note of *swap*, when it is taken back: MySQL did not start on the old data at once.
-const STOPPED: &str = "stopped";
 
-/// The stages, in order.
-pub(crate) fn steps() -> Steps<Host> {
-    stages::steps()
+/// `seed.start`.
+pub(crate) struct Start;
+
+impl Kind for Start {
+    type Params = SeedStartParams;
+    const NAME: &'static str = SeedStartParams::SPEC.name;
+
+    fn claims(_: &SeedStartParams) -> Claims {
+        &[
+            (Resource::Service, Claim::Alone),
+            (Resource::Datadir, Claim::Alone),
+            (Resource::Seed, Claim::Alone),
+        ]
+    }
+
+    fn summary(params: &SeedStartParams) -> String {
+        let facts = &params.offer.facts;
+        let source = match (&facts.stream, &facts.snapshot) {
+            (Some(name), _) => format!("stream {name}"),
+            (None, Some(snapshot)) => snapshot.id.to_string(),
+            (None, None) => "?".to_owned(),
+        };
+        format!("{} → {} from {source}", facts.agent, params.offer.recipient)
+    }
+
+    fn donor(params: &SeedStartParams) -> Option<AgentId> {
+        Some(params.offer.facts.agent.clone())
+    }
+
+    fn steps() -> Steps<Host> {
+        stages::steps()
+    }
 }
 
 /// `seed.plan`.
@@ -79,8 +103,8 @@ pub(crate) async fn begin(
             ),
         ));
     }
-    if let Some(job) = host.jobs_of_requests.lock().await.get(&origin.request) {
-        return Ok(JobAccepted { job: *job });
+    if let Some(job) = host.admitted.lock().await.of_request(origin.request) {
+        return Ok(JobAccepted { job });
     }
     admit_way(&params)?;
     admit_plan(host, &params, None).await?;
@@ -89,8 +113,7 @@ pub(crate) async fn begin(
     let mut kept = params;
     kept.offer.token = Secret::new(String::new());
     let writing = Arc::clone(host);
-    super::begin_with(host, job, "seed.start", json!(kept), origin, move || keep_token(&writing, job, &token))
-        .await
+    begin_with::<Start>(host, job, kept, origin, move || keep_token(&writing, job, &token)).await
 }
 
 /// Refuses an offer of another transport than the one that was asked for.
@@ -163,12 +186,10 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         None => 0,
     };
     let settings = host.instance.settings().await;
-    let other_seed = host.runner.running().iter().find_map(|handle| {
-        let spec = handle.spec();
-        let is_seed = matches!(spec.kind.as_str(), "seed.start" | "seed.undo");
-        let at_work = handle.history().outcome().is_none();
-        (is_seed && at_work && Some(spec.id) != own).then(|| format!("{} {}", spec.kind, spec.id))
-    });
+    let running = host.admitted.lock().await.running(&host.runner);
+    let takes_part = |job: &&Running| job.claims.contains(&(Resource::Seed, Claim::Alone));
+    let other_seed = running.iter().filter(takes_part).find(|job| Some(job.id) != own);
+    let other_seed = other_seed.map(|job| format!("{} {}", job.kind, job.id));
     RecipientFacts {
         agent: host.id.clone(),
         cluster: host.config.agent.cluster.clone(),
@@ -196,7 +217,7 @@ async fn in_use(host: &Host, server: &ServerInfo) -> InUse {
     if server.state == ServerState::Stopped {
         return InUse::No(Duration::ZERO);
     }
-    let watched = crate::observe::watch(host, &host.seen(), server).await;
+    let watched = crate::watch::watch(host, &host.seen(), server).await;
     watched.verdict(Duration::from_secs(host.config.seed.watch_s))
 }
 
@@ -305,11 +326,6 @@ impl Target {
         Layout::as_begun(&self.datadir, job, self.entrywise)
             .map_err(|e| StepError::from_error(ErrorCode::System, &e))
     }
-}
-
-/// Whether a step has noted this.
-fn has_noted(scope: &Scope, step: SeedStage, what: &str) -> bool {
-    scope.notes_of(step.as_str()).iter().any(|note| note.get(what).is_some())
 }
 
 /// The directory of what this seed keeps on the recipient beside its journal.

@@ -2,11 +2,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::host::HostLoad;
-use protocol::mysql::{Flavor, Layout, ServerState, ServerVersion};
+use protocol::mysql::{Flavor, Layout, ServerInfo, ServerState, ServerVersion};
 use protocol::seed::{Guard, Transport, Verdict};
 use protocol::snapshot::{Consistency, Freeze, Proof, ProviderKind, Snapshot, SnapshotMeta, Validity};
 
 use super::*;
+use crate::jobs::seed::facts::{Reach, SourceSays};
+use crate::usage::InUse;
 
 fn version(flavor: Flavor, number: [u16; 3]) -> ServerVersion {
     ServerVersion { flavor, number, text: format!("{}.{}.{}", number[0], number[1], number[2]) }

@@ -10,11 +10,12 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::{Coordinates, Flavor};
 use protocol::params::SeedStartParams;
 use protocol::seed::TransferProgress;
-use serde_json::{Value, json};
+use serde_json::json;
 use transfer::{Progress, RecipientOptions};
 
 use self::ground::Ground;
 use super::Target;
+use super::notes::Transferred;
 use super::swap::Layout;
 use crate::errors::system;
 use crate::host::{Host, blocking};
@@ -34,7 +35,7 @@ pub(super) async fn receive(
     params: &SeedStartParams,
     name: &str,
     options: RecipientOptions,
-) -> Result<Value, StepError> {
+) -> Result<Transferred, StepError> {
     let layout = Target::of(scope)?.layout(scope.job_id())?;
     let (staging, root) = (layout.staging(), layout.root().to_owned());
     let owner = Target::of(scope)?.owner;
@@ -81,17 +82,17 @@ pub(super) async fn receive(
     await_end(scope, unpacking).await?;
     let files = blocking(move || mysql::usage::walk(&staging).map_err(WireError::from)).await?.files;
     let seconds = taken.elapsed.as_secs_f64().max(0.001);
-    Ok(json!({
-        "stream": name,
-        "bytes_total": taken.bytes,
-        "bytes_moved": taken.bytes,
-        "bytes_resumed": 0,
-        "bytes_wire": taken.bytes_wire,
-        "files": files,
-        "root_digest": sys::hex::encode(taken.digest),
-        "elapsed_ms": u64::try_from(taken.elapsed.as_millis()).unwrap_or(u64::MAX),
-        "bytes_per_s": (taken.bytes as f64 / seconds) as u64,
-    }))
+    Ok(Transferred {
+        stream: Some(name.to_owned()),
+        bytes_total: taken.bytes,
+        bytes_moved: taken.bytes,
+        bytes_resumed: 0,
+        bytes_wire: taken.bytes_wire,
+        files,
+        root_digest: sys::hex::encode(taken.digest),
+        elapsed_ms: u64::try_from(taken.elapsed.as_millis()).unwrap_or(u64::MAX),
+        bytes_per_s: (taken.bytes as f64 / seconds) as u64,
+    })
 }
 
 /// The length of a stream is not known before its end: the donor's estimate is shown, or more where it was too small.

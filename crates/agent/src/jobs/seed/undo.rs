@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use job::{Scope, Step, StepError, crashsafe};
-use protocol::error::ErrorCode;
+use job::{Scope, Step, StepError, Steps, crashsafe};
+use protocol::command::Call as _;
+use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use protocol::params::SeedUndoParams;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::stages::stop_or_kill;
 use super::swap::Layout;
+use crate::admission::{Claim, Claims, Resource};
 use crate::errors::system;
 use crate::host::{Host, blocking, chain};
+use crate::jobs::kind::Kind;
+use crate::jobs::on_snapshot::refuse_while_covered;
 use crate::jobs::service;
 
 /// Longest time between two looks at what is kept: a clock that jumped must not keep it for ever.
@@ -97,7 +101,7 @@ fn remove_due(host: &Host) -> Option<Duration> {
             continue;
         }
         // A seed that is being taken back needs what it kept.
-        if host.runner.running().iter().any(|handle| handle.spec().kind == "seed.undo") {
+        if host.runner.running().iter().any(|handle| handle.spec().kind == PutBack::NAME) {
             continue;
         }
         let removed = Layout::as_begun(&kept.datadir, job, kept.entrywise).and_then(|layout| {
@@ -122,6 +126,31 @@ fn has_started(scope: &Scope) -> bool {
 /// Puts the old datadir of a seed back; the seeded data go once MySQL has answered on the old ones.
 #[derive(Debug)]
 pub(crate) struct PutBack;
+
+impl Kind for PutBack {
+    type Params = SeedUndoParams;
+    const NAME: &'static str = SeedUndoParams::SPEC.name;
+
+    fn claims(_: &SeedUndoParams) -> Claims {
+        &[
+            (Resource::Service, Claim::Alone),
+            (Resource::Datadir, Claim::Alone),
+            (Resource::Seed, Claim::Alone),
+        ]
+    }
+
+    fn check(host: &Host, _: &SeedUndoParams) -> Result<(), WireError> {
+        refuse_while_covered(host, Self::NAME)
+    }
+
+    fn summary(params: &SeedUndoParams) -> String {
+        format!("old datadir of seed {}", params.job)
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
+}
 
 #[async_trait]
 impl Step<Host> for PutBack {

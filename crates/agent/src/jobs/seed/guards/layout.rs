@@ -6,7 +6,7 @@ use protocol::mysql::Layout;
 use protocol::seed::{DonorFacts, Guard, GuardResult};
 
 use super::{pass, refuse, warn};
-use crate::jobs::seed::plan::RecipientFacts;
+use crate::jobs::seed::facts::RecipientFacts;
 
 pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
     let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {

@@ -7,7 +7,7 @@ use protocol::seed::{DonorFacts, Guard, GuardResult, SeedOptions, Transport, Ver
 use protocol::snapshot::Validity;
 
 use self::layout::layout_compatible;
-use crate::jobs::seed::plan::{Reach, RecipientFacts, SourceSays, human_u64};
+use crate::jobs::seed::facts::{Reach, RecipientFacts, SourceSays, human_u64};
 use crate::usage::InUse;
 
 /// A classic snapshot fuller than this may overflow before the copy ends.

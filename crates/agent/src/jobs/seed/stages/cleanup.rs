@@ -9,6 +9,7 @@ use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
+use super::super::notes::Transferred;
 use super::super::{Target, forget, undo};
 use super::replicate::coordinates;
 use super::swap::on_layout;
@@ -43,11 +44,9 @@ impl Step<Host> for Cleanup {
         let left_stopped = service::let_go(host).await?;
         forget(host, scope.job_id())?;
         host.look_now().await;
-        let transfer: Value = scope.output(SeedStage::Transfer.as_str())?;
-        if let Some(rate) =
-            transfer["bytes_per_s"].as_u64().filter(|_| transfer["bytes_moved"].as_u64() > Some(1 << 20))
-        {
-            let _ = crashsafe::write(&rate_file(host), rate.to_string().as_bytes(), 0o600);
+        let transfer: Transferred = scope.output(SeedStage::Transfer.as_str())?;
+        if transfer.bytes_moved > 1 << 20 {
+            let _ = crashsafe::write(&rate_file(host), transfer.bytes_per_s.to_string().as_bytes(), 0o600);
         }
         Ok(json!({
             "donor": params.offer.facts.agent,

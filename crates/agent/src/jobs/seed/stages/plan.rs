@@ -11,8 +11,9 @@ use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
+use super::super::notes::Note;
 use super::super::swap::Layout;
-use super::super::{STOPPED, Target, admit_plan, forget, has_noted};
+use super::super::{Target, admit_plan, forget};
 use super::transfer::abandon;
 use crate::errors::system;
 use crate::host::{Host, blocking};
@@ -42,7 +43,7 @@ impl Step<Host> for Plan {
         abandon(host, scope).await?;
         forget(host, scope.job_id())?;
         let Some(target) = scope.try_output::<Target>("plan")? else { return Ok(()) };
-        if has_noted(scope, SeedStage::Swap, STOPPED) && !target.layout(scope.job_id())?.exists() {
+        if Note::is_stopped(scope) && !target.layout(scope.job_id())?.exists() {
             // It may still be on its way down, for lack of the space that is there now.
             service::stop(host, scope).await?;
             service::start(host, scope).await?;

@@ -8,7 +8,8 @@ use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
-use super::super::{KEPT, REMOVED, Target, has_noted};
+use super::super::Target;
+use super::super::notes::Note;
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
@@ -33,7 +34,7 @@ impl Step<Host> for Prepare {
             service::stop_and_hold(host, scope).await?;
         }
         if params.options.replace && target.datadir.exists() {
-            scope.note(json!({ REMOVED: target.datadir })).await?;
+            Note::Removed(target.datadir.clone()).write(scope).await?;
             let datadir = target.datadir.clone();
             blocking(move || datadir::clear(&datadir).map_err(WireError::from)).await?;
         }
@@ -73,10 +74,10 @@ impl Step<Host> for Prepare {
 
 /// What is left of a host whose old data `--replace` has removed, or was about to remove.
 async fn after_removal(host: &Host, scope: &Scope, target: &Target) -> Result<(), StepError> {
-    if has_noted(scope, SeedStage::Swap, KEPT) {
+    if Note::is_kept(scope) {
         return Ok(());
     }
-    if !has_noted(scope, SeedStage::Prepare, REMOVED) {
+    if !Note::is_removed(scope) {
         if target.was_running {
             service::start(host, scope).await?;
         }

@@ -12,6 +12,7 @@ use protocol::params::SeedStartParams;
 use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
+use super::super::notes::Verified;
 use super::super::{SOURCE_LIMIT, follower};
 use crate::host::Host;
 use crate::jobs::service;
@@ -75,8 +76,8 @@ pub(super) fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Opt
     if let Some(recorded) = &params.offer.facts.coordinates {
         return Ok(Some(recorded.clone()));
     }
-    let told: Value = scope.output(SeedStage::Verify.as_str())?;
-    Ok(serde_json::from_value(told["coordinates"].clone()).ok())
+    let verified: Option<Verified> = scope.output(SeedStage::Verify.as_str())?;
+    Ok(verified.and_then(|verified| verified.coordinates))
 }
 
 /// The server to replicate from, with the account of this host's file.

@@ -7,8 +7,9 @@ use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
+use super::super::Target;
+use super::super::notes::Note;
 use super::super::swap::{Layout, SwapError};
-use super::super::{KEPT, STOPPED, Target};
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
@@ -56,7 +57,7 @@ impl Step<Host> for Swap {
         {
             // On a full disk it starts only once staging is gone: the last undo tries again, and fails if it must.
             tracing::warn!(job = %scope.job_id(), %error, "MySQL does not start on its old data yet");
-            scope.note(json!({ STOPPED: error.message })).await?;
+            Note::Stopped(error.message).write(scope).await?;
         }
         service::let_be(host).await
     }
@@ -71,7 +72,7 @@ impl Step<Host> for Swap {
 /// place and left there. That this is no undo is said in the job's error.
 async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layout) -> Result<(), StepError> {
     service::stop_for_undo(host, scope).await?;
-    scope.note(json!({ KEPT: target.datadir })).await?;
+    Note::Kept(target.datadir.clone()).write(scope).await?;
     on_layout(layout, |layout| {
         // Absent: an earlier attempt came to its end.
         if layout.exists() {

@@ -1,7 +1,7 @@
 //! The bytes travel.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,10 +13,11 @@ use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
 
-use super::super::{RECEIVED, Target, private_dir, stream, taken_of, token};
+use super::super::notes::{Note, Transferred};
+use super::super::{Target, private_dir, stream, taken_of, token};
 use crate::errors::system;
 use crate::host::{Host, blocking};
-use crate::jobs::store;
+use crate::jobs::{output, store};
 
 /// A way through the bus answers later than a direct one.
 const STORE_TELL_LIMIT: Duration = Duration::from_secs(5);
@@ -34,14 +35,15 @@ impl Step<Host> for Transfer {
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
         // The donor let go when both had proven the whole: after a crash right then there is nobody to ask again.
-        if let Some(received) = scope.notes().into_iter().rev().find_map(|note| note.get(RECEIVED).cloned()) {
-            return Ok(received);
+        let received = Note::all(scope, SeedStage::Transfer).into_iter().rev().find_map(|note| match note {
+            Note::Received(received) => Some(received),
+            _ => None,
+        });
+        if let Some(received) = received {
+            return output(&received);
         }
         let throttle = Arc::new(Throttle::limited(params.options.throttle_bytes_per_s));
-        host.throttles
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(scope.job_id(), Arc::clone(&throttle));
+        let throttled = host.throttles.hold(scope.job_id(), &throttle);
         let options = recipient_options(host, scope, &params, throttle).await;
         let moved = match (options, &params.offer.facts.stream) {
             (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, &params, name, options).await,
@@ -50,10 +52,10 @@ impl Step<Host> for Transfer {
             }
             (Err(error), _) => Err(error),
         };
-        host.throttles.lock().unwrap_or_else(PoisonError::into_inner).remove(&scope.job_id());
-        let output = moved?;
-        scope.note(json!({ RECEIVED: output })).await?;
-        Ok(output)
+        drop(throttled);
+        let moved = moved?;
+        Note::Received(moved.clone()).write(scope).await?;
+        output(&moved)
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
@@ -62,19 +64,20 @@ impl Step<Host> for Transfer {
 }
 
 /// Receives the donor's tree; the counters are the stage's output.
-async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Value, StepError> {
+async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Transferred, StepError> {
     let received = receive(scope, options).await?;
     let seconds = received.elapsed.as_secs_f64().max(0.001);
-    Ok(json!({
-        "bytes_total": received.bytes_total,
-        "bytes_moved": received.bytes_moved,
-        "bytes_resumed": received.bytes_resumed,
-        "bytes_wire": received.bytes_wire,
-        "files": received.files,
-        "root_digest": sys::hex::encode(received.root_digest),
-        "elapsed_ms": u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
-        "bytes_per_s": (received.bytes_moved as f64 / seconds) as u64,
-    }))
+    Ok(Transferred {
+        stream: None,
+        bytes_total: received.bytes_total,
+        bytes_moved: received.bytes_moved,
+        bytes_resumed: received.bytes_resumed,
+        bytes_wire: received.bytes_wire,
+        files: received.files,
+        root_digest: sys::hex::encode(received.root_digest),
+        elapsed_ms: u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
+        bytes_per_s: (received.bytes_moved as f64 / seconds) as u64,
+    })
 }
 
 /// Tells the donor that nobody comes for its offer any more: without a word it would hold the snapshot until the offer

@@ -8,12 +8,14 @@ use mysql::datadir::{self, ClonePolicy, LogNames};
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::super::notes::Verified;
 use super::super::{Target, stream};
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::offer::clone_policy;
+use crate::jobs::output;
 
 /// What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
 #[derive(Debug)]
@@ -37,10 +39,10 @@ impl Step<Host> for Verify {
         };
         let keep_buffer_pool = host.config.seed.keep_buffer_pool;
         let named = datadir::named_directories(&host.instance.settings().await);
-        blocking(move || {
+        let verified = blocking(move || {
             // A crash after the swap began runs no earlier stage again; this is for a journal restored by hand.
             if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
-                return Ok(Value::Null);
+                return Ok(None);
             }
             let staging = layout.staging();
             if !datadir::looks_like_datadir(&staging) {
@@ -66,10 +68,10 @@ impl Step<Host> for Verify {
             std::fs::File::open(&staging)
                 .and_then(|dir| nix::unistd::syncfs(dir).map_err(Into::into))
                 .map_err(|e| system(format!("cannot flush the file system of {}", staging.display()), &e))?;
-            Ok(json!({ "removed": removed.len(), "coordinates": coordinates }))
+            Ok(Some(Verified { removed: removed.len(), coordinates }))
         })
-        .await
-        .map_err(StepError::from)
+        .await?;
+        output(&verified)
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {

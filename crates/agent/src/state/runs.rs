@@ -17,22 +17,22 @@ use crate::errors::system;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Run {
     /// The job that made it.
-    pub(super) job: JobId,
+    pub(crate) job: JobId,
     /// Port of a second server; absent: the host's service.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
     /// The service's datadir, which the snapshot covers.
-    pub(super) datadir: PathBuf,
+    pub(crate) datadir: PathBuf,
     /// Device and inode of the live datadir: another one at that path is the snapshot's.
-    pub(super) live: (u64, u64),
+    pub(crate) live: (u64, u64),
     /// Whether the service ran before.
-    pub(super) ran_before: bool,
+    pub(crate) ran_before: bool,
     /// The boot of the host; the mounts of an earlier one are gone.
-    pub(super) boot: String,
+    pub(crate) boot: String,
 }
 
 impl Run {
     /// How the hold on the snapshot is named.
-    pub(super) fn holder(&self) -> String {
+    pub(crate) fn holder(&self) -> String {
         match self.port {
             Some(port) => format!("mysql on port {port}"),
             None => "mysql service".to_owned(),
@@ -65,7 +65,7 @@ impl Runs {
         self.lock().values().any(|run| run.holder() == holder)
     }
 
-    pub(super) fn find(&self, id: &SnapshotId) -> Option<Run> {
+    pub(crate) fn find(&self, id: &SnapshotId) -> Option<Run> {
         self.lock().get(id).cloned()
     }
 
@@ -74,7 +74,7 @@ impl Runs {
         self.lock().iter().find(|(_, run)| run.port.is_none()).map(|(id, _)| id.clone())
     }
 
-    pub(super) fn note(&self, id: &SnapshotId, run: &Run) -> Result<(), WireError> {
+    pub(crate) fn note(&self, id: &SnapshotId, run: &Run) -> Result<(), WireError> {
         let mut runs = self.lock();
         if let Some((other, known)) =
             runs.iter().find(|(other, known)| *other == id || known.port == run.port)
@@ -92,7 +92,7 @@ impl Runs {
         self.save(&runs)
     }
 
-    pub(super) fn forget(&self, id: &SnapshotId) -> Result<(), WireError> {
+    pub(crate) fn forget(&self, id: &SnapshotId) -> Result<(), WireError> {
         let mut runs = self.lock();
         runs.remove(id);
         self.save(&runs)
@@ -112,6 +112,6 @@ impl Runs {
 }
 
 /// Tells one boot of the host from another; empty where the kernel does not say.
-pub(super) fn boot_id() -> String {
+pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }

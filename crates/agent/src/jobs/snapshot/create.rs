@@ -1,0 +1,226 @@
+//! `snapshot.create`: a snapshot of the live datadir.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use job::{Scope, Step, StepError, Steps};
+use mysql::lock::{InstanceLock, LockLimits, LockScope};
+use protocol::command::Call as _;
+use protocol::error::{ErrorCode, WireError};
+use protocol::mysql::{ServerInfo, ServerState};
+use protocol::params::SnapshotCreateParams;
+use protocol::snapshot::{Consistency, Freeze, Snapshot};
+use serde_json::Value;
+use snapshot::provider::Take as TakeNow;
+use snapshot::{CreateRequest, Observed, SizePolicy};
+use tokio::runtime::Handle;
+
+use crate::admission::{Claim, Claims, Resource};
+use crate::host::{Host, Snapshots, blocking};
+use crate::jobs::kind::Kind;
+use crate::jobs::output;
+use crate::state::acting::Change;
+
+/// Makes a snapshot of the live datadir.
+#[derive(Debug)]
+pub(crate) struct Create;
+
+impl Kind for Create {
+    type Params = SnapshotCreateParams;
+    const NAME: &'static str = SnapshotCreateParams::SPEC.name;
+
+    fn claims(_: &SnapshotCreateParams) -> Claims {
+        &[
+            (Resource::Service, Claim::Shared),
+            (Resource::Datadir, Claim::Shared),
+            (Resource::Snapshots, Claim::Alone),
+        ]
+    }
+
+    fn check(host: &Host, _: &SnapshotCreateParams) -> Result<(), WireError> {
+        host.snapshots().map(|_| ())
+    }
+
+    fn steps() -> Steps<Host> {
+        vec![Arc::new(Self)]
+    }
+}
+
+#[async_trait]
+impl Step<Host> for Create {
+    fn name(&self) -> &'static str {
+        "take"
+    }
+
+    async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
+        let params: SnapshotCreateParams = scope.params()?;
+        let acts = host.acting.begin(scope.spec().actor, Change::Making);
+        let snapshot = take(host, &params).await?;
+        // Seen and told before the name goes.
+        host.look_now().await;
+        drop(acts);
+        output(&snapshot)
+    }
+
+    async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, WireError> {
+    let snapshots = host.snapshots()?.clone();
+    crate::jobs::on_snapshot::refuse_while_covered(host, "a snapshot of the live data")?;
+    let server = host.instance.info().await;
+    let datadir = server.datadir.clone().ok_or_else(|| {
+        WireError::new(
+            ErrorCode::NotFound,
+            "the datadir is not known: set mysql.datadir in the configuration",
+        )
+    })?;
+    let keep = params.keep_s.map(|s| SignedDuration::from_secs(i64::try_from(s).unwrap_or(i64::MAX / 4)));
+    let request = CreateRequest {
+        cluster: host.config.agent.cluster.clone(),
+        dc: host.config.agent.dc.clone(),
+        host: host.id.clone(),
+        datadir: datadir.clone(),
+        size: params.size_bytes.map(SizePolicy::FixedBytes),
+        expires_at: keep.and_then(|keep| Timestamp::now().checked_add(keep).ok()),
+    };
+    let instant = Instant::decide(host, &snapshots, server, &datadir).await?;
+    blocking(move || {
+        let mut at_instant = |take: TakeNow<'_>| instant.run(take);
+        snapshots.provider.create(&request, &mut at_instant).map_err(WireError::from)
+    })
+    .await
+}
+
+/// How the data are brought to rest for one snapshot.
+struct Instant {
+    instance: mysql::Instance,
+    server: ServerInfo,
+    /// Block commits and read the position, waiting this long at the most.
+    lock: Option<Duration>,
+    /// The lock is a wish only: without it crash recovery still makes the snapshot whole.
+    lock_optional: bool,
+    /// Hold the process still while files are copied one by one.
+    pause: Option<i32>,
+    runtime: Handle,
+}
+
+impl Instant {
+    async fn decide(
+        host: &Host,
+        snapshots: &Snapshots,
+        server: ServerInfo,
+        datadir: &Path,
+    ) -> Result<Self, WireError> {
+        let atomic = snapshots.provider.probe().features.atomic;
+        let stopped = server.state == ServerState::Stopped;
+        let layout = server.layout.clone();
+        let path = datadir.to_owned();
+        let placement = blocking(move || {
+            mysql::consistency::Placement::check_layout(&path, layout.as_ref()).map_err(WireError::from)
+        })
+        .await?;
+        let must_lock = match placement.verdict() {
+            mysql::consistency::Verdict::OneVolume => false,
+            mysql::consistency::Verdict::BlockCommits => true,
+            mysql::consistency::Verdict::Impossible(missing) => {
+                let files: Vec<String> =
+                    missing.iter().map(|e| format!("{} ({:?})", e.path.display(), e.part)).collect();
+                return Err(WireError::new(
+                    ErrorCode::Refused,
+                    format!(
+                        "a snapshot of {} would not hold the whole database; these lie elsewhere: {}",
+                        datadir.display(),
+                        files.join(", ")
+                    ),
+                ));
+            }
+        };
+        let pause = (!atomic && !stopped).then_some(server.pid).flatten();
+        if !atomic && !stopped && pause.is_none() {
+            return Err(WireError::new(
+                ErrorCode::Refused,
+                "this provider copies file after file, and the server's process could not be found to hold it still",
+            ));
+        }
+        let reachable = server.state == ServerState::Ready;
+        if must_lock && !stopped && (!reachable || host.lock_wait().is_none()) {
+            return Err(WireError::new(
+                ErrorCode::Refused,
+                "the binary log lies on another volume, so commits must be blocked for the instant: give the agent \
+                 access to MySQL and set snapshot.lock_wait_s",
+            ));
+        }
+        Ok(Self {
+            instance: host.instance.clone(),
+            lock: host.lock_wait().filter(|_| reachable),
+            lock_optional: !must_lock,
+            pause,
+            server,
+            runtime: Handle::current(),
+        })
+    }
+
+    fn run(&self, take: TakeNow<'_>) -> Result<Observed, Box<dyn std::error::Error + Send + Sync>> {
+        if self.server.state == ServerState::Stopped {
+            take()?;
+            // That nothing runs says nothing of how it ended: after a kill the logs belong to the data, and with them a server
+            // that was shut down cleanly loses nothing.
+            return Ok(Observed {
+                consistency: Consistency::Crash,
+                server_version: self.server.version.clone(),
+                ..Observed::stopped()
+            });
+        }
+        let lock = self.take_lock()?;
+        {
+            let paused =
+                self.pause.map(|pid| snapshot::freeze::pause(pid, Duration::from_secs(10))).transpose()?;
+            take()?;
+            if let Some(paused) = paused {
+                let still_ms = u64::try_from(paused.paused_for().as_millis()).unwrap_or(u64::MAX);
+                drop(paused);
+                tracing::info!(still_ms, "the server stood still for the instant of its snapshot");
+            }
+        }
+        let mut observed = Observed {
+            freeze: if self.pause.is_some() { Freeze::Paused } else { Freeze::Atomic },
+            server_version: self.server.version.clone(),
+            ..Observed::crash_consistent()
+        };
+        if let Some(lock) = lock {
+            let coordinates = lock.coordinates().clone();
+            match self.runtime.block_on(lock.release()) {
+                Ok(_) => {
+                    observed.consistency = Consistency::Locked;
+                    observed.log = Some(mysql::history::identity(&self.server, &coordinates));
+                    observed.coordinates = Some(coordinates);
+                }
+                // Longer than the server holds a lock: still one instant, only its position is not known.
+                Err(error) if self.lock_optional => {
+                    tracing::warn!(%error, "the lock was lost during the snapshot; its position is not recorded");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(observed)
+    }
+
+    fn take_lock(&self) -> Result<Option<InstanceLock>, mysql::Error> {
+        let Some(wait) = self.lock else { return Ok(None) };
+        let limits = LockLimits { wait, hold: Duration::from_secs(600) };
+        match self.runtime.block_on(InstanceLock::take(&self.instance, LockScope::Commits, limits)) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if self.lock_optional => {
+                tracing::warn!(error = %crate::host::chain(&error), "no lock for the snapshot; it is crash-consistent and its position is not recorded");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
