@@ -382,8 +382,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_after_a_full_disk_is_remembered() {
         let Some(tiny) = Tiny::mount() else {
-            println!("skipped, because no file system can be mounted here");
-            return;
+            testkit::skip!("no file system can be mounted here");
         };
         let path = tiny.0.path().join("replies");
         let cache = ReplyCache::open(&path, CacheLimits::default()).unwrap();

@@ -126,8 +126,7 @@ async fn nor_where_bars_move_and_contents_go_to_a_terminal() {
         script.envs(ctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
         script.stdin(std::process::Stdio::null());
         let Ok(output) = script.output().await else {
-            println!("skipped, because there is no script(1)");
-            return;
+            testkit::skip!("there is no script(1)");
         };
         let told = ran(output).out;
         assert!(told.contains(r"x\u{1b}[2J"), "{line}: {told:?}");

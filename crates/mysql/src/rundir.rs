@@ -143,8 +143,7 @@ mod tests {
     #[test]
     fn the_servers_part_is_its_owners_and_the_options_are_ours_under_any_umask() {
         if !Uid::effective().is_root() {
-            eprintln!("skipped, because only root can give directories away");
-            return;
+            testkit::skip!("only root can give directories away");
         }
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");

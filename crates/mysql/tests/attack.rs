@@ -29,7 +29,7 @@ const SOON: Duration = Duration::from_secs(20);
 fn can_attack() -> bool {
     let root = Uid::effective().is_root();
     if !root {
-        eprintln!("skipped, because only root can play another user");
+        testkit::skip::lacking("only root can play another user");
     }
     root
 }

@@ -288,8 +288,7 @@ mod tests {
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
         assert!(read_secret(&pipe).is_err());
         if !geteuid().is_root() {
-            println!("skipped, because only root can give files away");
-            return;
+            testkit::skip!("only root can give files away");
         }
         let meta = |mode| {
             with_mode(&path, mode);

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::process::Command;
 
 use bus::BusError;
+use e2e::events::await_event;
 use e2e::world::{Configure, Host, PATIENCE, Provider, World, WorldOptions};
 use protocol::command::Call;
 use protocol::error::ErrorCode;
+use protocol::event::{Event, EventData};
 use protocol::ids::JobId;
 use protocol::job::{JobState, JobView};
 use protocol::mysql::ServerState;
@@ -135,6 +137,33 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
     assert!(world.call(host, SnapshotMountStatusParams {}).await.is_empty());
     job(&world, host, SnapshotRemoveParams { snapshot, foreign: false }).await;
     assert!(world.call(host, SnapshotListParams { usable: false }).await.is_empty());
+}
+
+/// A removal that is refused is over: what a person does to the same snapshot afterwards is told as a person's doing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_a_failed_removal_is_not_told_under_its_actor() {
+    let world = world(Box::new(|_, _| {})).await;
+    let host = &world.donor;
+    let snapshot = world.snapshot().await;
+    let params = SnapshotMountParams {
+        snapshot: Some(snapshot.clone()),
+        writable: false,
+        at_mount_point: false,
+        foreign: false,
+    };
+    world.call(host, params).await;
+    let held = SnapshotRemoveParams { snapshot: snapshot.clone(), foreign: false };
+    let held = world.call(host, held).await.job;
+    assert_eq!(world.ended(host, held).await.state, JobState::Failed);
+    world.call(host, SnapshotUnmountParams { snapshot: Some(snapshot.clone()) }).await;
+
+    fs::remove_dir_all(host.db.base().join("snapshots").join(snapshot.as_str())).unwrap();
+    let by = |event: &Event| match event.known() {
+        Some(EventData::SnapshotRemoved(gone)) if gone.id == snapshot => Some(gone.by),
+        _ => None,
+    };
+    let events = await_event(&world.client, "its removal by hand", |event| by(event).is_some()).await;
+    assert_eq!(events.iter().find_map(by).as_deref(), Some("outside"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -220,7 +220,7 @@ async fn the_simple_profile_holds(program: Option<PathBuf>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledgements_of_the_newer_form_are_permitted() {
     let Some(program) = testkit::nats::newest_program() else {
-        return eprintln!("skipped, because scripts/nats-newest was not run");
+        testkit::skip!(odd: "scripts/nats-newest was not run");
     };
     let world = World::with(Some(program), Profile::Simple, "feature_flags { js_ack_fc_v2: true }\n");
     let ctl = world.bus("ctl").await;

@@ -50,7 +50,7 @@ pub fn mariadb11() -> Option<MysqldOptions> {
     match mariadb11_root() {
         Ok(root) => Some(MysqldOptions { vendor: Vendor::Mariadb11 { root }, ..MysqldOptions::default() }),
         Err(why) => {
-            eprintln!("skipped, because there is no MariaDB 11.8 here: {why:#}");
+            testkit::skip::odd(format_args!("there is no MariaDB 11.8 here: {why:#}"));
             None
         }
     }

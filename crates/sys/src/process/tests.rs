@@ -99,8 +99,7 @@ const RIGHTS: &str = "grep -E '^(Uid|Gid|Groups|Cap(Inh|Prm|Eff|Amb)|NoNewPrivs)
 #[tokio::test]
 async fn as_another_user_nothing_of_roots_rights_is_left() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can run programs as others");
-        return;
+        testkit::skip!("only root can run programs as others");
     }
     let user = User { groups: vec![4_712.into()], ..User::new(65_534, 65_533) };
     for out in both_ways(&sh(RIGHTS).user(user), limits(20_000)).await {
@@ -121,8 +120,7 @@ async fn as_another_user_nothing_of_roots_rights_is_left() {
 #[tokio::test]
 async fn a_named_user_has_its_groups_and_not_the_agents_environment() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can run programs as others");
-        return;
+        testkit::skip!("only root can run programs as others");
     }
     assert!(User::named("no such user here").is_err());
     let user = User::named("daemon").unwrap();
