@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 use bytes::Bytes;
 use jiff::Timestamp;
 use protocol::ids::{AgentId, RequestId};
-use protocol::subject::{self, Subject, encode_host};
+use protocol::subject::{self, Subject, decode_host, encode_host};
 use tokio::time::Instant;
 
 use crate::conn::{Bus, backoff};
@@ -67,6 +67,11 @@ pub async fn ensure_command_stream(bus: &Bus, limits: &StreamLimits) -> Result<M
 #[must_use]
 pub fn consumer_of(agent: &AgentId) -> String {
     format!("agent-{}", encode_host(agent))
+}
+
+/// The host of a consumer; none where it is not one of ours.
+pub(crate) fn agent_of(consumer: &str) -> Option<AgentId> {
+    decode_host(consumer.strip_prefix("agent-")?)
 }
 
 /// Leaves a command for an agent that is away. While the stream's servers elect a leader it is tried again: the stream keeps one of

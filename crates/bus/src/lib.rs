@@ -20,6 +20,7 @@ pub mod outbox;
 pub mod permissions;
 mod replicas;
 pub mod serve;
+pub mod status;
 pub mod store;
 mod streams;
 mod wait;

@@ -120,6 +120,12 @@ pub(crate) async fn info(bus: &Bus, name: &str) -> Result<Info> {
     }
 }
 
+/// Whether JetStream said that there is no such stream.
+pub(crate) fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let known = error.downcast_ref::<async_nats::jetstream::Error>();
+    known.is_some_and(|error| error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
 /// Whether a stream was there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Made {

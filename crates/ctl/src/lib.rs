@@ -6,6 +6,7 @@
 pub mod args;
 pub mod audit;
 pub mod commands;
+pub mod context;
 pub mod donor;
 pub mod error;
 pub mod exit;

@@ -17,7 +17,10 @@ use tokio::sync::OnceCell;
 use crate::args::Global;
 use crate::error::{CtlError, Result};
 use crate::output::Out;
-use crate::{keys, suggest};
+use crate::{context, keys, suggest};
+
+/// Where a bus is looked for that nobody names.
+const DEFAULT_SERVER: &str = "nats://127.0.0.1:4222";
 
 /// A bus that is there answers well within this; a person need not wait longer to learn that it is not.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -44,7 +47,7 @@ impl Session {
     /// # Errors
     /// Files that cannot be used, and a bus that does not answer within `--timeout`.
     pub async fn open(global: Global, out: Out) -> Result<Self> {
-        let config = bus_config(&global);
+        let config = bus_config(&global, context::read(&global)?);
         let signer = global.sign_key.as_deref().map(keys::read_seed).transpose()?;
         let actor = global.actor.clone().unwrap_or_else(default_actor);
         let failed = |source| CtlError::bus("cannot reach the bus", source);
@@ -69,7 +72,7 @@ impl Session {
                 Ok(Err(BusError::StreamDiffers { .. })) => Ok(Made::Before),
                 Ok(Err(error)) => Err(one_line("no stream of events", &error)),
                 Err(_) => {
-                    Err("no stream of events: JetStream does not answer; has its cluster a leader? `nats server report jetstream` tells"
+                    Err("no stream of events: JetStream does not answer; has its cluster a leader? `bus status` tells"
                         .to_owned())
                 }
             }
@@ -233,22 +236,23 @@ pub fn ended_well(host: &AgentId, view: JobView) -> Result<JobView> {
     }
 }
 
-fn bus_config(global: &Global) -> BusConfig {
+/// What the options say, then what the context says.
+fn bus_config(global: &Global, given: context::Given) -> BusConfig {
+    let server = global.server.as_deref().or(given.server.as_deref()).unwrap_or(DEFAULT_SERVER);
     let path = |path: &Path| path.to_path_buf();
+    let own = global.tls_cert.clone().zip(global.tls_key.clone());
+    let (cert, key) = own.or(given.identity).unzip();
+    let ca = global.tls_ca.clone().or(given.ca);
     BusConfig {
-        servers: global.server.split(',').map(|server| server.trim().to_owned()).collect(),
+        servers: server.split(',').map(|server| server.trim().to_owned()).collect(),
         credentials: match (&global.creds, &global.nkey_file) {
             (Some(file), _) => Some(Credentials::CredsFile(path(file))),
             (None, Some(file)) => Some(Credentials::NkeyFile(path(file))),
-            (None, None) => None,
+            (None, None) => given.credentials,
         },
-        tls: TlsConfig {
-            require: global.tls_ca.is_some() || global.tls_cert.is_some(),
-            ca: global.tls_ca.clone(),
-            cert: global.tls_cert.clone(),
-            key: global.tls_key.clone(),
-        },
-        inbox_prefix: global.inbox_prefix.clone(),
+        tls: TlsConfig { require: ca.is_some() || cert.is_some(), ca, cert, key },
+        inbox_prefix: global.inbox_prefix.clone().or(given.inbox_prefix),
+        jetstream_prefix: given.jetstream_prefix,
         ..BusConfig::default()
     }
 }

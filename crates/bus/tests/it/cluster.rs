@@ -71,6 +71,17 @@ async fn a_queued_command_runs_while_the_server_that_led_its_stream_is_away(prog
     cluster.node_mut(leader).kill9();
     // Another one, while the others elect.
     left.push(leave(&client, "db1").await);
+    // With one of three away each of the others takes everything along, for as long as it is away.
+    let seen = testkit::poll::until_async(LIMIT, "the copy to be missed", || async {
+        let seen = bus::status::look(&bus).await.ok()?;
+        let away = format!("its copy on n{leader} is ");
+        seen.problems.iter().any(|problem| problem.what.contains(&away)).then_some(seen)
+    })
+    .await;
+    let waiting = &seen.streams[0].waiting;
+    assert!(waiting.iter().any(|w| w.host == agent("db1") && w.undelivered == 2), "{seen:?}");
+    let others: Vec<_> = seen.servers.iter().filter(|server| server.name != format!("n{leader}")).collect();
+    assert!(others.len() == 2 && others.iter().all(|s| s.stands_still == ["queued commands"]), "{seen:?}");
     assert_eq!(run(&bus, 2).await, left, "each once and in order, with the server away");
 
     // Its disk is lost, and then another server dies: the copy has been made anew.

@@ -180,6 +180,12 @@ async fn assert_works(world: &World, db1: &Bus) -> Client {
     shutdown.cancel();
     sender.await.unwrap();
     assert_eq!(all(&world.bus("audit").await).await.len(), 1, "an auditor reads the events");
+    let seen = bus::status::look(&world.bus("audit").await).await.unwrap();
+    let lacks: Vec<_> = seen.missing_rights.iter().map(|right| right.subject.as_str()).collect();
+    assert_eq!(lacks, ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.orch_commands"]);
+    assert_eq!(seen.streams[0].name, bus::events::EVENT_STREAM, "what may be seen is");
+    let seen = bus::status::look(&ctl).await.unwrap();
+    assert!(seen.problems.is_empty() && seen.missing_rights.is_empty(), "{seen:?}");
     client
 }
 

@@ -32,16 +32,12 @@ pub struct Cli {
 /// Options of every subcommand.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// NATS server; several with commas
-    #[arg(
-        long,
-        env = "ORCH_SERVER",
-        default_value = "nats://127.0.0.1:4222",
-        value_name = "URL",
-        global = true,
-        help_heading = "Bus"
-    )]
-    pub server: String,
+    /// NATS server; several with commas [default: the context's, else nats://127.0.0.1:4222]
+    #[arg(long, env = "ORCH_SERVER", value_name = "URL", global = true, help_heading = "Bus")]
+    pub server: Option<String>,
+    /// A context of the `nats` tool: server, login, TLS, inbox prefix, JetStream domain; options and ORCH_… win over it
+    #[arg(long, env = "NATS_CONTEXT", value_name = "NAME", global = true, help_heading = "Bus")]
+    pub context: Option<String>,
     /// NATS credentials file (JWT and seed), mode 0600
     #[arg(
         long,
@@ -225,6 +221,8 @@ pub enum KeyUse {
 /// The bus itself.
 #[derive(Debug, Subcommand)]
 pub enum BusCmd {
+    /// What is kept on which servers, what stands still and what goes with each server; fails when something is wrong
+    Status,
     /// Writes nats-server accounts, users and permissions with least privilege
     Config(BusConfigArgs),
     /// Makes the streams of events and of queued commands where they are missing, and has them kept by more servers where the

@@ -47,6 +47,7 @@ async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
         Cmd::Seed(command) => Box::pin(seed::run(session, command)).await,
         Cmd::Events(args) => events::run(session, args).await,
         Cmd::Raw(args) => raw::run(session, args).await,
+        Cmd::Bus(BusCmd::Status) => Box::pin(bus::status(session)).await,
         Cmd::Bus(BusCmd::Setup(args)) => bus::setup(session, &args).await,
         Cmd::Key(_) | Cmd::Bus(BusCmd::Config(_)) => Ok(()),
     }

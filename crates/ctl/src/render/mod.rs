@@ -1,5 +1,6 @@
 //! Values as people read them. Pure: text in, text out.
 
+mod bus;
 mod fleet;
 mod host;
 mod plan;
@@ -9,6 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 use sys::text::{indented as below, line};
 
+pub use bus::bus_status;
 pub use fleet::{Fleet, Missing, Seen, fleet, found};
 pub use host::{
     agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
