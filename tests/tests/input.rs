@@ -208,7 +208,7 @@ async fn an_agent_ends_although_its_hosts_file_system_does_not_answer() {
     world::serving(&client, agent.id()).await;
     let unanswered = match Unanswered::mount(datadir.path()) {
         Ok(unanswered) => unanswered,
-        Err(error) => testkit::skip!("FUSE cannot be mounted: {error}"),
+        Err(error) => testkit::skip!(odd: "FUSE cannot be mounted: {error}"),
     };
     let pid = agent.pid().unwrap();
     testkit::poll::until_true(world::PATIENCE, "a look at the datadir", || waits_for_an_answer(pid));
