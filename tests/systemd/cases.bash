@@ -2,7 +2,8 @@
 # What is proven on the bed, one function each, in this order. The first ones set up what the others need.
 
 CASES=(hosts_boot pages_work seed_with_active_socket nobody_starts_it_meanwhile reboot_in_the_swap undo_of_a_kept_seed
-  stop_and_start_with_socket start_limit_is_told restart_during_a_seed masked_by_the_operator)
+  stop_and_start_with_socket start_limit_is_told restart_during_a_seed masked_by_the_operator
+  agent_tells_systemd proof_under_a_strict_umask events_and_who_is_missing)
 NEEDED=(hosts_boot pages_work)
 declare -A public_key=()
 hold=/etc/systemd/system/mariadb.service.d/zzz-orchestrator-agent-hold.conf
@@ -247,6 +248,52 @@ masked_by_the_operator() {
   [[ $said == *"systemctl unmask mariadb.service"* ]] || fail "it was told: $said"
   [[ $(on db2 systemctl show --property=LoadState --value mariadb.service) == masked ]] || fail "the mask is gone"
   on db2 systemctl unmask mariadb.service
+}
+
+agent_tells_systemd() {
+  local started
+  [[ $(on db2 systemctl show --property=Type --value orchestrator-agent) == notify ]] || fail "the unit does not wait for the agent"
+  # An agent that is stuck is started again.
+  on db2 mkdir -p /run/systemd/system/orchestrator-agent.service.d
+  on db2 bash -c 'printf "[Service]\nWatchdogSec=2s\n" >/run/systemd/system/orchestrator-agent.service.d/quick.conf'
+  on db2 systemctl daemon-reload
+  on db2 systemctl restart orchestrator-agent
+  started=$(on db2 systemctl show --property=MainPID --value orchestrator-agent)
+  sleep 5 # sleeps because nothing may happen: it lives
+  [[ $(on db2 systemctl show --property=MainPID --value orchestrator-agent) == "$started" ]] || fail "the watchdog ended a sound agent"
+  on db2 kill -STOP "$started"
+  wait_for 30 "another agent in the place of the stuck one" is_another_agent "$started"
+  on db2 rm -r /run/systemd/system/orchestrator-agent.service.d
+  on db2 systemctl daemon-reload
+  on db2 systemctl restart orchestrator-agent
+  wait_for 30 "the agents" agents_answer
+}
+
+is_another_agent() {
+  local now
+  now=$(on db2 systemctl show --property=MainPID --value orchestrator-agent)
+  [[ $now != 0 && $now != "$1" ]]
+}
+
+proof_under_a_strict_umask() {
+  local snapshot
+  snapshot=$(ctl snapshot list db1 | grep -o 'shop-[0-9]*T[0-9]*Z' | head -1)
+  ctl snapshot verify db1 "$snapshot" || fail "a sound snapshot is not proven"
+  ctl mysql db1 start --on-snapshot "$snapshot" --port 3307 || fail "no server comes up on a snapshot"
+  on db1 mariadb --socket=/run/orchestrator-agent/servers/3307/own/s -e "SELECT g FROM shop.generation" >/dev/null ||
+    fail "the server on the snapshot does not answer"
+  ctl --yes mysql db1 stop --on-snapshot "$snapshot"
+}
+
+events_and_who_is_missing() {
+  local said
+  said=$(ctl events --since 1h --host db2) || fail "events: $said"
+  [[ $said == *seed* ]] || fail "no event of a seed of db2: $said"
+  on db2 systemctl stop orchestrator-agent
+  said=$(ctl fleet) || true
+  [[ $said == *"1 missing"* ]] || fail "a host that is down is not missed: $said"
+  on db2 systemctl start orchestrator-agent
+  wait_for 30 "the agents" agents_answer
 }
 
 show_logs() {

@@ -28,7 +28,7 @@ use crate::publish::{self, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
-use crate::{guardian, jobs, observe, prune, queries, schedule};
+use crate::{guardian, jobs, observe, prune, queries, schedule, supervised};
 
 /// Faults on purpose for tests with real processes; see `job::inject`.
 const FAULT_VARIABLE: &str = "OA_FAULT";
@@ -121,7 +121,10 @@ async fn serve(
         replies,
         shutdown.clone(),
     );
+    tasks.spawn(supervised::live(shutdown.clone()));
+    supervised::ready();
     let served = serving.await;
+    supervised::stopping();
     if let Err(error) = &served {
         tracing::error!(error = %chain(error), "serving commands failed");
     }

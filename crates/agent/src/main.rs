@@ -18,6 +18,7 @@ mod reload;
 mod schedule;
 mod state;
 mod streams;
+mod supervised;
 mod uploads;
 mod usage;
 mod watch;
