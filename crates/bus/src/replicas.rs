@@ -59,8 +59,10 @@ impl Replicas {
             Self::Auto => description == what,
             Self::Exactly(_) => description.strip_suffix(AS_ASKED).unwrap_or(description) == what,
         };
-        // A server by itself names no cluster and can keep one copy only.
-        (ours && found.cluster.is_some() && found.config.num_replicas < self.first()).then_some(self.first())
+        // A server by itself leads what it keeps, but names no cluster, and can keep one copy only.
+        let is_clustered = found.cluster.as_ref().and_then(|cluster| cluster.name.as_deref());
+        let is_clustered = is_clustered.is_some_and(|name| !name.is_empty());
+        (ours && is_clustered && found.config.num_replicas < self.first()).then_some(self.first())
     }
 }
 

@@ -249,13 +249,14 @@ fn inode_of(datadir: &Path) -> u64 {
 
 /// Files that a server neither makes nor removes as it starts, runs and stops, by their inodes.
 fn lasting_names(datadir: &Path) -> BTreeMap<PathBuf, u64> {
-    const PASSING: [&str; 10] = [
+    const PASSING: [&str; 11] = [
         "binlog.",
         "aria_log",
         "ib_",
         "ibtmp",
         "ddl_",
         "ddl-",
+        "ddl.",
         "multi-master",
         "mysql_upgrade",
         "mariadb_upgrade",

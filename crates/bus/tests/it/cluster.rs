@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::Config;
-use bus::durable::{COMMAND_STREAM, command_stream_limits, ensure_command_stream};
+use async_nats::jetstream::consumer::Consumer;
+use async_nats::jetstream::consumer::pull::Config as PullConfig;
+use async_nats::jetstream::stream::{ClusterInfo, Config};
+use bus::durable::{COMMAND_STREAM, command_stream_limits, consumer_of, ensure_command_stream};
 use bus::events::{EVENT_STREAM, ensure_event_stream, event_stream_limits};
 use bus::store::{make_bucket, stream_of};
 use bus::{Answer, Authority, Bus, BusConfig, BusError, CallOptions, Client, Made, Replicas, StreamLimits};
@@ -88,10 +90,15 @@ async fn a_queued_command_runs_while_the_server_that_led_its_stream_is_away(prog
     cluster.wipe(leader).unwrap();
     let more = leave(&client, "db1").await;
     cluster.node_mut(leader).restart().unwrap();
-    testkit::poll::until_async(LIMIT * 2, "the server with the new disk to have a copy again", || async {
+    // Of the commands, and of how far the host has come: without the second nobody could go on after the next loss.
+    testkit::poll::until_async(LIMIT * 2, "the server with the new disk to have its copies again", || async {
         let stream = bus.jetstream().get_stream(COMMAND_STREAM).await.ok()?;
-        let copies = stream.cached_info().cluster.clone()?.replicas;
-        (copies.len() == 2 && copies.iter().all(|copy| copy.current && !copy.offline)).then_some(())
+        let queue: Consumer<PullConfig> = stream.get_consumer(&consumer_of(&agent("db1"))).await.ok()?;
+        let all = [stream.cached_info().cluster.clone()?, queue.cached_info().cluster.clone()?];
+        let whole = |cluster: &ClusterInfo| {
+            cluster.replicas.len() == 2 && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+        };
+        all.iter().all(whole).then_some(())
     })
     .await;
     let next = testkit::poll::until(LIMIT, "a leader", || cluster.leader_of(COMMAND_STREAM));
