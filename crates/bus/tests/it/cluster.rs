@@ -91,15 +91,20 @@ async fn a_queued_command_runs_while_the_server_that_led_its_stream_is_away(prog
     let more = leave(&client, "db1").await;
     cluster.node_mut(leader).restart().unwrap();
     // Of the commands, and of how far the host has come: without the second nobody could go on after the next loss.
-    testkit::poll::until_async(LIMIT * 2, "the server with the new disk to have its copies again", || async {
-        let stream = bus.jetstream().get_stream(COMMAND_STREAM).await.ok()?;
-        let queue: Consumer<PullConfig> = stream.get_consumer(&consumer_of(&agent("db1"))).await.ok()?;
-        let all = [stream.cached_info().cluster.clone()?, queue.cached_info().cluster.clone()?];
-        let whole = |cluster: &ClusterInfo| {
-            cluster.replicas.len() == 2 && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
-        };
-        all.iter().all(whole).then_some(())
-    })
+    testkit::poll::until_async(
+        LIMIT * 2,
+        "the server with the new disk to have its copies again",
+        || async {
+            let stream = bus.jetstream().get_stream(COMMAND_STREAM).await.ok()?;
+            let queue: Consumer<PullConfig> = stream.get_consumer(&consumer_of(&agent("db1"))).await.ok()?;
+            let all = [stream.cached_info().cluster.clone()?, queue.cached_info().cluster.clone()?];
+            let whole = |cluster: &ClusterInfo| {
+                cluster.replicas.len() == 2
+                    && cluster.replicas.iter().all(|copy| copy.current && !copy.offline)
+            };
+            all.iter().all(whole).then_some(())
+        },
+    )
     .await;
     let next = testkit::poll::until(LIMIT, "a leader", || cluster.leader_of(COMMAND_STREAM));
     cluster.node_mut(next).kill9();
