@@ -168,6 +168,13 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// True when a server that was reached did not take the account's password.
+    pub(crate) fn refuses_the_password(&self) -> bool {
+        const ACCESS_DENIED: u16 = 1045;
+        let Self::Connect { source, .. } = self else { return false };
+        matches!(source.as_ref(), mysql_async::Error::Server(e) if e.code == ACCESS_DENIED)
+    }
+
     /// True when the same call may succeed later without anyone changing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
