@@ -6,11 +6,12 @@
 )]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use e2e::events::{await_event, of_job};
 use e2e::replication::{Account, PASSWORD, all_writes, caught_up, gtid, vendor};
 use e2e::rows::{self, Writer};
-use e2e::world::{PATIENCE, World, WorldOptions, slowly};
+use e2e::world::{PATIENCE, World, WorldOptions, slowly, swiftly};
 use protocol::event::{Event, EventData};
 use protocol::ids::JobId;
 use protocol::job::JobState;
@@ -22,6 +23,11 @@ use testkit::poll;
 
 /// `db1` is the primary, with an account for replicas whose credentials lie on `db2`.
 async fn world(vendor: Vendor, account: &Account, lines: &[&str]) -> World {
+    world_but(vendor, account, lines, &[]).await
+}
+
+/// As [`world`], with further lines for the donor's server.
+async fn world_but(vendor: Vendor, account: &Account, lines: &[&str], donor_lines: &[&str]) -> World {
     let file = account.file().display().to_string();
     let configure = move |id: &str, agent: &mut testkit::agent::AgentOptions| {
         if id == "db2" {
@@ -31,6 +37,7 @@ async fn world(vendor: Vendor, account: &Account, lines: &[&str]) -> World {
     let world = World::start(WorldOptions {
         vendor,
         server_lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        donor_lines: donor_lines.iter().map(|line| (*line).to_owned()).collect(),
         data_mib: 4,
         configure: Some(Box::new(configure)),
         ..WorldOptions::default()
@@ -160,4 +167,99 @@ async fn a_replica_that_does_not_come_to_run_gets_its_old_data_back_and_the_serv
     assert!(error.message.contains("Access denied") && error.message.contains("repl"), "{error:?}");
     world.recipient_is_as_it_was().await;
     world.nothing_left(PATIENCE).await;
+}
+
+/// The recipient logs outside its datadir: what its old log says was executed must not count for the new data.
+async fn follows_again_from_an_old_snapshot(name: &str) {
+    let Some(vendor) = vendor(name) else { return };
+    let account = Account::new();
+    let logs = tempfile::Builder::new().prefix("oa-logs-").tempdir_in(vendor.short_dir()).unwrap();
+    fs::set_permissions(logs.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let elsewhere = format!("log-bin={}/binlog", logs.path().display());
+    let world = world_but(vendor, &account, &[&elsewhere], &["log-bin=binlog"]).await;
+    let writer = Writer::start(&world.donor.db).await;
+    some_writes(&world, 20).await;
+    world.snapshot().await;
+    for _ in 0..2 {
+        some_writes(&world, 50).await;
+        let job = seed_a_replica(&world).await;
+        world.succeeded(&world.recipient, job).await;
+        some_writes(&world, 50).await;
+    }
+    let written = writer.stop().await;
+    caught_up(&world.recipient.db, &world.donor.db).await;
+    assert_eq!(all_writes(&world.recipient.db).await[0][0], written.len().to_string());
+    assert_eq!(rows::checksums(&world.recipient.db).await, rows::checksums(&world.donor.db).await);
+    let names =
+        fs::read_dir(logs.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let aside: Vec<_> = names.filter(|name| name.starts_with(".orch")).collect();
+    assert!(aside.is_empty(), "left: {aside:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_that_logs_elsewhere_is_seeded_again_from_an_old_snapshot() {
+    follows_again_from_an_old_snapshot("mariadb").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_9_that_logs_elsewhere_is_seeded_again_from_an_old_snapshot() {
+    follows_again_from_an_old_snapshot("mysql9").await;
+}
+
+/// A donor that is a replica itself, with settings and files of its own: of all that only data come along, and the recipient
+/// stays who it is.
+async fn stays_itself(name: &str) {
+    let Some(vendor) = vendor(name) else { return };
+    let is_mysql = vendor.is_mysql();
+    let world = World::start(WorldOptions { vendor, ..WorldOptions::default() }).await;
+    let (donor, recipient) = (&world.donor.db, &world.recipient.db);
+    let statements: &[&str] = if is_mysql {
+        &[
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = 9, SOURCE_USER = 'x', SOURCE_PASSWORD = 'y' FOR CHANNEL ''",
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = 9, SOURCE_USER = 'x', SOURCE_PASSWORD = 'y' FOR CHANNEL 'b'",
+            "SET PERSIST max_connections = 77",
+        ]
+    } else {
+        &[
+            "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = 9, MASTER_USER = 'x', MASTER_PASSWORD = 'y'",
+            "CHANGE MASTER 'b' TO MASTER_HOST = '127.0.0.1', MASTER_PORT = 10, MASTER_USER = 'x', MASTER_PASSWORD = 'y'",
+        ]
+    };
+    for statement in statements {
+        donor.exec(statement).await.unwrap();
+    }
+    for (db, text) in [(donor, "the donor's"), (recipient, "the recipient's")] {
+        fs::write(db.datadir().join(".my.cnf"), text).unwrap();
+    }
+    fs::write(donor.datadir().join("core.17"), "x").unwrap();
+    fs::create_dir(donor.datadir().join("lost+found")).unwrap();
+    let who = if is_mysql { "SELECT @@server_uuid" } else { "SELECT @@server_id" };
+    let before =
+        (recipient.scalar(who).await.unwrap(), recipient.scalar("SELECT @@max_connections").await.unwrap());
+    world.snapshot().await;
+    let job = world.seed(swiftly()).await;
+    world.succeeded(&world.recipient, job).await;
+    let after =
+        (recipient.scalar(who).await.unwrap(), recipient.scalar("SELECT @@max_connections").await.unwrap());
+    assert_eq!(after, before);
+    let status = if is_mysql { "SHOW REPLICA STATUS" } else { "SHOW ALL SLAVES STATUS" };
+    assert!(recipient.query(status).await.unwrap().is_empty(), "it would follow the donor's source");
+    if is_mysql {
+        assert_eq!(recipient.scalar("SELECT COUNT(*) FROM mysql.slave_master_info").await.unwrap(), "0");
+    }
+    let datadir = recipient.datadir();
+    assert_eq!(fs::read_to_string(datadir.join(".my.cnf")).unwrap(), "the recipient's");
+    for name in ["core.17", "lost+found", "master.info", "master-b.info", "multi-master.info"] {
+        assert!(!datadir.join(name).exists(), "{name} came along");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mariadb_seeded_from_a_replica_stays_itself_and_follows_nobody() {
+    stays_itself("mariadb").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mysql_9_seeded_from_a_replica_stays_itself_and_follows_nobody() {
+    stays_itself("mysql9").await;
 }

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use e2e::events::{assert_none_lost_none_doubled, await_event, of_job};
+use e2e::faults::points::{Moment, Point, Points};
 use e2e::rows::{self, Writer};
 use e2e::tree;
 use e2e::volume::{Kind, Volume};
@@ -223,9 +224,17 @@ async fn a_flipped_byte_on_the_wire_never_lands() {
     let port = free_port();
     let donor = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let proxy = FaultProxy::start_on((Ipv4Addr::new(127, 0, 0, 2), port).into(), donor).unwrap();
-    let configure = Some(behind_a_proxy(port, true));
+    // From then on its own server writes to the copy.
+    let (points, arrived) = (Points::new(), Point::stage(SeedStage::Recover, Moment::Begin));
+    let (behind, faults) = (behind_a_proxy(port, true), points.faults());
+    let configure: Configure = Box::new(move |id, options| {
+        behind(id, options);
+        options.env("OA_FAULT", &*faults);
+    });
+    let configure = Some(configure);
     let world = World::start(WorldOptions { data_mib: 8, configure, ..WorldOptions::default() }).await;
     let snapshot = world.snapshot().await;
+    points.close(arrived);
     for offset in [700_000, 5_000_000, 5_000_017, 20_000_000] {
         proxy.flip_byte(Direction::ToClient, offset);
     }
@@ -233,16 +242,19 @@ async fn a_flipped_byte_on_the_wire_never_lands() {
     // Without TLS our own digests are all that stands between the byte and the disk.
     let offer = world.offer(true).await;
     let job = world.call(&world.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job;
-    let view = world.ended(&world.recipient, job).await;
+    points.reached(arrived).await;
     assert_eq!(proxy.pending_faults(), 0, "the bytes were flipped");
+    let staging = world.recipient.db.base().join(format!(".orch-seed-{job}.data/data"));
+    assert_is_the_snapshot(&world, &staging, snapshot.as_str());
+    points.open(arrived);
+    let view = world.ended(&world.recipient, job).await;
     assert_eq!(view.state, JobState::Succeeded, "damaged pieces travel again: {:?}", view.error);
-    assert_is_the_snapshot(&world, snapshot.as_str());
     world.nothing_left(PATIENCE).await;
 }
 
-/// Every file of the recipient's datadir is the snapshot's, byte for byte, and the tables are there.
-fn assert_is_the_snapshot(world: &World, snapshot: &str) {
-    let landed = tree::contents(world.recipient.db.datadir());
+/// Every file that has landed is the snapshot's, byte for byte, and the tables are there.
+fn assert_is_the_snapshot(world: &World, staging: &Path, snapshot: &str) {
+    let landed = tree::contents(staging);
     let kept = donor_snapshots(world).join(snapshot).join("data");
     tree::assert_copy(&landed, &tree::contents(&kept));
     for file in ["ibdata1", "shop/items.ibd", "shop/customers.ibd", "mysql/global_priv.MAD"] {

@@ -15,8 +15,18 @@ use serde_json::json;
 use testkit::poll;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-const STAGES: [&str; 9] =
-    ["plan", "prepare", "transfer", "verify", "swap", "post-copy", "start", "replicate", "cleanup"];
+const STAGES: [&str; 10] = [
+    "plan",
+    "prepare",
+    "transfer",
+    "verify",
+    "recover",
+    "swap",
+    "post-copy",
+    "start",
+    "replicate",
+    "cleanup",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_seed_without_a_donor_picks_one_says_why_and_runs_to_its_end() {

@@ -59,6 +59,15 @@ pub(crate) fn plan_of<C: Send + Sync + 'static>(steps: &Steps<C>) -> Vec<Planned
     steps.iter().map(|step| PlannedStep { name: step.name().to_owned(), commits: step.commits() }).collect()
 }
 
+/// The steps without those that stand before one that began and have not begun themselves: a program of before knew them not.
+pub(crate) fn without_newcomers<C: Send + Sync + 'static>(steps: Steps<C>, history: &History) -> Steps<C> {
+    let begun = |step: &Arc<dyn Step<C>>| history.has_begun(step.name());
+    let last = steps.iter().rposition(begun);
+    let kept =
+        steps.into_iter().enumerate().filter(|(at, step)| begun(step) || last.is_none_or(|last| *at > last));
+    kept.map(|(_, step)| step).collect()
+}
+
 impl<C: Send + Sync + 'static> Driver<C> {
     /// Drives the job until it is finished, parked or stalled. Lets go of everything before it says so.
     pub(crate) async fn drive(self, shared: Arc<Shared>, ending: watch::Sender<Option<Ending>>) {

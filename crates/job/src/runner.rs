@@ -52,7 +52,8 @@ impl Runner {
 
     /// Runs a job from wherever its journal stands: from the start, after a crash, after a park, or on its way back.
     ///
-    /// `steps` must begin with the steps that the job began, under the same names; later ones may differ.
+    /// `steps` must begin with the steps that the job began, under the same names; later ones may differ. A step that a newer
+    /// program has put among those that began is left out: the job goes on without it.
     ///
     /// # Errors
     /// The job is unknown, running or finished, the steps do not fit, or the journal cannot be used.
@@ -63,9 +64,10 @@ impl Runner {
         ctx: Arc<C>,
     ) -> Result<JobHandle, JobError> {
         let _admin = self.shared.admin.lock().await;
-        let plan = crate::drive::plan_of(&steps);
         let live = self.open_idle(id).await?;
         let history = live.read(Clone::clone);
+        let steps = crate::drive::without_newcomers(steps, &history);
+        let plan = crate::drive::plan_of(&steps);
         if history.next() == Next::Nothing {
             return Err(JobError::Finished(id));
         }

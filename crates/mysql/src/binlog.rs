@@ -15,7 +15,8 @@ use protocol::mysql::BinlogPosition;
 
 pub use apply::{Applied, apply};
 pub use format::{Header, inspect};
-pub use needed::{prune_indexes, superfluous};
+pub(crate) use needed::{is_log_of, log_lines, write_index};
+pub use needed::{localize_indexes, superfluous};
 pub use text::{TextStream, text};
 
 use crate::datadir::LogNames;
@@ -101,7 +102,8 @@ impl Instance {
 
     /// What the logs of this server are called, by their indexes: what an option named is not told by a file's name.
     pub async fn log_names(&self) -> LogNames {
-        let mut names = LogNames::default();
+        let layout = self.settings().await.layout();
+        let mut names = LogNames::default().with_data_files(layout.innodb_data_file_path.as_deref());
         for (kind, bases) in [(LogKind::Binary, &mut names.log_bin), (LogKind::Relay, &mut names.relay_log)] {
             let Ok(logs) = self.logs(kind).await else { continue };
             let files = std::iter::once(logs.index).chain(logs.files.into_iter().map(|file| file.path));

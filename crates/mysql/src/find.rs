@@ -23,7 +23,7 @@ pub(crate) use self::proof::{DataLock, Occupant, data_lock, end_servers, is_in_u
 pub(crate) use self::trust::is_trusted_program;
 
 /// Names of server programs.
-const SERVER_NAMES: [&str; 4] = ["mariadbd", "mysqld", "mariadbd-debug", "mysqld-debug"];
+pub(crate) const SERVER_NAMES: [&str; 4] = ["mariadbd", "mysqld", "mariadbd-debug", "mysqld-debug"];
 /// Directories of server programs that `PATH` of a daemon may lack.
 const BINARY_DIRS: [&str; 5] =
     ["/usr/sbin", "/usr/libexec", "/usr/local/mysql/bin", "/usr/bin", "/usr/local/sbin"];
@@ -189,7 +189,16 @@ pub(crate) fn binary() -> Option<PathBuf> {
 
 /// Asks a binary for its version, as the user whose data it serves: root is not needed for it.
 pub(crate) async fn version_of(binary: &Path, limits: &Limits, user: Option<User>) -> Option<ServerVersion> {
-    let argv = [binary.to_string_lossy().into_owned(), "--no-defaults".to_owned(), "--version".to_owned()];
+    version_by(&[binary.to_string_lossy().into_owned()], limits, user).await
+}
+
+/// As [`version_of`], for a binary behind the words that the host puts before it.
+pub(crate) async fn version_by(
+    program: &[String],
+    limits: &Limits,
+    user: Option<User>,
+) -> Option<ServerVersion> {
+    let argv = [program, &["--no-defaults".to_owned(), "--version".to_owned()]].concat();
     let output = process::run_as(&argv, limits, user).await.ok()?.success("the server's --version").ok()?;
     parse_version_line(&String::from_utf8_lossy(&output.stdout))
 }

@@ -27,6 +27,7 @@ mod peer;
 mod position;
 mod power;
 pub mod process;
+pub mod recover;
 pub mod replicate;
 mod rundir;
 pub mod sandbox;

@@ -44,6 +44,19 @@ impl Instance {
     /// [`Error::NotReady`] with the error log's words; [`Error::NoService`]; [`Error::Refused`] when it cannot be told
     /// whether a server runs already.
     pub async fn start_with(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        self.start_as(false, progress).await
+    }
+
+    /// As [`start_with`](Self::start_with), for a server that becomes a replica: one that the agent spawns itself is read-only
+    /// from its first moment.
+    ///
+    /// # Errors
+    /// As [`start_with`](Self::start_with).
+    pub async fn start_closed(&self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
+        self.start_as(true, progress).await
+    }
+
+    async fn start_as(&self, closed: bool, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<()> {
         let settings = self.settings().await;
         match self.probe_state(&settings).await {
             ServerState::Ready | ServerState::ReadyNoAccess => return Ok(()),
@@ -59,7 +72,7 @@ impl Instance {
         }
         let service = Service::find(self.config(), settings.pid).await?;
         let log = settings.log_file().map(Follower::new);
-        self.await_ready(service.start()?, service.unit(), log, progress).await
+        self.await_ready(service.start(closed)?, service.unit(), log, progress).await
     }
 
     /// Stops the server cleanly; see [`stop_with`](Self::stop_with).

@@ -112,6 +112,17 @@ pub async fn set_read_only(session: &mut Session, flavor: Flavor, on: bool) -> R
     session.exec("switch read_only", sql).await
 }
 
+/// Takes back that the server persists `super_read_only`, which stays as it is until its next start.
+///
+/// # Errors
+/// [`Error::Query`] when the server refuses.
+pub async fn unpersist_read_only(instance: &Instance) -> Result<()> {
+    let mut session = instance.connect().await?;
+    session.exec("keep read_only no longer", "RESET PERSIST IF EXISTS super_read_only").await?;
+    session.close().await;
+    Ok(())
+}
+
 /// A string literal that no content can leave: valid under every `sql_mode` and ASCII-compatible character set.
 #[must_use]
 pub fn quote(text: &str) -> String {

@@ -22,6 +22,7 @@ use tokio::process::Command;
 
 use self::check::{TABLES, check_table};
 use self::launch::{LogEnd, RunDir, lock, logged_position, option_file, run_dir, usable_log_bin};
+use crate::binlog;
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
 use crate::errorlog::{self, Event, Follower, LogFile};
@@ -47,6 +48,8 @@ pub struct SandboxOptions {
     pub datadir: PathBuf,
     /// Server binary; absent: the installed one.
     pub binary: Option<PathBuf>,
+    /// Words that the host puts before its binary, for example `chroot /srv/db`.
+    pub prefix: Vec<String>,
     /// Parent of its run directory (socket, pid file, temporary files, error log); short, for the socket's path.
     pub run_root: PathBuf,
     /// Layout of the data, where it is not the default.
@@ -68,6 +71,7 @@ impl SandboxOptions {
         Self {
             datadir: datadir.into(),
             binary: None,
+            prefix: Vec::new(),
             run_root: PathBuf::from(RUN_ROOT),
             layout: None,
             log_bin: None,
@@ -82,7 +86,9 @@ impl SandboxOptions {
         let binary = self.binary.clone().or_else(find::binary);
         let binary = binary.ok_or(Error::NotFound { what: "the server binary" })?;
         let owner = fs::metadata(&self.datadir).map_err(Error::io("read", &self.datadir))?;
-        let version = find::version_of(&binary, &Limits::default(), User::owner_of(&owner)).await;
+        let user = User::owner_of(&owner).filter(|_| self.prefix.is_empty());
+        let program = [self.prefix.clone(), vec![binary.display().to_string()]].concat();
+        let version = find::version_by(&program, &Limits::default(), user).await;
         let version = version.ok_or(Error::NotFound { what: "the version of the server binary" })?;
         Ok((binary, version))
     }
@@ -183,15 +189,20 @@ impl Sandbox {
         let (binary, version) = options.program().await?;
         let flavor = version.flavor;
         let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
+        // What the host puts before its binary may need root, as `chroot` does.
+        let user = User::owner_of(&owner).filter(|_| options.prefix.is_empty());
+        let program = [options.prefix.clone(), vec![binary.display().to_string()]].concat();
         let run = run_dir(&options.run_root, &owner)?;
+        // A line of the index that leads elsewhere would lead to the live server's logs.
+        binlog::localize_indexes(&datadir)?;
         let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
         let text = option_file(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some())?;
         rundir::write_options(&run.path, &text, &owner)?;
-        let mut command = Command::new(&binary);
+        let mut command = Command::new(&program[0]);
         // As its own user it enters the directory: that it cannot is no fault of the data.
-        command.arg(told(&run.path)).current_dir(&datadir);
+        command.args(&program[1..]).arg(told(&run.path)).current_dir(&datadir);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let Some(user) = User::owner_of(&owner) {
+        if let Some(user) = user {
             user.give_to(command.as_std_mut());
         }
         let group = Group::spawn(command, &binary.display().to_string())
@@ -244,6 +255,46 @@ impl Sandbox {
             None => self.seen.iter().rev().find_map(|line| logged_position(line)),
         };
         Ok(Coordinates { binlog, ..told })
+    }
+
+    /// Vendor of its program.
+    #[must_use]
+    pub fn flavor(&self) -> Flavor {
+        self.flavor
+    }
+
+    /// Shuts it down and proves that this was clean: it ended with success, and its engine said to which point of its log it
+    /// had written everything. Given up after `patience` without a sign of progress.
+    ///
+    /// # Errors
+    /// [`Error::NotStopped`] when it does not stop, or not cleanly.
+    pub async fn stop_cleanly(mut self, patience: Duration) -> Result<()> {
+        /// Of both vendors' InnoDB, the last that it writes.
+        const COMPLETED: &str = "Shutdown completed; log sequence number";
+        let not_stopped = |reason: String| Error::NotStopped { reason };
+        let mut session = self.connect().await?;
+        session.exec("shut down", "SHUTDOWN").await?;
+        let (mut io, mut since) = (None, Instant::now());
+        let status = loop {
+            match tokio::time::timeout(POLL, self.group.child.wait()).await {
+                Ok(ended) => break ended.map_err(|e| not_stopped(e.to_string()))?,
+                Err(_) if since.elapsed() > patience => {
+                    return Err(not_stopped(format!("no sign of progress for {} s", patience.as_secs())));
+                }
+                Err(_) => {
+                    let now = self.group.child.id().and_then(|p| find::io_bytes(i32::try_from(p).ok()?));
+                    if now != io {
+                        (io, since) = (now, Instant::now());
+                    }
+                }
+            }
+        };
+        let log = self.log().tail(errorlog::MAX_TAIL_LINES)?;
+        if status.success() && log.iter().any(|line| line.contains(COMPLETED)) {
+            return Ok(());
+        }
+        let last = log.last().map(String::as_str).unwrap_or_default();
+        Err(not_stopped(format!("it ended with {status}, which was no clean shutdown: {last}")))
     }
 
     /// Stops it cleanly, killing it when that takes too long, and removes its run directory.
@@ -319,7 +370,7 @@ impl Sandbox {
     }
 
     /// The first line of its error log that tells of damaged data.
-    fn damage(&self) -> Option<String> {
+    pub(crate) fn damage(&self) -> Option<String> {
         let text = self.log().tail(errorlog::MAX_TAIL_LINES).unwrap_or_default();
         let signs = [
             "corrupt",

@@ -101,12 +101,17 @@ impl Service {
         }
     }
 
-    pub(crate) fn start(&self) -> Result<Starting> {
+    /// Starts it. `closed`: read-only from its first moment, which only a server that the agent spawns itself can be told.
+    pub(crate) fn start(&self, closed: bool) -> Result<Starting> {
         match self {
             Self::Systemd { unit } => {
                 Detached::spawn(&systemctl(&["start", "--no-block", unit])).map(Starting::Command)
             }
             Self::Argv { start, .. } => Detached::spawn(start).map(Starting::Command),
+            Self::Direct { argv, user } if closed => {
+                Detached::spawn_as(&[argv.as_slice(), &["--read-only=ON".to_owned()]].concat(), *user)
+                    .map(Starting::Server)
+            }
             Self::Direct { argv, user } => Detached::spawn_as(argv, *user).map(Starting::Server),
         }
     }

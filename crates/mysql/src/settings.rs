@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use protocol::mysql::{Flavor, Layout, ServerVersion};
 
-use crate::config::MysqlConfig;
+use crate::config::{MysqlConfig, ServiceConfig};
 use crate::errorlog::LogFile;
 use crate::find::{self, Occupant};
 use crate::options::{OptionFiles, Options, server_groups};
@@ -31,6 +31,28 @@ const KEY_OPTIONS: [&str; 8] = [
     "keyring",
     "innodb-encryption-threads",
 ];
+/// Options by which a server reads the files of a datadir, or by which it makes them anew at its start.
+const FORMAT_OPTIONS: [&str; 17] = [
+    "innodb-page-size",
+    "innodb-data-file-path",
+    "innodb-temp-data-file-path",
+    "innodb-log-file-size",
+    "innodb-log-files-in-group",
+    "innodb-redo-log-capacity",
+    "innodb-undo-tablespaces",
+    "innodb-checksum-algorithm",
+    "innodb-doublewrite",
+    "innodb-flush-method",
+    "innodb-use-native-aio",
+    "innodb-compression-algorithm",
+    "lower-case-table-names",
+    "aria-block-size",
+    "aria-log-file-size",
+    "character-set-server",
+    "collation-server",
+];
+/// Options of directories that a seed carries below the datadir.
+const DATA_DIRS: [&str; 3] = ["innodb-data-home-dir", "innodb-log-group-home-dir", "innodb-undo-directory"];
 /// Port of both vendors.
 const DEFAULT_PORT: u16 = 3306;
 
@@ -217,6 +239,48 @@ impl Settings {
                 value.map_or_else(|| format!("--{name}"), |value| format!("--{name}={value}"))
             })
             .collect()
+    }
+
+    /// What a private server must be told to run on this server's data, which lie in `place` for now: how its files are made,
+    /// where they are, and what gives it their keys. An option that only some versions know is `loose-`.
+    #[must_use]
+    pub fn format_arguments(&self, place: &Path) -> Vec<String> {
+        let value_of = |name: &str| self.options.get(name).filter(|value| !value.is_empty());
+        let mut arguments = Vec::new();
+        for name in FORMAT_OPTIONS {
+            arguments.extend(value_of(name).map(|value| format!("--loose-{name}={value}")));
+        }
+        for name in DATA_DIRS {
+            let path = value_of(name).map(|value| self.resolve(Path::new(value)));
+            let datadir = self.datadir.as_deref().unwrap_or(Path::new("/"));
+            if let Some(inside) = path.as_deref().and_then(|path| path.strip_prefix(datadir).ok()) {
+                arguments.push(format!("--{name}={}", place.join(inside).display()));
+            }
+        }
+        arguments.extend(self.key_arguments());
+        arguments
+    }
+
+    /// The program that is this server: what runs, or is configured, with the words before it.
+    #[must_use]
+    pub fn program(&self, config: &MysqlConfig) -> Option<(Vec<String>, PathBuf)> {
+        if let ServiceConfig::Direct(direct) = &config.service {
+            let is_server = |word: &String| {
+                let name = Path::new(word).file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| find::SERVER_NAMES.contains(&name))
+            };
+            if let Some(at) = direct.argv.iter().position(is_server) {
+                return Some((direct.argv[..at].to_vec(), PathBuf::from(&direct.argv[at])));
+            }
+        }
+        let binary = self.binary.clone()?;
+        match binary.strip_prefix(&self.root) {
+            Ok(inside) if self.root != Path::new("/") => {
+                let prefix = vec!["chroot".to_owned(), self.root.display().to_string()];
+                Some((prefix, Path::new("/").join(inside)))
+            }
+            _ => Some((Vec::new(), binary)),
+        }
     }
 
     /// Base path of the binary log, absolute; absent when it is off.

@@ -23,8 +23,7 @@ async fn fill(server: &Mysqld) {
 
 fn leftovers(run_root: &Path) -> Vec<String> {
     let names = fs::read_dir(run_root).unwrap().filter_map(|e| e.unwrap().file_name().into_string().ok());
-    let own = format!("oa-sandbox-{}-", std::process::id());
-    names.filter(|n| n.starts_with(&own)).collect()
+    names.filter(|n| n.starts_with("oa-sandbox-")).collect()
 }
 
 fn options(server: &Mysqld, copy: &Path) -> SandboxOptions {

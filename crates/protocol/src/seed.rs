@@ -49,6 +49,8 @@ pub enum SeedStage {
     Transfer,
     /// The manifest is proven.
     Verify,
+    /// The server's program comes up privately on staging, makes the data the recipient's own and shuts down cleanly.
+    Recover,
     /// MySQL stops and staging takes the datadir's place.
     Swap,
     /// What must not be cloned is removed, the user's argv runs.
@@ -63,11 +65,12 @@ pub enum SeedStage {
 
 impl SeedStage {
     /// All stages in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Plan,
         Self::Prepare,
         Self::Transfer,
         Self::Verify,
+        Self::Recover,
         Self::Swap,
         Self::PostCopy,
         Self::Start,
@@ -83,6 +86,7 @@ impl SeedStage {
             Self::Prepare => "prepare",
             Self::Transfer => "transfer",
             Self::Verify => "verify",
+            Self::Recover => "recover",
             Self::Swap => "swap",
             Self::PostCopy => "post-copy",
             Self::Start => "start",

@@ -121,13 +121,28 @@ impl Step<Host> for Restart {
 
 /// Lets go of the service, starts it and reports crash recovery as it goes; ends early when the job is told to stop.
 pub(crate) async fn start(host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    start_as(host, scope, false).await
+}
+
+/// As [`start`], for a server that becomes a replica: see [`mysql::Instance::start_closed`].
+pub(crate) async fn start_closed(host: &Host, scope: &Scope) -> Result<Value, StepError> {
+    start_as(host, scope, true).await
+}
+
+async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, StepError> {
     let_be(host).await?;
     let report = |progress: mysql::Progress| {
         let done = u64::from(progress.percent.unwrap_or(0));
         scope.report(done, progress.percent.map(|_| 100), json!({ "message": progress.message }));
     };
+    let start = async {
+        match closed {
+            true => host.instance.start_closed(&report).await,
+            false => host.instance.start_with(&report).await,
+        }
+    };
     tokio::select! {
-        started = host.instance.start_with(&report) => started?,
+        started = start => started?,
         () = scope.cancelled() => return Err(StepError::stopped()),
     }
     host.look_soon();

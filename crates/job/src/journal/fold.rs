@@ -322,6 +322,12 @@ impl History {
         self.tracks.iter().map(|track| track.plan.clone()).collect()
     }
 
+    /// Whether a step of this name began.
+    #[must_use]
+    pub fn has_begun(&self, step: &str) -> bool {
+        self.track(step).is_some_and(Track::began)
+    }
+
     /// Why the job is being undone, if it is.
     #[must_use]
     pub fn cause(&self) -> Option<&Cause> {

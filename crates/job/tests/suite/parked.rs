@@ -86,6 +86,20 @@ async fn a_later_program_may_change_the_steps_to_come_but_not_those_begun() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_a_later_program_puts_before_one_that_began_is_left_out() {
+    let bench = Bench::new();
+    let runner = bench.runner("");
+    let handle = bench.start(&runner, toys_but("two", |toy| toy.mood = Mood::Waits)).await;
+    until("two is in its middle", || bench.world.dir.join("two.half").exists()).await;
+    handle.park();
+    ended(&handle).await;
+    let newer = ["one", "between", "two", "after"].map(Toy::new).into();
+    let handle = runner.run(handle.id(), steps(newer), bench.world.clone()).await.unwrap();
+    assert_eq!(finished(&handle).await, Outcome::Done { warnings: vec![] });
+    bench.world.assert_files(&["one", "two", "after"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_nobody_can_run_is_given_up_and_says_what_is_left() {
     let bench = Bench::new();
     let runner = bench.runner("");

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::path::{Path, PathBuf};
 
 use super::MAX_INDEX_BYTES;
 use super::format::{checkpoint, inspect};
@@ -22,7 +23,7 @@ pub fn superfluous(datadir: &Path, names: &LogNames) -> Result<Vec<String>> {
     let policy = ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() };
     let entries = top_entries(datadir)?;
     let is_index = |name: &&String| {
-        name.ends_with(".index") && unwanted(name, &policy, names) == Some(Reason::BinaryLog)
+        name.ends_with(".index") && unwanted(name, false, &policy, names) == Some(Reason::BinaryLog)
     };
     let mut found = Vec::new();
     for index in entries.iter().filter(is_index) {
@@ -51,34 +52,85 @@ fn first_needed(datadir: &Path, logs: &[String]) -> Option<usize> {
     logs.iter().position(|log| *log == named)
 }
 
-/// Takes logs that did not come along out of the indexes at the top of a copied datadir: a server stumbles over them when it
-/// lists or purges its logs. Can be repeated.
+/// Makes each line of the log indexes in a copied datadir the name of a file that lies beside its index, and takes out those of
+/// logs that did not come along. A line with a directory of its own would lead to the logs of the server that was copied,
+/// which then expire by the copy's settings. Can be repeated.
 ///
 /// # Errors
 /// [`Error::Io`] when an index cannot be read or written.
-pub fn prune_indexes(datadir: &Path) -> Result<()> {
-    for name in top_entries(datadir)?.iter().filter(|name| name.ends_with(".index")) {
-        let index = datadir.join(name);
-        let named = lines(&index)?;
-        let is_here = |line: &&String| file_name(line).is_some_and(|name| datadir.join(name).is_file());
-        let kept: Vec<&String> = named.iter().filter(is_here).collect();
-        // Without any it is no index of logs, or of logs that lie elsewhere.
-        if kept.is_empty() || kept.len() == named.len() {
-            continue;
+pub fn localize_indexes(datadir: &Path) -> Result<()> {
+    for directory in std::iter::once(PathBuf::new()).chain(directories(datadir)?) {
+        let names = top_entries(&datadir.join(&directory))?;
+        for name in names.iter().filter(|name| name.ends_with(".index")) {
+            localize(datadir, &directory, name)?;
         }
-        // Always the same name: what a crash has left of it goes the next time.
-        let new = datadir.join(format!("{name}.new"));
-        remove(&new)?;
-        let write = || {
-            let mut file = File::create_new(&new)?;
-            kept.iter().try_for_each(|line| writeln!(file, "{line}"))?;
-            file.set_permissions(fs::metadata(&index)?.permissions())?;
-            file.sync_all()?;
-            fs::rename(&new, &index)
-        };
-        write().map_err(Error::io("write the log index", &index))?;
     }
     Ok(())
+}
+
+/// Directories at the top of a datadir: an option may put the logs into one.
+fn directories(datadir: &Path) -> Result<Vec<PathBuf>> {
+    let is_dir = |name: &String| fs::symlink_metadata(datadir.join(name)).is_ok_and(|meta| meta.is_dir());
+    Ok(top_entries(datadir)?.into_iter().filter(is_dir).map(PathBuf::from).collect())
+}
+
+fn localize(datadir: &Path, directory: &Path, name: &str) -> Result<()> {
+    let index = datadir.join(directory).join(name);
+    let named = lines(&index)?;
+    // Whatever else ends so is no index of logs.
+    if named.is_empty() || !named.iter().all(|line| file_name(line).is_some_and(is_log)) {
+        return Ok(());
+    }
+    let is_here = |name: &&str| datadir.join(directory).join(name).is_file();
+    let kept: Vec<String> = named
+        .iter()
+        .filter_map(|line| file_name(line).filter(is_here))
+        .map(|name| format!("./{}", directory.join(name).display()))
+        .collect();
+    if kept.is_empty() {
+        return remove(&index).map(|_| ());
+    }
+    if kept == named { Ok(()) } else { write_index(&index, &kept) }
+}
+
+/// Writes an index anew, whole or not at all, with the rights of the old one.
+pub(crate) fn write_index(index: &Path, lines: &[String]) -> Result<()> {
+    // Always the same name: what a crash has left of it goes the next time.
+    let mut new = index.as_os_str().to_owned();
+    new.push(".new");
+    let new = PathBuf::from(new);
+    remove(&new)?;
+    let write = || {
+        let mut file = File::create_new(&new)?;
+        lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
+        let old = fs::metadata(index)?;
+        file.set_permissions(old.permissions())?;
+        fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        file.sync_all()?;
+        fs::rename(&new, index)
+    };
+    write().map_err(Error::io("write the log index", index))
+}
+
+/// The lines of an index, when all of them name logs; empty otherwise.
+pub(crate) fn log_lines(index: &Path) -> Result<Vec<String>> {
+    let named = lines(index)?;
+    Ok(if named.iter().all(|line| file_name(line).is_some_and(is_log)) { named } else { Vec::new() })
+}
+
+/// `base.000001`: at least six digits follow the dot.
+fn is_log(name: &str) -> bool {
+    name.rsplit_once('.')
+        .is_some_and(|(_, number)| number.len() >= 6 && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether a file is a part of the log of this base name: a log, its index, its state.
+pub(crate) fn is_log_of(base: &str, name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(base) else { return false };
+    is_log(name.trim_end_matches(".idx"))
+        && rest.starts_with('.')
+        && rest[1..].trim_end_matches(".idx").bytes().all(|b| b.is_ascii_digit())
+        || [".index", ".state", ".index_crash_safe", ".~rec~"].contains(&rest)
 }
 
 fn lines(index: &Path) -> Result<Vec<String>> {
@@ -100,20 +152,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_names_what_came_along() {
+    fn each_line_of_an_index_names_what_came_along_in_its_own_directory() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        fs::create_dir(dir.path().join("logs")).unwrap();
         write("binlog.000007", "x");
+        write("logs/b.000002", "x");
         write("binlog.index", "./binlog.000006\n/srv/mysql/binlog.000007\n");
+        write("logs/b.index", "/srv/mysql/logs/b.000001\n/srv/mysql/logs/b.000002\n");
         write("elsewhere.index", "/logs/a.000001\n");
         write("words.index", "no log at all\n");
         fs::create_dir(dir.path().join("db.index")).unwrap();
         write("binlog.index.new", "left by a crash, and longer than what will be written\n");
         for _ in 0..2 {
-            prune_indexes(dir.path()).unwrap();
-            assert_eq!(read("binlog.index"), "/srv/mysql/binlog.000007\n");
-            assert_eq!(read("elsewhere.index"), "/logs/a.000001\n");
+            localize_indexes(dir.path()).unwrap();
+            assert_eq!(read("binlog.index"), "./binlog.000007\n");
+            assert_eq!(read("logs/b.index"), "./logs/b.000002\n");
+            assert!(!dir.path().join("elsewhere.index").exists(), "another server's live logs");
             assert_eq!(read("words.index"), "no log at all\n");
         }
         assert_eq!(top_entries(dir.path()).unwrap().len(), 5, "nothing else is left there");

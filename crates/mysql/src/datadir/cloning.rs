@@ -45,6 +45,8 @@ pub enum Reason {
     BufferPool,
     /// Temporary tablespace or file, made anew at each start.
     Temporary,
+    /// No part of the data of any server: keys, settings, histories, cores, what people and programs left there.
+    NotData,
 }
 
 /// Base names of the donor's logs inside its datadir, beside those that every server's defaults give.
@@ -54,11 +56,82 @@ pub struct LogNames {
     pub log_bin: BTreeSet<String>,
     /// Of the relay log. Those of named connections begin with one of them and `-`.
     pub relay_log: BTreeSet<String>,
+    /// Names of InnoDB's system tablespace, where `innodb_data_file_path` gives other ones than the servers' defaults.
+    pub data_files: BTreeSet<String>,
 }
 
-/// Decides on a file at the top of a datadir; `None`: it is cloned. Pure.
+impl LogNames {
+    /// With the files that an `innodb_data_file_path` names.
+    #[must_use]
+    pub fn with_data_files(mut self, spec: Option<&str>) -> Self {
+        let files =
+            spec.into_iter().flat_map(|spec| spec.split(';')).filter_map(|part| part.split(':').next());
+        self.data_files.extend(files.filter(|name| !name.is_empty()).map(str::to_owned));
+        self
+    }
+}
+
+/// Decides on a file or directory at the top of a datadir; `None`: it is cloned. Pure.
+///
+/// What is not known to be a part of a server's data is not cloned: a server makes a schema of any directory, and a file
+/// that no server wrote may be somebody's secret.
 #[must_use]
-pub fn unwanted(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Reason> {
+pub fn unwanted(name: &str, is_dir: bool, policy: &ClonePolicy, names: &LogNames) -> Option<Reason> {
+    if is_dir {
+        return unwanted_dir(name);
+    }
+    // A log may be called anything.
+    let is_data = log_base(name).is_some()
+        || is_replica_file(name)
+        || names.data_files.contains(name)
+        || is_data_file(name);
+    unwanted_file(name, policy, names).or_else(|| (!is_data).then_some(Reason::NotData))
+}
+
+fn unwanted_dir(name: &str) -> Option<Reason> {
+    match name {
+        "#innodb_temp" => Some(Reason::Temporary),
+        "lost+found" | "#clone" | "#ib_archive" => Some(Reason::NotData),
+        _ => name.starts_with('.').then_some(Reason::NotData),
+    }
+}
+
+/// Files at the top of a datadir that hold data or what recovers them: InnoDB's, Aria's, TokuDB's, the servers' own logs of
+/// transactions and DDL, and the marks of a version.
+fn is_data_file(name: &str) -> bool {
+    const BEGIN: [&str; 12] = [
+        "ibdata",
+        "ib_logfile",
+        "ib_buffer_pool",
+        "undo",
+        "aria_log",
+        "tokudb",
+        "_tokudb",
+        "xb_doublewrite",
+        "ddl_recovery",
+        "ddl_log",
+        "mysql_upgrade_",
+        "mariadb_upgrade_",
+    ];
+    const END: [&str; 6] = [".ibd", ".ibu", ".dblwr", ".bdblwr", ".isl", ".flag"];
+    name == "tc.log"
+        || BEGIN.iter().any(|begin| name.starts_with(begin))
+        || END.iter().any(|end| name.ends_with(end))
+        || name.contains(".tokulog")
+}
+
+/// Whether something at the top of a datadir is a server's own, whatever its data: its identity, what it was told to keep set,
+/// its keys and the private files of its user. Nothing that testifies about the data is.
+pub(crate) fn is_own(name: &str) -> bool {
+    const EXACT: [&str; 4] = ["auto.cnf", "mysqld-auto.cnf", "mysqld.my", "my.cnf"];
+    const END: [&str; 5] = [".pem", ".key", ".crt", ".cert", ".cnf"];
+    EXACT.contains(&name)
+        || END.iter().any(|end| name.ends_with(end))
+        || name.contains("keyring")
+        || name.starts_with('.') && !name.starts_with(".orch-")
+}
+
+fn unwanted_file(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Reason> {
     let ends = |suffix: &str| name.ends_with(suffix);
     if name == "auto.cnf" {
         return Some(Reason::Identity);
@@ -69,11 +142,7 @@ pub fn unwanted(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Re
     if ends(".err") || ends("-slow.log") || ends("-error.log") {
         return Some(Reason::HostLog);
     }
-    if name == "ibtmp1"
-        || name == "#innodb_temp"
-        || name.starts_with("#sql-temptable")
-        || name.starts_with("#ib_") && ends(".tmp")
-    {
+    if name == "ibtmp1" || name.starts_with("#sql-temptable") || name.starts_with("#ib_") && ends(".tmp") {
         return Some(Reason::Temporary);
     }
     if name == "ib_buffer_pool" || name == "ib_buffer_pool.incomplete" {
@@ -91,14 +160,19 @@ pub fn unwanted(name: &str, policy: &ClonePolicy, names: &LogNames) -> Option<Re
     None
 }
 
+/// Whether a log with this base name is a relay log.
+pub(crate) fn is_relay_log(base: &str, names: &LogNames) -> bool {
+    is_relay_base(base, &names.relay_log)
+}
+
 /// Whether a file at the top of a datadir is never seeded, whatever the donor's logs are called, so that it may lie anywhere.
 pub(crate) fn stays_at_home(name: &OsStr) -> bool {
-    let unwanted = |name| unwanted(name, &ClonePolicy::default(), &LogNames::default());
+    let unwanted = |name| unwanted_file(name, &ClonePolicy::default(), &LogNames::default());
     name.to_str().is_some_and(|name| unwanted(name).is_some())
 }
 
 /// Files that hold a replica's settings: `master.info`, `relay-log.info`, `master-conn.info`, `multi-master.info`.
-fn is_replica_file(name: &str) -> bool {
+pub(crate) fn is_replica_file(name: &str) -> bool {
     let is_info = |base: &str| {
         name.strip_prefix(base).is_some_and(|r| r == ".info" || r.starts_with('-') && r.ends_with(".info"))
     };
@@ -139,13 +213,15 @@ pub struct Removal {
 /// Plans the clean-up of a copied datadir from the names at its top. Pure.
 #[must_use]
 pub fn cleanup_plan<'a>(
-    entries: impl IntoIterator<Item = &'a str>,
+    entries: impl IntoIterator<Item = (&'a str, bool)>,
     policy: &ClonePolicy,
     names: &LogNames,
 ) -> Vec<Removal> {
     let mut plan: Vec<Removal> = entries
         .into_iter()
-        .filter_map(|name| Some(Removal { path: name.into(), reason: unwanted(name, policy, names)? }))
+        .filter_map(|(name, is_dir)| {
+            Some(Removal { path: name.into(), reason: unwanted(name, is_dir, policy, names)? })
+        })
         .collect();
     plan.sort_by(|a, b| a.path.cmp(&b.path));
     plan
@@ -208,10 +284,20 @@ mod tests {
         "mysql_upgrade_info",
         "master-data.ibd",
         "sandbox-bin",
+        "lost+found",
+        ".ssh",
+        ".my.cnf",
+        "core.4711",
+        "mysqld-auto.cnf",
+        "#ib_16384_0.dblwr",
     ];
 
     fn removed(policy: ClonePolicy) -> Vec<String> {
-        let plan = cleanup_plan(TOP.iter().copied(), &policy, &LogNames::default());
+        let is_dir = |name: &str| {
+            ["mysql", "sys", "shop", "sandbox-bin", "#innodb_redo", "#innodb_temp", "lost+found", ".ssh"]
+                .contains(&name)
+        };
+        let plan = cleanup_plan(TOP.iter().map(|name| (*name, is_dir(name))), &policy, &LogNames::default());
         plan.into_iter().map(|r| r.path.to_str().unwrap().to_owned()).collect()
     }
 
@@ -221,19 +307,26 @@ mod tests {
             removed(ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() }),
             [
                 "#innodb_temp",
+                ".my.cnf",
+                ".ssh",
                 "auto.cnf",
                 "binlog.000001",
                 "binlog.index",
                 "binlog.state",
+                "ca.pem",
+                "core.4711",
                 "db1-relay-bin.000003",
                 "db1-relay-bin.index",
                 "db1.err",
                 "db1.pid",
                 "ibtmp1",
+                "lost+found",
                 "master.info",
                 "mysql.sock",
                 "mysql.sock.lock",
+                "mysqld-auto.cnf",
                 "relay-log.info",
+                "server-key.pem",
             ]
         );
     }
@@ -271,7 +364,8 @@ mod tests {
     #[test]
     fn configured_log_names_are_recognised_beside_the_usual_ones() {
         let log_bin = ["audit".into(), "feed-bin".into()].into();
-        let names = LogNames { log_bin, relay_log: ["feed".into()].into() };
+        let names = LogNames { log_bin, relay_log: ["feed".into()].into(), ..LogNames::default() };
+        let names = names.with_data_files(Some("data1:12M;data2:10M:autoextend"));
         let policy = ClonePolicy { keep_binlogs: false, ..ClonePolicy::default() };
         for (name, reason) in [
             ("audit.000042", Some(Reason::BinaryLog)),
@@ -283,10 +377,11 @@ mod tests {
             ("db1-relay-bin-eu.000001", Some(Reason::RelayLog)),
             ("relay-bin.000001", Some(Reason::RelayLog)),
             ("feeder.000001", None),
-            ("auditing", None),
+            ("auditing", Some(Reason::NotData)),
             ("audit.ibd", None),
+            ("data2", None),
         ] {
-            assert_eq!(unwanted(name, &policy, &names), reason, "{name}");
+            assert_eq!(unwanted(name, false, &policy, &names), reason, "{name}");
         }
     }
 

@@ -12,10 +12,23 @@ use std::path::{Component, Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::find;
 
-pub(crate) use self::cloning::stays_at_home;
 pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_plan, unwanted};
+pub(crate) use self::cloning::{is_own, is_relay_log, is_replica_file, stays_at_home};
 pub use self::named::{make_directories, named_directories};
 pub use self::ownership::{Ownership, give_to};
+
+/// What lies at the top of a directory under names that are text: name, and whether it is a directory or a link to one.
+///
+/// # Errors
+/// [`Error::Io`] when it cannot be listed.
+pub fn top(datadir: &Path) -> Result<Vec<(String, bool)>> {
+    let names = top_entries(datadir)?;
+    Ok(names
+        .into_iter()
+        .map(|name| (datadir.join(&name).is_dir(), name))
+        .map(|(is_dir, name)| (name, is_dir))
+        .collect())
+}
 
 /// The names at the top of a directory that are text.
 ///

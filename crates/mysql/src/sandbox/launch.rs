@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
@@ -23,6 +23,17 @@ const PRIVATE: [&str; 8] = [
     "--innodb-buffer-pool-dump-at-shutdown=OFF",
     "--general-log=OFF",
     "--slow-query-log=OFF",
+];
+
+/// MySQL alone: neither what the donor persisted counts, nor are keys made that would lie in the data.
+const MYSQL_ONLY: [&str; 7] = [
+    "--mysqlx=OFF",
+    "--secure-file-priv=NULL",
+    "--log-error-verbosity=3",
+    "--persisted-globals-load=OFF",
+    "--loose-auto-generate-certs=OFF",
+    "--loose-sha256-password-auto-generate-rsa-keys=OFF",
+    "--loose-caching-sha2-password-auto-generate-rsa-keys=OFF",
 ];
 
 /// The binary log's last file before the sandbox opened a new one.
@@ -75,8 +86,10 @@ pub(super) fn lock(run_dir: &Path) -> io::Result<Option<Flock<File>>> {
 /// The binary log is used only where every file of its index lies in this very datadir: an absolute path would lead to the
 /// live server's logs.
 pub(super) fn usable_log_bin(datadir: &Path, base: &str) -> Option<LogEnd> {
-    let plain = |name: &str| !name.is_empty() && !name.contains('/');
-    if !plain(base) {
+    let inside = |name: &str| {
+        !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+    };
+    if !inside(base) {
         return None;
     }
     let index = fs::read_to_string(datadir.join(format!("{base}.index"))).ok()?;
@@ -87,7 +100,7 @@ pub(super) fn usable_log_bin(datadir: &Path, base: &str) -> Option<LogEnd> {
         .map(|l| l.strip_prefix("./").unwrap_or(l))
         .collect();
     let last = files.last()?;
-    files.iter().all(|f| plain(f) && datadir.join(f).is_file()).then(|| LogEnd { path: datadir.join(last) })
+    files.iter().all(|f| inside(f) && datadir.join(f).is_file()).then(|| LogEnd { path: datadir.join(last) })
 }
 
 /// `InnoDB: Last binlog file './mysql-bin.000001', position 1234`, as crash recovery tells it.
@@ -103,20 +116,20 @@ pub(super) fn logged_position(line: &str) -> Option<BinlogPosition> {
 }
 
 pub(super) fn run_dir(root: &Path, owner: &Metadata) -> Result<RunDir> {
-    // Unique among agents and restarts, and short.
+    // Short, for the socket's path.
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = root.join(format!("{RUN_PREFIX}{}-{number}", std::process::id()));
+        let path = root.join(format!("{RUN_PREFIX}{number}"));
         if path.symlink_metadata().is_ok() {
-            // Another's, or what an agent with this pid left behind before a restart of the host.
+            // Another's, or what an agent left behind.
             continue;
         }
         rundir::make(&path, owner, false)?;
-        let locked = lock(&path).map_err(Error::io("lock", &path))?;
-        let lock =
-            locked.ok_or_else(|| Error::Refused { reason: format!("{} is in use", path.display()) })?;
-        return Ok(RunDir { path, _lock: lock });
+        // Locked: another agent has made the same one in this moment.
+        if let Some(lock) = lock(&path).map_err(Error::io("lock", &path))? {
+            return Ok(RunDir { path, _lock: lock });
+        }
     }
 }
 
@@ -158,14 +171,18 @@ fn arguments(
         Flavor::Mariadb => "--skip-slave-start".to_owned(),
         Flavor::Mysql => "--skip-replica-start".to_owned(),
     });
+    // Whatever it makes for channels that it finds must not lie in the data.
+    args.push(path("relay-log", &run.own("relay")));
     if flavor == Flavor::Mysql {
-        args.extend(
-            ["--mysqlx=OFF", "--secure-file-priv=NULL", "--log-error-verbosity=3"].map(str::to_owned),
-        );
+        args.extend(MYSQL_ONLY.map(str::to_owned));
     }
     if uid == 0 && nix::unistd::Uid::effective().is_root() {
         // Servers refuse to be root's unless they are told; other data's owner it is already.
         args.push("--user=root".to_owned());
+    } else if !options.prefix.is_empty() && nix::unistd::Uid::effective().is_root() {
+        // What the host puts before its binary ran as root: the server steps down by itself. By number, which is the same behind
+        // a `chroot`, where a name may be another's.
+        args.push(format!("--user={uid}"));
     }
     args.extend(log_arguments(options.log_bin.as_deref().filter(|_| with_log_bin), flavor));
     if let Some(layout) = &options.layout {

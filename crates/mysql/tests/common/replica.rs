@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use mysql::datadir::{ClonePolicy, LogNames, clean, cleanup_plan, top_entries};
+use mysql::datadir::{ClonePolicy, LogNames, clean, cleanup_plan, top};
 use mysql::replicate::{Credentials, Source};
 use testkit::mysqld::{Mysqld, MysqldOptions};
 
@@ -46,8 +46,9 @@ pub async fn clone_of(primary: &mut Mysqld, options: MysqldOptions) -> Mysqld {
 }
 
 fn clean_copy(datadir: &Path) {
-    let names = top_entries(datadir).unwrap();
-    let plan = cleanup_plan(names.iter().map(String::as_str), &ClonePolicy::default(), &LogNames::default());
+    let names = top(datadir).unwrap();
+    let names = names.iter().map(|(name, is_dir)| (name.as_str(), *is_dir));
+    let plan = cleanup_plan(names, &ClonePolicy::default(), &LogNames::default());
     clean(datadir, &plan).unwrap();
 }
 

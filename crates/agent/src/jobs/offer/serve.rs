@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
-use mysql::datadir::{ClonePolicy, LogNames, top_entries, unwanted};
+use mysql::datadir::{ClonePolicy, LogNames, top, unwanted};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use serde_json::{Value, json};
@@ -251,10 +251,10 @@ async fn donor_options(
 
 /// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
 fn exclude(root: &Path, names: &LogNames, binlogs: Binlogs) -> Result<Exclude, WireError> {
-    let entries = top_entries(root)?;
+    let entries = top(root)?;
     let policy = clone_policy();
-    let mut left_out: Vec<String> =
-        entries.into_iter().filter(|name| unwanted(name, &policy, names).is_some()).collect();
+    let stays = |(name, is_dir): &(String, bool)| unwanted(name, *is_dir, &policy, names).is_some();
+    let mut left_out: Vec<String> = entries.into_iter().filter(stays).map(|(name, _)| name).collect();
     if binlogs == Binlogs::Needed {
         left_out.extend(mysql::binlog::superfluous(root, names)?);
     }

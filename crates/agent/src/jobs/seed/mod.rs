@@ -3,6 +3,7 @@
 pub(crate) mod facts;
 mod guards;
 mod notes;
+mod outside;
 pub(crate) mod plan;
 mod stages;
 mod stream;
@@ -40,6 +41,8 @@ use swap::Layout;
 const SOURCE_LIMIT: Duration = Duration::from_secs(5);
 /// A donor that is alive says so every second: one that has said nothing for so many may be dead, and that is told.
 const SILENCE_S: u64 = 3;
+/// Below the seed's private directory: the recipient's own files, while `--replace` has removed its datadir.
+const OWN: &str = "own";
 
 /// `seed.start`.
 pub(crate) struct Start;
@@ -315,6 +318,9 @@ struct Target {
     /// Whether the datadir was a mount point when the seed began; absent in journals of older agents.
     #[serde(default)]
     entrywise: Option<bool>,
+    /// What is known of its server; absent in journals of agents that did not look.
+    #[serde(default)]
+    server: Option<stages::recover::OwnServer>,
 }
 
 impl Target {

@@ -21,6 +21,8 @@ pub(super) enum Note {
     Kept(PathBuf),
     /// *swap*, when it is taken back: why MySQL did not start on the old data at once.
     Stopped(String),
+    /// *swap*: the new server comes up read-only by what it persists here, until *replicate* has made it so by itself.
+    Closed(PathBuf),
 }
 
 impl Note {
@@ -43,6 +45,11 @@ impl Note {
     /// Whether *swap* was taken back by leaving the new data in place.
     pub(super) fn is_kept(scope: &Scope) -> bool {
         Self::all(scope, SeedStage::Swap).iter().any(|note| matches!(note, Self::Kept(_)))
+    }
+
+    /// Whether the new server comes up read-only by what it persists.
+    pub(super) fn is_closed(scope: &Scope) -> bool {
+        Self::all(scope, SeedStage::Swap).iter().any(|note| matches!(note, Self::Closed(_)))
     }
 
     /// Whether MySQL did not start at once when *swap* was taken back.

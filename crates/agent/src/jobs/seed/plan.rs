@@ -75,6 +75,9 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
             "unpack and prepare what {stream} sends; a broken stream cannot be resumed and begins anew"
         )),
     }
+    actions.push(
+        "recover the copy by a private server of this host's own, and make it this host's data".to_owned(),
+    );
     if !early && running {
         actions.push("stop MySQL".to_owned());
     }

@@ -138,6 +138,13 @@ impl Layout {
         sync_dir(self.root.parent().unwrap_or(Path::new("/")))
     }
 
+    /// Lets a server's user through to staging, which has a datadir's own mode by then, and to nothing else.
+    pub(crate) fn let_through(&self) -> Result<(), SwapError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o711))
+            .map_err(io_error("set the mode of", &self.root))
+    }
+
     /// Whether the new tree is in the datadir's place.
     pub(crate) fn is_swapped(&self) -> Result<bool, SwapError> {
         if self.entrywise { Ok(self.phase()? == Phase::Swapped) } else { self.is_on_top() }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::outside::Outside;
 use super::stages::stop_or_kill;
 use super::swap::Layout;
 use crate::admission::{Claim, Claims, Resource};
@@ -35,6 +36,9 @@ const STARTED: &str = "started";
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     datadir: PathBuf,
+    /// Base paths of the logs that were set aside with it.
+    #[serde(default)]
+    logs: Vec<PathBuf>,
     until: Timestamp,
     /// Whether the datadir was a mount point then; absent in records of older agents.
     #[serde(default)]
@@ -42,9 +46,15 @@ struct Kept {
 }
 
 /// Remembers that a seed's old datadir is kept until then.
-pub(super) fn keep(host: &Host, job: JobId, datadir: &Path, until: Timestamp) -> Result<(), StepError> {
+pub(super) fn keep(
+    host: &Host,
+    job: JobId,
+    datadir: &Path,
+    logs: Vec<PathBuf>,
+    until: Timestamp,
+) -> Result<(), StepError> {
     let entrywise = Layout::of(datadir, job).ok().map(|layout| layout.is_entrywise());
-    let kept = json!(Kept { datadir: datadir.to_owned(), until, entrywise }).to_string();
+    let kept = json!(Kept { datadir: datadir.to_owned(), logs, until, entrywise }).to_string();
     crashsafe::write(&path(host, job), kept.as_bytes(), 0o600)
         .map_err(|e| system("the old datadir cannot be kept", &e))?;
     host.kept.notify_one();
@@ -108,6 +118,11 @@ fn remove_due(host: &Host) -> Option<Duration> {
             layout.remove()?;
             layout.remove_marker()
         });
+        let logs = Outside::new(job, kept.logs).remove();
+        if let Err(error) = logs {
+            tracing::warn!(%job, %error, "old logs cannot be removed");
+            continue;
+        }
         match removed {
             Ok(()) => {
                 tracing::info!(%job, datadir = %kept.datadir.display(), "an old datadir was kept long enough and is removed");
@@ -188,18 +203,23 @@ impl Step<Host> for PutBack {
                 ),
             ));
         }
+        let logs = Outside::new(params.job, kept.logs);
         if !has_started(scope) {
             scope.note(json!({ "puts_back": layout.old() })).await?;
             service::stop_and_hold(host, scope).await?;
-            let back = layout.clone();
-            blocking(move || back.swap_back().map_err(|e| system("the old datadir cannot be put back", &e)))
-                .await?;
+            let (back, old_logs) = (layout.clone(), logs.clone());
+            blocking(move || {
+                old_logs.put_back()?;
+                back.swap_back().map_err(|e| system("the old datadir cannot be put back", &e))
+            })
+            .await?;
             service::start(host, scope).await?;
             scope.note(json!({ STARTED: kept.datadir })).await?;
         }
         // Only now is the old datadir more than a promise, and the seeded one the copy too many.
         let kept_ones = kept_jobs(host);
         blocking(move || {
+            logs.remove()?;
             layout.remove().map_err(|e| system("the seeded data cannot be removed", &e))?;
             layout
                 .remove_marker_but_of(&kept_ones)
@@ -220,8 +240,10 @@ impl Step<Host> for PutBack {
         let layout = Layout::as_begun(&kept.datadir, params.job, kept.entrywise)
             .map_err(|e| StepError::from_error(ErrorCode::System, &e))?;
         stop_or_kill(host, scope).await?;
+        let logs = Outside::new(params.job, kept.logs);
         blocking(move || {
-            layout.swap().map_err(|e| system("the seeded data cannot be put in place again", &e))
+            layout.swap().map_err(|e| system("the seeded data cannot be put in place again", &e))?;
+            logs.set_aside_again()
         })
         .await?;
         service::start(host, scope).await?;

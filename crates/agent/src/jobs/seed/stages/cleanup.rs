@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::super::notes::Transferred;
 use super::super::{Target, forget, undo};
 use super::replicate::coordinates;
-use super::swap::on_layout;
-use crate::host::Host;
+use super::swap::{on_layout, outside};
+use crate::host::{Host, blocking};
 use crate::jobs::service;
 
 /// The old tree goes, or is kept for a time.
@@ -32,13 +32,16 @@ impl Step<Host> for Cleanup {
         let layout = target.layout(scope.job_id())?;
         let keep = params.options.keep_old_s;
         if keep > 0 && !params.options.replace {
-            undo::keep(host, scope.job_id(), &target.datadir, expiry(keep))?;
+            let logs = target.server.as_ref().map(|server| server.logs_outside(&target.datadir));
+            undo::keep(host, scope.job_id(), &target.datadir, logs.unwrap_or_default(), expiry(keep))?;
         } else {
             on_layout(layout, |layout| {
                 layout.remove()?;
                 layout.remove_marker()
             })
             .await?;
+            let outside = outside(scope, &target);
+            blocking(move || outside.remove()).await?;
         }
         // Where MySQL was not to be started, its operator may from here on.
         let left_stopped = service::let_go(host).await?;

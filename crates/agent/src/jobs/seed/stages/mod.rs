@@ -7,6 +7,7 @@ pub(super) mod cleanup;
 mod plan;
 mod post_copy;
 mod prepare;
+pub(super) mod recover;
 pub(super) mod replicate;
 mod start;
 mod swap;
@@ -28,6 +29,7 @@ pub(super) fn steps() -> Steps<Host> {
         Arc::new(prepare::Prepare),
         Arc::new(transfer::Transfer),
         Arc::new(verify::Verify),
+        Arc::new(recover::Recover),
         Arc::new(swap::Swap),
         Arc::new(post_copy::PostCopy),
         Arc::new(start::Start),

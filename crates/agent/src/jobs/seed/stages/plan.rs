@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::notes::Note;
 use super::super::swap::Layout;
 use super::super::{Target, admit_plan, forget};
+use super::recover::OwnServer;
 use super::transfer::abandon;
 use crate::errors::system;
 use crate::host::{Host, blocking};
@@ -64,12 +65,14 @@ async fn target(host: &Host, server: &protocol::mysql::ServerInfo, job: JobId) -
     let settings = host.instance.settings().await;
     let user = settings.options.get("user").map(str::to_owned);
     let was_running = server.state.may_be_running();
+    let own = Some(OwnServer::of(host, server, &settings));
     blocking(move || {
         let old = std::fs::metadata(&datadir).ok();
         let owner = Ownership::find(&datadir, user.as_deref())?;
         let mode = old.map_or(0o750, |meta| meta.mode() & 0o7777);
         let layout = Layout::of(&datadir, job).map_err(|e| system("the datadir cannot be looked at", &e))?;
-        Ok(Target { datadir, owner, mode, was_running, entrywise: Some(layout.is_entrywise()) })
+        let entrywise = Some(layout.is_entrywise());
+        Ok(Target { datadir, owner, mode, was_running, entrywise, server: own })
     })
     .await
     .map_err(StepError::from)

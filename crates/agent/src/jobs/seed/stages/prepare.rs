@@ -1,15 +1,15 @@
 //! The staging directory, and what must not move from here on.
 
 use async_trait::async_trait;
-use job::{OnUndoFailure, Scope, Step, StepError};
+use job::{OnUndoFailure, Scope, Step, StepError, crashsafe};
 use mysql::datadir;
 use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
-use super::super::Target;
 use super::super::notes::Note;
+use super::super::{OWN, Target, private_dir};
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
@@ -34,6 +34,9 @@ impl Step<Host> for Prepare {
             service::stop_and_hold(host, scope).await?;
         }
         if params.options.replace && target.datadir.exists() {
+            if !Note::is_removed(scope) {
+                keep_own(host, scope, &target).await?;
+            }
             Note::Removed(target.datadir.clone()).write(scope).await?;
             let datadir = target.datadir.clone();
             blocking(move || datadir::clear(&datadir).map_err(WireError::from)).await?;
@@ -70,6 +73,19 @@ impl Step<Host> for Prepare {
     fn on_undo_failure(&self) -> OnUndoFailure {
         OnUndoFailure::GoOn
     }
+}
+
+/// The old data go before the new ones come: what is the recipient's own waits beside the journal.
+async fn keep_own(host: &Host, scope: &Scope, target: &Target) -> Result<(), StepError> {
+    let (datadir, own) = (target.datadir.clone(), private_dir(host, scope.job_id()).join(OWN));
+    blocking(move || {
+        crashsafe::create_dir(&own, 0o700)
+            .map_err(|e| system("the recipient's own files cannot be kept", &e))?;
+        mysql::recover::carry_own(&datadir, &own)?;
+        Ok(())
+    })
+    .await
+    .map_err(StepError::from)
 }
 
 /// What is left of a host whose old data `--replace` has removed, or was about to remove.

@@ -12,7 +12,7 @@ use protocol::params::SeedStartParams;
 use protocol::seed::{ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
-use super::super::notes::Verified;
+use super::super::notes::{Note, Verified};
 use super::super::{SOURCE_LIMIT, follower};
 use crate::host::Host;
 use crate::jobs::service;
@@ -29,8 +29,10 @@ impl Step<Host> for Replicate {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
-        if params.options.start_mysql || params.options.replicate_from.is_some() {
-            // It may have died since it answered: what comes now cannot be taken back.
+        // It may have died since it answered: what comes now cannot be taken back.
+        if params.options.replicate_from.is_some() {
+            service::start_closed(host, scope).await?;
+        } else if params.options.start_mysql {
             service::start(host, scope).await?;
         }
         let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
@@ -50,6 +52,9 @@ impl Step<Host> for Replicate {
             following = follow => following?,
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
+        if Note::is_closed(scope) {
+            mysql::replicate::unpersist_read_only(&host.instance).await?;
+        }
         Ok(json!({
             "lag_seconds": following.lag_seconds,
             "took_ms": millis(following.took),

@@ -30,10 +30,10 @@ impl Step<Host> for Start {
 
     async fn run(&self, host: &Host, scope: &Scope) -> Result<Value, StepError> {
         let params: SeedStartParams = scope.params()?;
-        if params.options.start_mysql || params.options.replicate_from.is_some() {
-            service::start(host, scope).await
-        } else {
-            Ok(Value::Null)
+        match &params.options {
+            options if options.replicate_from.is_some() => service::start_closed(host, scope).await,
+            options if options.start_mysql => service::start(host, scope).await,
+            _ => Ok(Value::Null),
         }
     }
 

@@ -3,13 +3,15 @@
 use async_trait::async_trait;
 use job::{OnUndoFailure, Scope, Step, StepError};
 use protocol::error::ErrorCode;
+use protocol::mysql::Flavor;
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
-use super::super::Target;
 use super::super::notes::Note;
+use super::super::outside::Outside;
 use super::super::swap::{Layout, SwapError};
+use super::super::{OWN, Target, private_dir};
 use crate::errors::system;
 use crate::host::{Host, blocking};
 use crate::jobs::service;
@@ -36,7 +38,7 @@ impl Step<Host> for Swap {
             ));
         }
         service::stop_and_hold(host, scope).await?;
-        on_layout(layout.clone(), Layout::swap).await?;
+        put_in_place(host, scope, &params, &target, layout.clone()).await?;
         service::refuse_if_back(host).await?;
         Ok(json!({ "mysql_was_running": target.was_running || running, "set_aside": layout.strays() }))
     }
@@ -51,7 +53,13 @@ impl Step<Host> for Swap {
         if layout.holds_old().unwrap_or(true) {
             service::stop_for_undo(host, scope).await?;
         }
+        let outside = outside(scope, &target);
         on_layout(layout, Layout::swap_back).await?;
+        blocking(move || {
+            outside.put_back()?;
+            outside.remove()
+        })
+        .await?;
         if target.was_running
             && let Err(error) = service::start(host, scope).await
         {
@@ -68,11 +76,56 @@ impl Step<Host> for Swap {
     }
 }
 
+/// The new tree gets what is the recipient's own, its logs elsewhere are set aside, and the two trees change places. A MySQL
+/// that becomes a replica is told to come up read-only.
+async fn put_in_place(
+    host: &Host,
+    scope: &Scope,
+    params: &SeedStartParams,
+    target: &Target,
+    layout: Layout,
+) -> Result<(), StepError> {
+    let outside = outside(scope, target);
+    let state = target.server.as_ref().and_then(|server| server.log_state(&target.datadir, &layout));
+    let place = layout.clone();
+    let own = match params.options.replace {
+        true => private_dir(host, scope.job_id()).join(OWN),
+        false => target.datadir.clone(),
+    };
+    let version = params.offer.facts.version.as_ref();
+    let persists =
+        version.is_some_and(|version| version.flavor == Flavor::Mysql && version.number >= [8, 0, 0]);
+    let closes = persists && params.options.replicate_from.is_some();
+    let closed = blocking(move || {
+        let begun = |e: &SwapError| system("the datadir cannot be swapped", e);
+        if place.is_swapped().map_err(|e| begun(&e))? || place.holds_old().map_err(|e| begun(&e))? {
+            return Ok(false);
+        }
+        let staging = place.staging();
+        mysql::recover::carry_own(&own, &staging)?;
+        let closed = closes && mysql::recover::persist_read_only(&staging)?;
+        outside.set_aside(state.as_ref())?;
+        Ok(closed)
+    })
+    .await?;
+    if closed {
+        Note::Closed(target.datadir.clone()).write(scope).await?;
+    }
+    on_layout(layout, Layout::swap).await
+}
+
+/// The recipient's logs outside its datadir.
+pub(super) fn outside(scope: &Scope, target: &Target) -> Outside {
+    let bases = target.server.as_ref().map(|server| server.logs_outside(&target.datadir)).unwrap_or_default();
+    Outside::new(scope.job_id(), bases)
+}
+
 /// The old data are gone by the person's own word: the proven new ones, which wait in staging at the worst, are put in
 /// place and left there. That this is no undo is said in the job's error.
 async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layout) -> Result<(), StepError> {
     service::stop_for_undo(host, scope).await?;
     Note::Kept(target.datadir.clone()).write(scope).await?;
+    let outside = outside(scope, target);
     on_layout(layout, |layout| {
         // Absent: an earlier attempt came to its end.
         if layout.exists() {
@@ -82,6 +135,7 @@ async fn keep_the_new(host: &Host, scope: &Scope, target: &Target, layout: Layou
         layout.remove_marker()
     })
     .await?;
+    blocking(move || outside.remove()).await?;
     service::let_go(host).await?;
     Err(StepError::new(
         ErrorCode::Refused,

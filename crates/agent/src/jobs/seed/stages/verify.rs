@@ -53,10 +53,13 @@ impl Step<Host> for Verify {
             }
             let policy = params.offer.facts.snapshot.as_ref().map(|_| clone_policy()).unwrap_or_default();
             let policy = ClonePolicy { keep_buffer_pool, ..policy };
-            let entries = datadir::top_entries(&staging)?;
-            let unwanted = datadir::cleanup_plan(entries.iter().map(String::as_str), &policy, &LogNames::default());
-            let removed = datadir::clean(&staging, &unwanted)?;
-            mysql::binlog::prune_indexes(&staging)?;
+            let layout = params.offer.facts.layout.as_ref();
+            let names =
+                LogNames::default().with_data_files(layout.and_then(|l| l.innodb_data_file_path.as_deref()));
+            let entries = datadir::top(&staging)?;
+            let entries = entries.iter().map(|(name, is_dir)| (name.as_str(), *is_dir));
+            let removed = datadir::clean(&staging, &datadir::cleanup_plan(entries, &policy, &names))?;
+            mysql::binlog::localize_indexes(&staging)?;
             datadir::make_directories(&staging, &named)?;
             if nix::unistd::geteuid().is_root() {
                 datadir::give_to(&staging, &target.owner)?;
