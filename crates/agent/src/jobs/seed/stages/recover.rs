@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::super::Target;
 use super::super::swap::{Layout, SwapError};
+use super::verify::flush;
 use crate::errors::system;
 use crate::host::{Host, blocking};
 
@@ -126,6 +127,8 @@ impl Step<Host> for Recover {
                 format!("the data do not come up, and {datadir} was not touched: {}", failure.message);
             StepError { message, ..failure }
         })?;
+        let staging = layout.staging();
+        blocking(move || flush(&staging)).await?;
         Ok(json!({
             "coordinates": recovered.coordinates,
             "recovery_ms": u64::try_from(recovered.recovery.as_millis()).unwrap_or(u64::MAX),

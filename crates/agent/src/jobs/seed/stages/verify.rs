@@ -1,6 +1,7 @@
 //! What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
@@ -68,9 +69,7 @@ impl Step<Host> for Verify {
             std::fs::set_permissions(&staging, mode)
                 .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
             // Before the swap, or a power cut leaves a datadir whose names are there and whose bytes are not.
-            std::fs::File::open(&staging)
-                .and_then(|dir| nix::unistd::syncfs(dir).map_err(Into::into))
-                .map_err(|e| system(format!("cannot flush the file system of {}", staging.display()), &e))?;
+            flush(&staging)?;
             Ok(Some(Verified { removed: removed.len(), coordinates }))
         })
         .await?;
@@ -80,4 +79,11 @@ impl Step<Host> for Verify {
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
     }
+}
+
+/// Everything below is on disk: a power cut after the swap finds no file of it empty.
+pub(super) fn flush(staging: &Path) -> Result<(), WireError> {
+    std::fs::File::open(staging)
+        .and_then(|dir| nix::unistd::syncfs(dir).map_err(Into::into))
+        .map_err(|e| system(format!("cannot flush the file system of {}", staging.display()), &e))
 }
