@@ -1,10 +1,6 @@
 //! Whether anybody uses a server: who is connected, what was written, who came and went. Not the binary log: it stands still
 //! where it is off, and for a session that switched it off.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use crate::client::{Record, Session};
 use crate::error::Result;
 use crate::instance::Instance;
@@ -35,8 +31,6 @@ const WRITES: [&str; 20] = [
 /// Without this right the list of processes holds the account's own only.
 const SEES_ALL: &str = "SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE = 'PROCESS' \
      AND GRANTEE = CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), '''')";
-/// Own connections that are remembered: the server shows one for a moment after it was closed.
-const REMEMBERED: usize = 256;
 
 /// What a server has counted since its start, and who is connected at this moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -49,41 +43,6 @@ pub struct Activity {
     pub clients: Vec<String>,
     /// Connections that the agent's account may not see.
     pub hidden: u64,
-}
-
-/// The connections that this process has made to its instance.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct OwnConnections {
-    shared: Arc<Own>,
-}
-
-#[derive(Debug, Default)]
-struct Own {
-    ids: Mutex<VecDeque<u64>>,
-    made: AtomicU64,
-}
-
-impl OwnConnections {
-    /// After one was tried: a failed one counts with the server too.
-    pub(crate) fn tried(&self) {
-        self.shared.made.fetch_add(1, Ordering::SeqCst);
-    }
-
-    pub(crate) fn connected(&self, session: &Session) {
-        let mut ids = self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.push_back(u64::from(session.connection_id()));
-        if ids.len() > REMEMBERED {
-            ids.pop_front();
-        }
-    }
-
-    fn has(&self, id: u64) -> bool {
-        self.shared.ids.lock().unwrap_or_else(PoisonError::into_inner).contains(&id)
-    }
-
-    fn made(&self) -> u64 {
-        self.shared.made.load(Ordering::SeqCst)
-    }
 }
 
 /// Looks at the running server now; clients of the users in `ignored` are none.

@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 use protocol::mysql::{Flavor, ServerVersion};
 use regex::Regex;
 
-use crate::datadir::looks_like_datadir;
+use crate::datadir::shape::looks_like_datadir;
 use crate::options::{OptionFiles, server_groups};
 use crate::process::{self, Limits, User};
 

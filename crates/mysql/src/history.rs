@@ -15,8 +15,9 @@ use crate::client::{Address, Session};
 use crate::error::{Error, Result};
 use crate::gtid::{self, Gtid};
 use crate::position::{self, server_code};
-use crate::replicate::{Source, account, quote};
+use crate::replicate::{Source, account};
 use crate::server;
+use crate::sql::quote;
 
 pub use logs::identity;
 

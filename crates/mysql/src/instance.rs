@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 
-use crate::activity::OwnConnections;
 use crate::client::{Address, Login, Session};
 use crate::config::MysqlConfig;
+use crate::connections::OwnConnections;
 use crate::error::{Error, Result};
 use crate::errorlog::{self, LogFile};
 use crate::find::{self, DataLock};

@@ -4,6 +4,7 @@ use protocol::mysql::{BinlogPosition, Coordinates, Flavor};
 use serde::Deserialize;
 
 use crate::client::{Record, Session};
+use crate::sql::quote;
 use crate::error::{Error, Result};
 
 /// How often a moving pair is read again before it is computed by the server.
@@ -37,7 +38,7 @@ async fn mariadb(session: &mut Session) -> Result<Coordinates> {
     let gtid = match &before {
         Some(at) => {
             let sql =
-                format!("SELECT BINLOG_GTID_POS({}, {})", crate::replicate::quote(&at.file), at.position);
+                format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
             session.scalar("derive the GTID of a binary log position", sql).await?
         }
         None => mariadb_gtid(session).await?,

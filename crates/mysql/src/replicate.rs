@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::options::OptionFiles;
 use crate::server;
+use crate::sql::quote;
 use crate::tls::{Tls, TlsMode};
 
 pub use follow::{CatchUp, Following, wait};
@@ -121,28 +122,6 @@ pub async fn unpersist_read_only(instance: &Instance) -> Result<()> {
     session.exec("keep read_only no longer", "RESET PERSIST IF EXISTS super_read_only").await?;
     session.close().await;
     Ok(())
-}
-
-/// A string literal that no content can leave: valid under every `sql_mode` and ASCII-compatible character set.
-#[must_use]
-pub fn quote(text: &str) -> String {
-    if text.bytes().all(|b| b.is_ascii_graphic() && b != b'\'' && b != b'\\') {
-        return format!("'{text}'");
-    }
-    // A hexadecimal literal has no quote to close and no backslash whose meaning depends on NO_BACKSLASH_ESCAPES.
-    let hex: String = text.bytes().map(|b| format!("{b:02X}")).collect();
-    format!("x'{hex}'")
-}
-
-/// An identifier in backticks; refuses what no identifier can be.
-///
-/// # Errors
-/// [`Error::Refused`] for an empty name, one with NUL, or one beyond the servers' length.
-pub fn quote_identifier(name: &str) -> Result<String> {
-    if name.is_empty() || name.contains('\0') || name.chars().count() > 64 {
-        return Err(Error::Refused { reason: format!("{name:?} is no identifier") });
-    }
-    Ok(format!("`{}`", name.replace('`', "``")))
 }
 
 /// `CHANGE MASTER TO` takes no expressions, only plain literals: refuse what would need escaping.
@@ -380,12 +359,4 @@ mod tests {
         assert!(plan(Flavor::Mysql, [9, 7, 4], &source("db1"), &login(Tls::default()), &from).is_err());
     }
 
-    #[test]
-    fn quoting_cannot_be_left() {
-        assert_eq!(quote("binlog.000001"), "'binlog.000001'");
-        assert_eq!(quote("a'b"), "x'612762'");
-        assert_eq!(quote("a\\"), "x'615C'");
-        assert_eq!(quote_identifier("a`b").unwrap(), "`a``b`");
-        assert!(quote_identifier("a\0b").is_err() && quote_identifier("").is_err());
-    }
 }

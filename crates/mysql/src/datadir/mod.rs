@@ -3,6 +3,7 @@
 mod cloning;
 mod named;
 mod ownership;
+pub(crate) mod shape;
 
 use std::fs;
 use std::io;
@@ -16,6 +17,7 @@ pub use self::cloning::{ClonePolicy, LogNames, Reason, Removal, clean, cleanup_p
 pub(crate) use self::cloning::{is_own, is_relay_log, is_replica_file, stays_at_home};
 pub use self::named::{make_directories, named_directories};
 pub use self::ownership::{Ownership, give_to};
+pub use self::shape::looks_like_datadir;
 
 /// What lies at the top of a directory under names that are text: name, and whether it is a directory or a link to one.
 ///
@@ -51,13 +53,6 @@ pub(crate) fn remove(path: &Path) -> Result<bool> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(e) => Err(Error::io("remove", path)(e)),
     }
-}
-
-/// True for a directory with InnoDB's system tablespace or a grant-table directory in it.
-#[must_use]
-pub fn looks_like_datadir(path: &Path) -> bool {
-    ["ibdata1", "mysql.ibd", "aria_log_control"].iter().any(|f| path.join(f).is_file())
-        || path.join("mysql").is_dir() && path.join("performance_schema").is_dir()
 }
 
 /// True for a file at the top of a datadir that belongs to the server itself.

@@ -13,7 +13,8 @@ use super::{Asked, Availability, connect};
 use crate::error::{Error, Result};
 use crate::gtid;
 use crate::position::{first_that_works, log_number};
-use crate::replicate::{Source, quote};
+use crate::replicate::Source;
+use crate::sql::quote;
 
 /// An unencrypted binary log begins so; the header of its first event follows.
 const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];

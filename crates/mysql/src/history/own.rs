@@ -9,7 +9,7 @@ use super::{Asked, Availability};
 use crate::error::Result;
 use crate::gtid;
 use crate::position::one_line;
-use crate::replicate::quote;
+use crate::sql::quote;
 
 /// Reading a source's logs for who wrote what ends after this long.
 const BUDGET: Duration = Duration::from_secs(8);

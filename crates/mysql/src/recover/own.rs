@@ -5,7 +5,7 @@ use protocol::mysql::Flavor;
 use crate::client::Session;
 use crate::error::{Error, Result};
 use crate::position::{first_that_works, server_code};
-use crate::replicate::{quote, quote_identifier};
+use crate::sql::{quote, quote_identifier};
 
 /// MySQL's tables of channels: whom a replica follows, with which password, and how far it came.
 const CHANNEL_TABLES: [&str; 5] = [

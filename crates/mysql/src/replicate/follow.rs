@@ -12,7 +12,7 @@ use crate::client::{Record, Session};
 use crate::error::{Error, Result};
 use crate::instance::Instance;
 use crate::power::Progress;
-use crate::replicate::quote;
+use crate::sql::quote;
 use crate::{gtid, history, position, server};
 
 mod applier;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::Session;
 use crate::error::Error;
-use crate::replicate::quote_identifier;
+use crate::sql::quote_identifier;
 
 /// A check that was begun gets at least this long.
 const LEAST_TIME: Duration = Duration::from_millis(50);
