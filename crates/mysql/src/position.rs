@@ -4,8 +4,8 @@ use protocol::mysql::{BinlogPosition, Coordinates, Flavor};
 use serde::Deserialize;
 
 use crate::client::{Record, Session};
-use crate::sql::quote;
 use crate::error::{Error, Result};
+use crate::sql::quote;
 
 /// How often a moving pair is read again before it is computed by the server.
 const STABLE_READS: usize = 3;
@@ -37,8 +37,7 @@ async fn mariadb(session: &mut Session) -> Result<Coordinates> {
     // Commits keep coming: let the server derive the GTID of exactly this position.
     let gtid = match &before {
         Some(at) => {
-            let sql =
-                format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
+            let sql = format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
             session.scalar("derive the GTID of a binary log position", sql).await?
         }
         None => mariadb_gtid(session).await?,

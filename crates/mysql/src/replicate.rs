@@ -358,5 +358,4 @@ mod tests {
         let from = Coordinates { flavor: Flavor::Mysql, binlog: None, gtid: None };
         assert!(plan(Flavor::Mysql, [9, 7, 4], &source("db1"), &login(Tls::default()), &from).is_err());
     }
-
 }

@@ -144,6 +144,14 @@ impl Dir {
         self.at(below, |dir, name| unlinkat(dir, name, UnlinkatFlags::NoRemoveDir))
     }
 
+    /// Removes an empty directory below.
+    ///
+    /// # Errors
+    /// As `rmdir(2)`; a link on the way.
+    pub fn remove_dir(&self, below: &Path) -> io::Result<()> {
+        self.at(below, |dir, name| unlinkat(dir, name, UnlinkatFlags::RemoveDir))
+    }
+
     /// Removes what lies below, a directory with all in it.
     ///
     /// # Errors
@@ -157,7 +165,7 @@ impl Dir {
         for name in dir.names()? {
             dir.remove_all(Path::new(&name))?;
         }
-        self.at(below, |dir, name| unlinkat(dir, name, UnlinkatFlags::RemoveDir))
+        self.remove_dir(below)
     }
 
     /// Which entry of this directory has that name now, a link itself; `None`: there is none.

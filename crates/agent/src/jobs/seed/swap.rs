@@ -17,6 +17,15 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use protocol::ids::JobId;
 
+pub(crate) use self::held::Held;
+use self::held::{inode, mark_at};
+use self::phase::Phase;
+
+#[cfg(test)]
+mod attack;
+mod held;
+mod phase;
+
 const MARKER: &str = ".orch-seed-job";
 const PREFIX: &str = ".orch-seed-";
 /// Where entries lie that are of neither tree.
@@ -25,6 +34,8 @@ const STRAYS: &str = "strays";
 const OLD: &str = "old-entries";
 /// What the new tree consists of.
 const NEW: &str = "new-entries";
+/// Which directory is the new tree's top, where it is exchanged as a whole.
+const TOP: &str = "new-top";
 
 /// Why a swap could not be made or taken back.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +49,14 @@ pub(crate) enum SwapError {
     /// What is mounted has changed since the seed began.
     #[error("{0} is not laid out as it was when the seed began: is its file system mounted?")]
     OtherLayout(PathBuf),
+    /// Somebody else's directory is where this seed's was made.
+    #[error(
+        "{0} is not the directory that this seed made: who may write beside it has put another in its place"
+    )]
+    NotOurs(PathBuf),
+    /// What was swapped in is no longer there, or not whole.
+    #[error("{0} is not the tree that was proven: it was exchanged in the middle of the swap")]
+    NotProven(PathBuf),
     /// A system call failed.
     #[error("cannot {what} {path}")]
     Io {
@@ -58,6 +77,8 @@ pub(crate) struct Layout {
     root: PathBuf,
     entrywise: bool,
     job: JobId,
+    /// The paths lead through directories that are held.
+    held: bool,
 }
 
 impl Layout {
@@ -77,7 +98,7 @@ impl Layout {
         } else {
             parent.join(format!("{PREFIX}{job}.{}", name.to_string_lossy()))
         };
-        Ok(Self { datadir: datadir.to_owned(), root, entrywise, job })
+        Ok(Self { datadir: datadir.to_owned(), root, entrywise, job, held: false })
     }
 
     /// As [`Layout::of`], for a seed that began when the datadir was, or was not, a mount point. A file system that is not mounted
@@ -87,6 +108,23 @@ impl Layout {
         match entrywise {
             Some(begun) if begun != layout.entrywise => Err(SwapError::OtherLayout(datadir.to_owned())),
             _ => Ok(layout),
+        }
+    }
+
+    /// Holds the directories of this seed.
+    pub(crate) fn hold(&self) -> Result<Held, SwapError> {
+        let gone = || io_error("open", &self.root)(io::ErrorKind::NotFound.into());
+        Held::of(self)?.ok_or_else(gone)
+    }
+
+    /// Acts in the held directories; where the seed has none, on what there is.
+    fn on_held<T>(&self, act: impl FnOnce(&Self) -> Result<T, SwapError>) -> Result<T, SwapError> {
+        if self.held {
+            return act(self);
+        }
+        match Held::of(self)? {
+            Some(held) => act(&held.layout()).map_err(|error| held.named(error)),
+            None => act(self),
         }
     }
 
@@ -108,7 +146,9 @@ impl Layout {
 
     /// Whether part of the old tree may lie here, so that nothing of this may be removed.
     pub(crate) fn holds_old(&self) -> Result<bool, SwapError> {
-        Ok(if self.entrywise { self.phase()? != Phase::Staged } else { self.is_swapped()? })
+        self.on_held(|held| {
+            Ok(if held.entrywise { held.phase()? != Phase::Staged } else { held.is_swapped()? })
+        })
     }
 
     /// The directory with everything of this seed.
@@ -131,11 +171,7 @@ impl Layout {
 
     /// Makes the staging directory, readable for its owner only until it is in place.
     pub(crate) fn prepare(&self) -> Result<(), SwapError> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(self.staging()).map_err(io_error("make", &self.staging()))?;
-        sync_dir(self.root.parent().unwrap_or(Path::new("/")))
+        Held::make(self).map(drop)
     }
 
     /// Lets a server's user through to staging, which has a datadir's own mode by then, and to nothing else.
@@ -147,21 +183,39 @@ impl Layout {
 
     /// Whether the new tree is in the datadir's place.
     pub(crate) fn is_swapped(&self) -> Result<bool, SwapError> {
-        if self.entrywise { Ok(self.phase()? == Phase::Swapped) } else { self.is_on_top() }
+        self.on_held(
+            |held| if held.entrywise { Ok(held.phase()? == Phase::Swapped) } else { held.is_on_top() },
+        )
     }
 
     /// Whether what lies in the datadir's place now is this seed's tree, and not that of a later one.
     pub(crate) fn is_on_top(&self) -> Result<bool, SwapError> {
-        let marker = self.datadir.join(MARKER);
-        match fs::read_to_string(&marker) {
-            Ok(text) => Ok(text == self.job.to_string()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(io_error("read", &marker)(error)),
-        }
+        self.on_held(|held| {
+            let marker = held.datadir.join(MARKER);
+            match mark_at(&marker).map_err(io_error("read", &marker))? {
+                Some(mark) if mark.text == held.job.to_string() => Ok(match held.top()? {
+                    Some(top) => inode(&held.datadir)? == top,
+                    // The datadir's owner can write any mark, but none of root's.
+                    None => held.entrywise || mark.is_ours,
+                }),
+                _ => Ok(false),
+            }
+        })
+    }
+
+    /// Which directory was to be put in the datadir's place.
+    fn top(&self) -> Result<Option<u64>, SwapError> {
+        let path = self.root.join(TOP);
+        let mark = mark_at(&path).map_err(io_error("read", &path))?;
+        Ok(mark.and_then(|mark| mark.text.parse().ok()))
     }
 
     /// Puts the staged tree in place; does nothing when it is there.
     pub(crate) fn swap(&self) -> Result<(), SwapError> {
+        self.on_held(Self::swap_held)
+    }
+
+    fn swap_held(&self) -> Result<(), SwapError> {
         if self.entrywise {
             return self.swap_entries();
         }
@@ -169,7 +223,10 @@ impl Layout {
             return Ok(());
         }
         self.mark()?;
-        self.exchange()
+        let top = inode(&self.staging())?;
+        crashsafe::write(&self.root.join(TOP), top.to_string().as_bytes(), 0o600)?;
+        self.exchange()?;
+        if inode(&self.datadir)? == top { Ok(()) } else { Err(SwapError::NotProven(self.datadir.clone())) }
     }
 
     /// The mark travels with the new tree.
@@ -179,6 +236,10 @@ impl Layout {
 
     /// Puts the old tree back; does nothing when it is there.
     pub(crate) fn swap_back(&self) -> Result<(), SwapError> {
+        self.on_held(Self::swap_back_held)
+    }
+
+    fn swap_back_held(&self) -> Result<(), SwapError> {
         if self.entrywise {
             return self.swap_entries_back();
         }
@@ -205,22 +266,17 @@ impl Layout {
     /// Removes the marker of an earlier seed whose old tree is gone: nobody asks for it any more.
     pub(crate) fn remove_marker_but_of(&self, kept: &[JobId]) -> Result<(), SwapError> {
         let marker = self.datadir.join(MARKER);
-        match fs::read_to_string(&marker) {
-            Ok(text) if kept.iter().any(|job| text == job.to_string()) => Ok(()),
-            Ok(_) => fs::remove_file(&marker).map_err(io_error("remove", &marker)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(io_error("read", &marker)(error)),
+        match mark_at(&marker).map_err(io_error("read", &marker))? {
+            Some(mark) if !kept.iter().any(|job| mark.text == job.to_string()) => {
+                fs::remove_file(&marker).map_err(io_error("remove", &marker))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Removes everything of this seed but the tree in the datadir's place. Slow for a large tree.
     pub(crate) fn remove(&self) -> Result<(), SwapError> {
-        match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &self.root)(error))
-            }
-            _ => Ok(()),
-        }
+        Held::of(self)?.map_or(Ok(()), |held| held.remove())
     }
 
     fn exchange(&self) -> Result<(), SwapError> {
@@ -257,6 +313,7 @@ impl Layout {
         if self.phase()? == Phase::NewIn {
             self.set_strangers_aside(NEW)?;
             self.move_entries(&self.staging(), &self.datadir)?;
+            self.prove_all_there()?;
             self.enter(Phase::Swapped)?;
         }
         Ok(())
@@ -287,10 +344,25 @@ impl Layout {
     fn record(&self, tree: &str, path: &Path) -> Result<(), SwapError> {
         let mut known = String::new();
         for name in entries(path)? {
-            let inode = inode_of(&path.join(&name))?;
+            let inode = inode(&path.join(&name))?;
             known.push_str(&format!("{inode}\t{}\n", name.to_string_lossy()));
         }
         Ok(crashsafe::write(&self.root.join(tree), known.as_bytes(), 0o600)?)
+    }
+
+    /// Fails unless every entry of the new tree is in the datadir, by its inode.
+    fn prove_all_there(&self) -> Result<(), SwapError> {
+        let known = fs::read_to_string(self.root.join(NEW)).unwrap_or_default();
+        let there: Result<HashSet<u64>, SwapError> =
+            entries(&self.datadir)?.iter().map(|name| inode(&self.datadir.join(name))).collect();
+        let there = there?;
+        // A name may hold a line end: what does not begin with a number is the rest of one.
+        let mut inodes = known.lines().filter_map(|line| line.split_once('\t')?.0.parse().ok());
+        if inodes.all(|inode: u64| there.contains(&inode)) {
+            Ok(())
+        } else {
+            Err(SwapError::NotProven(self.datadir.clone()))
+        }
     }
 
     /// Takes out of the datadir what is not of the tree that may lie there in part.
@@ -304,7 +376,7 @@ impl Layout {
         };
         let known: HashSet<&str> = known.lines().collect();
         for name in entries(&self.datadir)? {
-            let inode = inode_of(&self.datadir.join(&name))?;
+            let inode = inode(&self.datadir.join(&name))?;
             if !known.contains(format!("{inode}\t{}", name.to_string_lossy()).as_str()) {
                 self.set_aside(&name)?;
             }
@@ -385,36 +457,6 @@ pub(crate) fn leftovers(datadir: &Path) -> Vec<(PathBuf, JobId)> {
     found
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Staged,
-    OldOut,
-    NewIn,
-    Swapped,
-    NewOut,
-    OldIn,
-}
-
-impl Phase {
-    const ALL: [Self; 6] =
-        [Self::Staged, Self::OldOut, Self::NewIn, Self::Swapped, Self::NewOut, Self::OldIn];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Staged => "staged",
-            Self::OldOut => "old-out",
-            Self::NewIn => "new-in",
-            Self::Swapped => "swapped",
-            Self::NewOut => "new-out",
-            Self::OldIn => "old-in",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.as_str() == text.trim())
-    }
-}
-
 /// Every entry, the mark included, but our own roots and the file system's `lost+found`.
 fn entries(path: &Path) -> Result<Vec<OsString>, SwapError> {
     let mut found = Vec::new();
@@ -426,10 +468,6 @@ fn entries(path: &Path) -> Result<Vec<OsString>, SwapError> {
         }
     }
     Ok(found)
-}
-
-fn inode_of(path: &Path) -> Result<u64, SwapError> {
-    Ok(fs::symlink_metadata(path).map_err(io_error("look at", path))?.ino())
 }
 
 fn rename_if_free(from: &Path, to: &Path) -> Result<(), Errno> {

@@ -47,9 +47,12 @@ impl Step<Host> for Transfer {
         let options = recipient_options(host, scope, &params, throttle).await;
         let moved = match (options, &params.offer.facts.stream) {
             (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, &params, name, options).await,
-            (Ok((options, taker)), None) => {
-                receive_tree(scope, options).await.map_err(|error| store::explain(error, taker.as_ref()))
-            }
+            (Ok((options, taker)), None) => match on_proven_ground(scope, options) {
+                Ok(options) => {
+                    receive_tree(scope, options).await.map_err(|error| store::explain(error, taker.as_ref()))
+                }
+                Err(error) => Err(error),
+            },
             (Err(error), _) => Err(error),
         };
         drop(throttled);
@@ -131,6 +134,14 @@ async fn receive(scope: &Scope, options: RecipientOptions) -> Result<Received, S
 fn report(scope: &Scope, progress: &Progress, limit: Duration) {
     let now = progress.snapshot();
     scope.report(now.bytes_done, Some(now.bytes_total), json!(taken_of(&now, limit)));
+}
+
+/// Has the transfer use the staging directory that was made for this seed, and no other of that name.
+fn on_proven_ground(scope: &Scope, options: RecipientOptions) -> Result<RecipientOptions, StepError> {
+    let layout = Target::of(scope)?.layout(scope.job_id())?;
+    let inode = layout.hold().and_then(|held| held.staging_inode());
+    let inode = inode.map_err(|e| system("the staging directory cannot be used", &e))?;
+    Ok(RecipientOptions { staging_inode: Some(inode), ..options })
 }
 
 async fn recipient_options(

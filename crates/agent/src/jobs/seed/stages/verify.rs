@@ -1,7 +1,7 @@
 //! What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
@@ -45,32 +45,11 @@ impl Step<Host> for Verify {
             if layout.is_swapped().map_err(|e| system("the staging directory cannot be looked at", &e))? {
                 return Ok(None);
             }
-            let staging = layout.staging();
-            if !datadir::looks_like_datadir(&staging) {
-                return Err(WireError::new(
-                    ErrorCode::Transfer,
-                    "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
-                ));
-            }
-            let policy = params.offer.facts.snapshot.as_ref().map(|_| clone_policy()).unwrap_or_default();
-            let policy = ClonePolicy { keep_buffer_pool, ..policy };
-            let layout = params.offer.facts.layout.as_ref();
-            let names =
-                LogNames::default().with_data_files(layout.and_then(|l| l.innodb_data_file_path.as_deref()));
-            let entries = datadir::top(&staging)?;
-            let entries = entries.iter().map(|(name, is_dir)| (name.as_str(), *is_dir));
-            let removed = datadir::clean(&staging, &datadir::cleanup_plan(entries, &policy, &names))?;
-            mysql::binlog::localize_indexes(&staging)?;
-            datadir::make_directories(&staging, &named)?;
-            if nix::unistd::geteuid().is_root() {
-                datadir::give_to(&staging, &target.owner)?;
-            }
-            let mode = std::fs::Permissions::from_mode(target.mode);
-            std::fs::set_permissions(&staging, mode)
-                .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
-            // Before the swap, or a power cut leaves a datadir whose names are there and whose bytes are not.
-            flush(&staging)?;
-            Ok(Some(Verified { removed: removed.len(), coordinates }))
+            let held = layout.hold().map_err(|e| system("the staging directory cannot be used", &e))?;
+            // Through what is held: somebody may put another directory in its place.
+            let removed = prove(&held.staging(), &params, &target, keep_buffer_pool, &named)
+                .map_err(|error| held.in_words(error))?;
+            Ok(Some(Verified { removed, coordinates }))
         })
         .await?;
         output(&verified)
@@ -79,6 +58,41 @@ impl Step<Host> for Verify {
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {
         Ok(())
     }
+}
+
+/// Makes of what was received a datadir of the recipient's: complete, without what is the donor's alone, owned and on disk.
+/// Returns how many entries were removed.
+fn prove(
+    staging: &Path,
+    params: &SeedStartParams,
+    target: &Target,
+    keep_buffer_pool: bool,
+    named: &[PathBuf],
+) -> Result<usize, WireError> {
+    if !datadir::looks_like_datadir(staging) {
+        return Err(WireError::new(
+            ErrorCode::Transfer,
+            "what the donor sent does not look like a MySQL datadir; look at its snapshot.datadir_inside",
+        ));
+    }
+    let policy = params.offer.facts.snapshot.as_ref().map(|_| clone_policy()).unwrap_or_default();
+    let policy = ClonePolicy { keep_buffer_pool, ..policy };
+    let layout = params.offer.facts.layout.as_ref();
+    let names = LogNames::default().with_data_files(layout.and_then(|l| l.innodb_data_file_path.as_deref()));
+    let entries = datadir::top(staging)?;
+    let entries = entries.iter().map(|(name, is_dir)| (name.as_str(), *is_dir));
+    let removed = datadir::clean(staging, &datadir::cleanup_plan(entries, &policy, &names))?;
+    mysql::binlog::localize_indexes(staging)?;
+    datadir::make_directories(staging, named)?;
+    if nix::unistd::geteuid().is_root() {
+        datadir::give_to(staging, &target.owner)?;
+    }
+    let mode = std::fs::Permissions::from_mode(target.mode);
+    std::fs::set_permissions(staging, mode)
+        .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
+    // Before the swap, or a power cut leaves a datadir whose names are there and whose bytes are not.
+    flush(staging)?;
+    Ok(removed.len())
 }
 
 /// Everything below is on disk: a power cut after the swap finds no file of it empty.
