@@ -86,6 +86,8 @@ pub struct WorldOptions {
     pub configure: Option<Configure>,
     /// Where agents reach the bus, when not on the loopback.
     pub bus_address: Option<Ipv4Addr>,
+    /// How long a job and ctl may take on a slow machine; absent: [`PATIENCE`].
+    pub patience: Option<Duration>,
 }
 
 impl std::fmt::Debug for WorldOptions {
@@ -105,6 +107,7 @@ pub struct World {
     pub client: Client,
     /// The bus.
     pub nats: NatsServer,
+    patience: Duration,
     _volumes: Vec<Volume>,
 }
 
@@ -120,6 +123,7 @@ impl World {
         let (parent, provider) = ground(&options, &mut volumes);
         let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
         volumes.extend(options.recipient_volume);
+        let patience = options.patience.unwrap_or(PATIENCE);
         let is_btrfs = provider == "btrfs";
         let donor_lines = [options.server_lines.clone(), options.donor_lines.clone()].concat();
         let recipient_parent = recipient_parent.or_else(|| parent.clone().filter(|_| is_btrfs));
@@ -149,7 +153,7 @@ impl World {
         let donor = host("db1", donor_db, &snapshots);
         let recipient = host("db2", recipient_db, &recipient_root);
         let client = client(&nats.url()).await;
-        let world = Self { donor, recipient, client, nats, _volumes: volumes };
+        let world = Self { donor, recipient, client, nats, patience, _volumes: volumes };
         world.serving(&world.donor.id()).await;
         world.serving(&world.recipient.id()).await;
         world
@@ -217,7 +221,7 @@ impl World {
     /// When it does not end.
     pub async fn ended(&self, host: &Host, job: JobId) -> JobView {
         let id = host.id();
-        let ended = tokio::time::timeout(PATIENCE, self.client.wait_job(&id, job, |_| {}));
+        let ended = tokio::time::timeout(self.patience, self.client.wait_job(&id, job, |_| {}));
         ended.await.expect("the job does not end").unwrap()
     }
 
@@ -279,7 +283,7 @@ impl World {
     /// # Panics
     /// When the transfer ended before.
     pub async fn in_transfer(&self, job: JobId, bytes: u64) -> u64 {
-        poll::until_async(PATIENCE, format!("{bytes} bytes of the transfer"), || async {
+        poll::until_async(self.patience, format!("{bytes} bytes of the transfer"), || async {
             let view = self.call(&self.recipient, JobsShowParams { job }).await;
             assert!(!view.state.is_final(), "the seed has ended: {:?} {:?}", view.state, view.error);
             let progress = view.progress?;
@@ -294,7 +298,7 @@ impl World {
 
     /// Lifts the limit of a seed that runs, also of one that is about to go on.
     pub async fn hurry(&self, job: JobId) {
-        poll::until_async(PATIENCE, "the seed to take its new limit", || async {
+        poll::until_async(self.patience, "the seed to take its new limit", || async {
             let faster = self.try_call(&self.recipient, SeedThrottleParams { job, bytes_per_s: 0 }).await;
             let view = self.call(&self.recipient, JobsShowParams { job }).await;
             (faster.is_ok() || view.state.is_final()).then_some(())

@@ -20,7 +20,7 @@ use e2e::events::{await_event, stored};
 use e2e::rows::{self, Writer};
 use e2e::tree;
 use e2e::volume::Volume;
-use e2e::world::{PATIENCE, Provider, Said, World, WorldOptions, slowly};
+use e2e::world::{Provider, Said, World, WorldOptions, slowly};
 use jiff::Timestamp;
 use protocol::error::ErrorCode;
 use protocol::event::EventData;
@@ -38,6 +38,8 @@ use tokio::runtime::Runtime;
 const ORIGIN: &str = "/srv/db1";
 /// The recipient's disk is mounted here.
 const TARGET: &str = "/srv/db2";
+/// An emulated host takes its time: a server starts within half a minute, twice in a seed.
+const PATIENCE: Duration = Duration::from_secs(170);
 /// Between two looks of an agent at its host.
 const RECONCILE: Duration = Duration::from_secs(4);
 /// Slow enough for a store to overflow while a seed reads.
@@ -52,7 +54,7 @@ fn main() -> ExitCode {
             .disk(DiskSpec::mib(3072))
             .disk(DiskSpec::mib(1024))
             .memory_mib(1536)
-            .time_limit(Duration::from_secs(600))
+            .time_limit(Duration::from_secs(720))
             .on_host(prepare_on_host)
     };
     suite_main(vec![
@@ -124,6 +126,7 @@ fn start(guest: &Guest, mkfs: &[&str]) -> anyhow::Result<()> {
         data_mib: 12,
         recipient_volume: Some(Volume::mounted(TARGET)),
         configure: Some(Box::new(configure)),
+        patience: Some(PATIENCE),
         ..WorldOptions::default()
     }));
     *STAGE.lock().unwrap() = Some(Stage { runtime, world });
@@ -190,7 +193,7 @@ fn rows_are_equal(_: &Guest) -> anyhow::Result<()> {
 
 /// An emulated host may take long for each answer.
 async fn ctl(world: &World, arguments: &[&str]) -> Said {
-    let mut all = vec!["--timeout", "80s"];
+    let mut all = vec!["--timeout", "160s"];
     all.extend(arguments);
     world.ctl(&all).await
 }

@@ -1,7 +1,7 @@
 //! Whether anybody uses a server: who is connected, what was written, who came and went. Not the binary log: it stands still
 //! where it is off, and for a session that switched it off.
 
-use crate::client::{Record, Session};
+use crate::client::Record;
 use crate::error::Result;
 use crate::instance::Instance;
 

@@ -3,8 +3,7 @@
 use crate::error::{Error, Result};
 
 /// A string literal that no content can leave: valid under every `sql_mode` and ASCII-compatible character set.
-#[must_use]
-pub fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     if text.bytes().all(|b| b.is_ascii_graphic() && b != b'\'' && b != b'\\') {
         return format!("'{text}'");
     }
@@ -17,7 +16,7 @@ pub fn quote(text: &str) -> String {
 ///
 /// # Errors
 /// [`Error::Refused`] for an empty name, one with NUL, or one beyond the servers' length.
-pub fn quote_identifier(name: &str) -> Result<String> {
+pub(crate) fn quote_identifier(name: &str) -> Result<String> {
     if name.is_empty() || name.contains('\0') || name.chars().count() > 64 {
         return Err(Error::Refused { reason: format!("{name:?} is no identifier") });
     }

@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 
 use testkit::agent::Program;
 
-use super::{PATIENCE, World};
+use super::World;
 
 /// What ctl said.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl World {
     /// # Panics
     /// When it does not end.
     pub async fn ctl(&self, arguments: &[&str]) -> Said {
-        let output = tokio::time::timeout(PATIENCE, self.ctl_command(arguments).output());
+        let output = tokio::time::timeout(self.patience, self.ctl_command(arguments).output());
         let output = output.await.unwrap_or_else(|_| panic!("ctl {arguments:?} does not end")).unwrap();
         Said {
             status: output.status,
