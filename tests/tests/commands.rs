@@ -78,6 +78,7 @@ async fn parameters(world: &World, spec: &Spec) -> Asked {
     match spec.name {
         "agent.info"
         | "agent.status"
+        | "agent.doctor"
         | "mysql.info"
         | "mysql.disk-free"
         | "snapshot.mount-status"

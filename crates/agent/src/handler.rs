@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::host::Host;
 use crate::jobs::{self, Origin, view};
 use crate::owned::Foreign;
-use crate::{observe, queries};
+use crate::{doctor, observe, queries};
 
 /// The agent's side of the bus.
 #[derive(Debug)]
@@ -90,6 +90,7 @@ answers! { caller:
         observe::look(caller.host).await;
         Ok(caller.agent.heartbeat())
     };
+    AgentDoctorParams: _ => Ok(doctor::look(caller.host).await);
     JobsListParams: p => view::list(caller.host, &p).await;
     JobsShowParams: p => view::show(caller.host, p.job).await;
     JobsRecordParams: p => view::record(caller.host, &p).await;

@@ -3,6 +3,7 @@
 mod admission;
 mod app;
 mod config;
+mod doctor;
 mod errors;
 mod guardian;
 mod handler;

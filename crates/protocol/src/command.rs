@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::envelope::bad_request;
 use crate::error::{ErrorCode, WireError};
 use crate::heartbeat::Heartbeat;
-use crate::host::{AgentInfo, DiskFree, DiskUsage};
+use crate::host::{AgentInfo, DiskFree, DiskUsage, Finding};
 use crate::job::{JobAccepted, JobView};
 use crate::mysql::ServerInfo;
 use crate::params::*;
@@ -187,6 +187,8 @@ commands! {
     AgentInfo = "agent.info", Query, Read, AgentInfoParams => AgentInfo, replaces "hostname";
     /// The heartbeat, made now.
     AgentStatus = "agent.status", Query, Read, AgentStatusParams => Heartbeat, replaces "status";
+    /// What a seed, a snapshot or a replica would lack on this host, each with what mends it.
+    AgentDoctor = "agent.doctor", Query, Read, AgentDoctorParams => Vec<Finding>, replaces "";
     /// Jobs, newest first.
     JobsList = "jobs.list", Query, Read, JobsListParams => Vec<JobView>, replaces "";
     /// One job.

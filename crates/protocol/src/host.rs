@@ -20,6 +20,36 @@ pub struct Capability {
     pub reason: Option<String>,
 }
 
+/// What a look at one thing came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingState {
+    /// It is as it should be.
+    Fine,
+    /// It works, and something is not as one would wish.
+    Weak,
+    /// It could not be looked at.
+    Unknown,
+    /// Something that a command needs is not there.
+    Missing,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// What it belongs to: `bus`, `mysql`, `snapshot`, `seed` or `host`.
+    pub area: String,
+    /// What was looked at, for example `log-in`.
+    pub what: String,
+    /// What the look came to.
+    pub state: FindingState,
+    /// What was found.
+    pub detail: String,
+    /// The command or the setting that mends it; absent where nothing is to be mended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
 /// Who an agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AgentInfo {

@@ -30,6 +30,8 @@ params! {
     AgentInfoParams {}
     /// Takes nothing.
     AgentStatusParams {}
+    /// Takes nothing.
+    AgentDoctorParams {}
     /// Which jobs.
     JobsListParams {
         /// At most this many, newest first.

@@ -105,6 +105,8 @@ pub struct Global {
 pub enum Cmd {
     /// All hosts: MySQL, snapshots, space, jobs; stale and missing ones too
     Fleet(FleetArgs),
+    /// What hosts lack for seeds, snapshots and replicas, each with what mends it; ends with 1 when something is missing
+    Doctor(DoctorArgs),
     /// One host: what it is, its state, disks and volumes
     Host(Targeted<HostCmd>),
     /// A host's MySQL: state, service, error log, space
@@ -157,6 +159,16 @@ pub struct FleetArgs {
     /// Only this data centre
     #[arg(long)]
     pub dc: Option<String>,
+}
+
+/// Which hosts to look at.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Hosts as the fleet knows them [default: all that answer]
+    pub hosts: Vec<AgentId>,
+    /// Show what is as it should be too
+    #[arg(long, short)]
+    pub all: bool,
 }
 
 /// Which events.

@@ -2,6 +2,7 @@
 
 mod binlog;
 mod bus;
+mod doctor;
 mod events;
 mod fleet;
 mod host;
@@ -37,6 +38,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
 async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
     match command {
         Cmd::Fleet(args) => fleet::run(session, &args).await,
+        Cmd::Doctor(args) => doctor::run(session, args).await,
         Cmd::Host(target) => host::host(session, &target.host, target.command).await,
         Cmd::Mysql(target) => host::mysql(session, &target.host, target.command).await,
         Cmd::Snapshot(command) => snapshot::run(session, command).await,

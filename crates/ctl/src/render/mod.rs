@@ -1,6 +1,7 @@
 //! Values as people read them. Pure: text in, text out.
 
 mod bus;
+mod doctor;
 mod fleet;
 mod host;
 mod plan;
@@ -11,6 +12,7 @@ use serde_json::Value;
 use sys::text::{indented as below, line};
 
 pub use bus::bus_status;
+pub use doctor::{Examined, doctor};
 pub use fleet::{Fleet, Missing, Seen, fleet, found};
 pub use host::{
     agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
