@@ -50,7 +50,9 @@ impl InstanceLock {
     /// Takes the lock and reads the coordinates under it.
     ///
     /// MariaDB: `BACKUP STAGE` up to `BLOCK_DDL` or `BLOCK_COMMIT`. MySQL: `LOCK INSTANCE FOR BACKUP`, and for
-    /// [`LockScope::Commits`] also `FLUSH TABLES WITH READ LOCK`, since MySQL has nothing narrower.
+    /// [`LockScope::Commits`] also `FLUSH TABLES WITH READ LOCK`, since MySQL has nothing narrower. With [`LockScope::Commits`]
+    /// the engines' logs are flushed then: what was committed is committed in the data alone, not merely prepared there and
+    /// committed by a binary log that a copy of the datadir may lack (mariabackup and xtrabackup do the same).
     ///
     /// # Errors
     /// [`Error::Lock`] when a step did not succeed within `limits.wait`; nothing is held then.
@@ -108,6 +110,8 @@ impl InstanceLock {
     }
 }
 
+const FLUSH: &str = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS";
+
 fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
     match (flavor, scope) {
         (Flavor::Mariadb, LockScope::Ddl) => {
@@ -118,9 +122,12 @@ fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
             "BACKUP STAGE FLUSH",
             "BACKUP STAGE BLOCK_DDL",
             "BACKUP STAGE BLOCK_COMMIT",
+            FLUSH,
         ],
         (Flavor::Mysql, LockScope::Ddl) => &["LOCK INSTANCE FOR BACKUP"],
-        (Flavor::Mysql, LockScope::Commits) => &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK"],
+        (Flavor::Mysql, LockScope::Commits) => {
+            &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK", FLUSH]
+        }
     }
 }
 

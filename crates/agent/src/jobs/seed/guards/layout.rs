@@ -4,6 +4,7 @@ use std::path::Path;
 
 use protocol::mysql::Layout;
 use protocol::seed::{DonorFacts, Guard, GuardResult};
+use protocol::snapshot::Consistency;
 
 use super::{pass, refuse, warn};
 use crate::jobs::seed::facts::RecipientFacts;
@@ -21,6 +22,9 @@ pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> Guar
         );
         return refuse(Guard::LayoutCompatible, text);
     }
+    if let Some(text) = log_left_behind(donor, theirs) {
+        return refuse(Guard::LayoutCompatible, text);
+    }
     let mut differences = layout_differences(theirs, ours);
     differences.extend(place_differences(donor, theirs, me, ours));
     if !differences.is_empty() {
@@ -34,6 +38,23 @@ pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> Guar
         return warn(Guard::LayoutCompatible, text);
     }
     pass(Guard::LayoutCompatible, "page size, table name case and data files agree".to_owned())
+}
+
+/// Which transactions of a crash-consistent copy are committed is told by the binary log: without it they are taken back (MySQL),
+/// or the server does not start (MariaDB). Where commits were blocked for the snapshot the data alone tell.
+fn log_left_behind(donor: &DonorFacts, theirs: &Layout) -> Option<String> {
+    let log = theirs.log_bin.as_deref()?;
+    let datadir = donor.datadir.as_deref()?;
+    let meta = donor.snapshot.as_ref()?.meta.as_ref()?;
+    let is_told = log.starts_with(datadir) || meta.consistency == Consistency::Locked;
+    (!is_told).then(|| {
+        format!(
+            "{}'s binary log lies outside its datadir ({}) and does not come along, and the snapshot was made without blocking \
+             commits: its last transactions would be lost; take one while the server runs and the agent can log in",
+            donor.agent,
+            log.display()
+        )
+    })
 }
 
 fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
