@@ -6,6 +6,7 @@
 )]
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
@@ -176,6 +177,35 @@ async fn purged(vendor: Vendor, purge: &[&str]) {
     .await;
     assert_eq!(refused_by(&plan(&world, options).await), [Guard::BinlogsAvailable]);
     refused_at_start(&world, &["--replicate-from", &source], "take a newer snapshot").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_not_on_the_list_is_not_even_connected_to() {
+    let account = Account::new();
+    let file = account.file().display().to_string();
+    let configure = move |id: &str, agent: &mut testkit::agent::AgentOptions| {
+        if id == "db2" {
+            agent.set("seed.replication_credentials", file.clone());
+            agent.set("seed.sources", vec!["db1.example:3306", "*.prod.example"]);
+        }
+    };
+    let world = World::start(WorldOptions {
+        provider: Provider::Directory,
+        configure: Some(Box::new(configure)),
+        ..WorldOptions::default()
+    })
+    .await;
+    world.snapshot().await;
+    let attacker = TcpListener::bind("127.0.0.1:0").unwrap();
+    attacker.set_nonblocking(true).unwrap();
+    let at = attacker.local_addr().unwrap();
+    let replicate_from = Some(ReplicationSource { host: at.ip().to_string(), port: at.port() });
+    let planned = plan(&world, SeedOptions { replicate_from, ..swiftly() }).await;
+    let (found, words) = verdict(&planned, Guard::BinlogsAvailable);
+    assert_eq!(found, Verdict::Refuse, "{words}");
+    assert!(words.contains(&at.to_string()) && words.contains("seed.sources"), "{words}");
+    refused_at_start(&world, &["--replicate-from", &at.to_string()], "seed.sources").await;
+    assert_eq!(attacker.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 const AND_LATER: [&str; 3] = [

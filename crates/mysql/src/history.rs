@@ -3,6 +3,7 @@
 //! A name is no identity: a log of the recorded name may be another one, a GTID set of the recorded form another history, and
 //! what the recipient itself once wrote would be skipped when it comes back to it.
 
+pub mod filters;
 mod logs;
 mod own;
 
@@ -50,6 +51,8 @@ pub struct Follower {
     pub server_id: u32,
     /// Its `server_uuid` (MySQL), by which the source may still know it as a replica.
     pub server_uuid: Option<String>,
+    /// It may follow a source that leaves schemas out of its log.
+    pub takes_filtered: bool,
 }
 
 /// Asks a source, as the replication account, whether a replica could follow it and would have every row.
@@ -73,7 +76,9 @@ pub async fn check_source(
     let mut doubts = Vec::new();
     let mut asked = Asked { session, source, recorded, follower, limit };
     // What each account may see comes first: it needs no rights on the logs.
-    for question in [Question::Ids, Question::Relays, Question::History, Question::Logs, Question::Own] {
+    for question in
+        [Question::Ids, Question::Relays, Question::Filters, Question::History, Question::Logs, Question::Own]
+    {
         match asked.ask(question).await {
             Ok(Availability::Available) => {}
             Ok(Availability::Unknown(why)) => doubts.push(why),
@@ -106,6 +111,8 @@ enum Question {
     Ids,
     /// The source logs what it applies itself.
     Relays,
+    /// The source logs all schemas.
+    Filters,
     /// The data's history is the source's.
     History,
     /// The logs from there on are there, and are the recorded ones.
@@ -128,6 +135,7 @@ impl Asked<'_> {
         match question {
             Question::Ids => own::ids(self).await,
             Question::Relays => self.relays().await,
+            Question::Filters => filters::check(self).await,
             Question::History => self.history().await,
             Question::Logs => logs::check(self).await,
             Question::Own => own::check(self).await,

@@ -112,21 +112,22 @@ pub(crate) fn log_number(file: &str) -> Option<(&str, u64)> {
     Some((base, number.parse().ok()?))
 }
 
+const STATUS: &str = "show its binary log position";
+
 /// `SHOW BINARY LOG STATUS` under its three names; absent when the log is off.
+pub(crate) async fn binlog_record(session: &mut Session) -> Result<Option<Record>> {
+    let spellings = ["SHOW BINARY LOG STATUS", "SHOW BINLOG STATUS", "SHOW MASTER STATUS"];
+    Ok(first_that_works(session, STATUS, &spellings).await?.into_iter().next())
+}
+
+/// File and position of it.
 pub(crate) async fn binlog_status(session: &mut Session) -> Result<Option<BinlogPosition>> {
-    let action = "show its binary log position";
-    let rows = first_that_works(
-        session,
-        action,
-        &["SHOW BINARY LOG STATUS", "SHOW BINLOG STATUS", "SHOW MASTER STATUS"],
-    )
-    .await?;
-    let Some(row) = rows.into_iter().next() else { return Ok(None) };
+    let Some(row) = binlog_record(session).await? else { return Ok(None) };
     let file = row.get("File").cloned().unwrap_or_default();
     let position = row.get("Position").and_then(|p| p.parse().ok());
     match position {
         Some(position) if !file.is_empty() => Ok(Some(BinlogPosition { file, position })),
-        _ => Err(Error::Answer { action, problem: "no File and Position columns".to_owned() }),
+        _ => Err(Error::Answer { action: STATUS, problem: "no File and Position columns".to_owned() }),
     }
 }
 

@@ -205,6 +205,7 @@ async fn own_writes_after_the_snapshot_are_seen(options: MysqldOptions, by_gtid:
     let follower = |server_id: Option<u32>, server_uuid: Option<String>| Follower {
         server_id: server_id.unwrap(),
         server_uuid,
+        ..Follower::default()
     };
     let ask = async |from: &Coordinates, who: Follower| {
         let recorded = Recorded { from, log: Some(&log), at: None };

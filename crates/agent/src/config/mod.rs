@@ -6,6 +6,7 @@
 mod check;
 mod live;
 mod load;
+mod sources;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 use snapshot::guardian::GuardianPolicy;
 use snapshot::registry::ProviderConfig;
 
+pub(crate) use sources::Sources;
 pub(crate) use streams::StreamConfig;
 
 pub(crate) use live::{Live, merge};
@@ -182,6 +184,10 @@ pub(crate) struct SeedConfig {
     pub(crate) post_copy_limit_s: u64,
     /// File with user and password for replication, in `[client]` form, readable by its owner only.
     pub(crate) replication_credentials: Option<PathBuf>,
+    /// Whom the replication account may be shown to: hosts as `seed start --replicate-from` names them; empty: any.
+    pub(crate) sources: Sources,
+    /// As a recipient: become a replica although source or recipient leave schemas out, which then never change.
+    pub(crate) filtered_replicas: bool,
     /// Programs that make and unpack a stream, by name; `mariabackup` and `xtrabackup` are known by themselves.
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     /// As a recipient: keep the donor's `ib_buffer_pool`, so that MySQL loads the pages that were hot there.
@@ -214,6 +220,8 @@ impl Default for SeedConfig {
             post_copy: Vec::new(),
             post_copy_limit_s: 600,
             replication_credentials: None,
+            sources: Sources::default(),
+            filtered_replicas: false,
             streams: BTreeMap::new(),
             keep_buffer_pool: true,
             watch_s: 60,

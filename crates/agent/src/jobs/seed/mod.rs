@@ -244,6 +244,12 @@ async fn ask_source(
         Ok(source) => source,
         Err(error) => return SourceSays::Refused(error.message),
     };
+    let options = host.instance.settings().await.options;
+    if let Availability::Gone(why) =
+        mysql::history::filters::of_own(&options, host.config.seed.filtered_replicas)
+    {
+        return SourceSays::Refused(why);
+    }
     let coordinates = match (&donor.coordinates, &donor.stream) {
         (Some(coordinates), _) => coordinates,
         (None, Some(_)) => return SourceSays::Later,
@@ -263,7 +269,7 @@ async fn ask_source(
         log: meta.and_then(|meta| meta.log.as_ref()),
         at: donor.snapshot.as_ref().map(|snapshot| snapshot.created_at),
     };
-    match mysql::history::check_source(&source, &recorded, &follower(server), SOURCE_LIMIT).await {
+    match mysql::history::check_source(&source, &recorded, &follower(host, server), SOURCE_LIMIT).await {
         Ok(Availability::Available) => SourceSays::Available,
         Ok(Availability::Unknown(why)) => SourceSays::Unknown(why),
         Ok(Availability::Gone(why)) => SourceSays::Refused(why),
@@ -277,11 +283,12 @@ async fn ask_source(
 }
 
 /// As what this server would follow a source.
-fn follower(server: &ServerInfo) -> mysql::history::Follower {
+fn follower(host: &Host, server: &ServerInfo) -> mysql::history::Follower {
     mysql::history::Follower {
         // Where no option file of a stopped server says more, it is the default of both vendors.
         server_id: server.server_id.unwrap_or(1),
         server_uuid: server.server_uuid.clone(),
+        takes_filtered: host.config.seed.filtered_replicas,
     }
 }
 

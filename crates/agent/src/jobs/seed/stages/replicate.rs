@@ -85,8 +85,15 @@ pub(super) fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Opt
     Ok(verified.and_then(|verified| verified.coordinates))
 }
 
-/// The server to replicate from, with the account of this host's file.
+/// The server to replicate from, with the account of this host's file: only one of those that may have it.
 pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Result<Source, WireError> {
+    if !host.config.seed.sources.allow(&from.host, from.port) {
+        let (source, port) = (&from.host, from.port);
+        return Err(WireError::new(
+            ErrorCode::Refused,
+            format!("{source}:{port} is none of the sources that {} may follow (seed.sources)", host.id),
+        ));
+    }
     let file = host.config.seed.replication_credentials.clone().ok_or_else(|| {
         WireError::new(
             ErrorCode::MissingCapability,
@@ -107,7 +114,7 @@ async fn still_available(
     let log = snapshot.and_then(|snapshot| snapshot.meta.as_ref()?.log.as_ref());
     let recorded = Recorded { from, log, at: snapshot.map(|snapshot| snapshot.created_at) };
     // On the new data it has another uuid than the source may still know it by.
-    let follower = Follower { server_uuid: None, ..follower(&host.instance.info().await) };
+    let follower = Follower { server_uuid: None, ..follower(host, &host.instance.info().await) };
     match mysql::history::check_source(source, &recorded, &follower, SOURCE_LIMIT).await {
         Ok(Availability::Gone(why)) => Err(StepError::new(ErrorCode::Refused, why)),
         // A source that is away for a moment is waited for.

@@ -80,8 +80,7 @@ fn pose(arena: &Arena, phase: &str) {
 #[test]
 fn a_tree_of_the_datas_owner_in_the_place_of_the_proven_one_is_not_swapped_in() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can play another user");
-        return;
+        testkit::skip!("only root can play another user");
     }
     for (entrywise, phase) in [(false, "staged"), (true, "staged"), (true, "swapped"), (true, "new-in")] {
         let arena = Arena::new(entrywise);
@@ -105,8 +104,7 @@ fn a_tree_of_the_datas_owner_in_the_place_of_the_proven_one_is_not_swapped_in() 
 #[test]
 fn no_mark_of_the_datas_owner_and_no_link_passes_for_a_swap() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can play another user");
-        return;
+        testkit::skip!("only root can play another user");
     }
     for entrywise in [false, true] {
         let arena = Arena::new(entrywise);
@@ -135,8 +133,7 @@ fn no_mark_of_the_datas_owner_and_no_link_passes_for_a_swap() {
 #[test]
 fn the_directory_of_another_seed_is_not_used() {
     if !nix::unistd::geteuid().is_root() {
-        println!("skipped, because only root can play another user");
-        return;
+        testkit::skip!("only root can play another user");
     }
     for entrywise in [false, true] {
         let arena = Arena::new(entrywise);

@@ -1,0 +1,61 @@
+//! Rows that a replica never gets because somebody has said so: what the source leaves out of its log, what this server does not apply.
+
+use super::{Asked, Availability};
+use crate::error::Result;
+use crate::options::Options;
+use crate::position;
+
+/// What begins the names of options by which a replica leaves out what its source has logged, or applies it elsewhere.
+const OWN: [&str; 7] = [
+    "replicate-do-db",
+    "replicate-do-table",
+    "replicate-ignore-db",
+    "replicate-ignore-table",
+    "replicate-rewrite-db",
+    "replicate-wild-do-table",
+    "replicate-wild-ignore-table",
+];
+
+/// Whether the source's log has all that is written there.
+pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
+    let row = position::binlog_record(&mut asked.session).await?.unwrap_or_default();
+    let filters = [("Binlog_Do_DB", "binlog-do-db"), ("Binlog_Ignore_DB", "binlog-ignore-db")];
+    let said = filters.into_iter().filter_map(|(column, option)| {
+        let schemas = row.get(column).filter(|schemas| !schemas.is_empty())?;
+        Some(format!("{option} = {schemas}"))
+    });
+    Ok(leave(said.collect(), asked.follower.takes_filtered, "the source leaves schemas out of its log"))
+}
+
+/// Whether a server with these options applies all that its source has logged.
+#[must_use]
+pub fn of_own(options: &Options, takes_filtered: bool) -> Availability {
+    let filters = OWN.into_iter().filter_map(|name| Some(format!("{name} = {}", options.get(name)?)));
+    leave(filters.collect(), takes_filtered, "this server leaves out what its source has logged")
+}
+
+fn leave(filters: Vec<String>, takes_filtered: bool, who: &str) -> Availability {
+    if filters.is_empty() || takes_filtered {
+        return Availability::Available;
+    }
+    let filters = filters.join(", ");
+    Availability::Gone(format!(
+        "{who} ({filters}): the new replica would keep what the snapshot has of them, and never change it; replicate from a source \
+         without filters, or set seed.filtered_replicas in this host's configuration"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_told_by_name_and_value_unless_it_is_wanted() {
+        let mut options = Options::default();
+        options.add_command_line(["--replicate_wild_ignore_table=tmp.%", "--log-bin"]);
+        let Availability::Gone(why) = of_own(&options, false) else { panic!("it passes") };
+        assert!(why.contains("replicate-wild-ignore-table = tmp.%"), "{why}");
+        assert_eq!(of_own(&options, true), Availability::Available);
+        assert_eq!(of_own(&Options::default(), false), Availability::Available);
+    }
+}
