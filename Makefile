@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack test-vm test-compose test-systemd chaos reliability lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test attack test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -43,6 +43,12 @@ reliability: ## Every fault at every stage of a seed (`make test` has each once)
 	$(CARGO) run --quiet --bin reliability -- forget
 	@OA_CELLS=all OA_CUT_S=$(or $(CUT_S),60) scripts/test --workspace --test 'reliability*'
 	$(CARGO) run --quiet --bin reliability
+
+truth: ## Layouts and histories of real hosts on each server (`make test` has a sample), then docs/truth.md from what came of them
+	@scripts/install-deps build test
+	$(CARGO) run --quiet --bin truth -- forget
+	@OA_CELLS=all scripts/test --workspace --test truth
+	$(CARGO) run --quiet --bin truth
 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build

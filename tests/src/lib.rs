@@ -13,5 +13,6 @@ pub mod measure;
 pub mod replication;
 pub mod rows;
 pub mod tree;
+pub mod truth;
 pub mod volume;
 pub mod world;

@@ -13,7 +13,7 @@ use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Compression, Offer, SeedOptions, Transport};
 use testkit::agent::{Agent, AgentOptions};
-use testkit::mysqld::{Mysqld, Vendor};
+use testkit::mysqld::{Mysqld, Shape, Vendor};
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
 
@@ -26,7 +26,7 @@ mod ground;
 
 pub use crash::{Party, assert_resumed, transferred};
 pub use ctl::Said;
-use ground::{ground, mark, server};
+use ground::{Site, ground, mark, server};
 
 /// Whatever is awaited comes in seconds; a noisy machine gets much more.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -76,12 +76,20 @@ pub struct WorldOptions {
     pub server_lines: Vec<String>,
     /// Further lines for the donor's.
     pub donor_lines: Vec<String>,
+    /// Where the donor keeps what.
+    pub donor_shape: Shape,
+    /// Where the recipient keeps what.
+    pub recipient_shape: Shape,
+    /// The donor begins without the shop.
+    pub is_empty: bool,
     /// MiB of BLOBs on the donor.
     pub data_mib: u32,
     /// Size of the volume that the donor lies on, MiB, where the provider wants one; 0: 1 GiB.
     pub donor_volume_mib: u64,
     /// Where the recipient lies; absent: in the temporary directory.
     pub recipient_volume: Option<Volume>,
+    /// Its mount point is the recipient's datadir.
+    pub recipient_on_mount_point: bool,
     /// Called for `db1` and `db2`.
     pub configure: Option<Configure>,
     /// Where agents reach the bus, when not on the loopback.
@@ -121,17 +129,39 @@ impl World {
         let nats = NatsServer::start(&bus).unwrap();
         let mut volumes = Vec::new();
         let (parent, provider) = ground(&options, &mut volumes);
-        let recipient_parent = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
+        let volume = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
+        let (recipient_datadir, recipient_parent) =
+            if options.recipient_on_mount_point { (volume, None) } else { (None, volume) };
         volumes.extend(options.recipient_volume);
         let patience = options.patience.unwrap_or(PATIENCE);
         let is_btrfs = provider == "btrfs";
         let donor_lines = [options.server_lines.clone(), options.donor_lines.clone()].concat();
         let recipient_parent = recipient_parent.or_else(|| parent.clone().filter(|_| is_btrfs));
         let (donor_db, recipient_db) = tokio::join!(
-            server(&options.vendor, &donor_lines, parent.clone(), is_btrfs),
-            server(&options.vendor, &options.server_lines, recipient_parent, is_btrfs),
+            server(
+                &options.vendor,
+                Site {
+                    lines: donor_lines,
+                    shape: options.donor_shape,
+                    parent: parent.clone(),
+                    subvolume: is_btrfs,
+                    ..Site::default()
+                }
+            ),
+            server(
+                &options.vendor,
+                Site {
+                    lines: options.server_lines.clone(),
+                    shape: options.recipient_shape,
+                    parent: recipient_parent,
+                    datadir: recipient_datadir,
+                    subvolume: is_btrfs,
+                }
+            ),
         );
-        rows::fill(&donor_db, options.data_mib).await;
+        if !options.is_empty {
+            rows::fill(&donor_db, options.data_mib).await;
+        }
         mark(&recipient_db).await;
         let snapshots = parent.unwrap_or_else(|| donor_db.base().to_owned()).join("snapshots");
         let host = |id: &str, mut db: Mysqld, root: &Path| {
@@ -164,7 +194,7 @@ impl World {
     /// # Panics
     /// When anything does not come up.
     pub async fn another(&self, id: &str, configure: impl FnOnce(&mut AgentOptions)) -> Host {
-        let mut db = server(self.donor.db.vendor(), &[], None, false).await;
+        let mut db = server(self.donor.db.vendor(), Site::default()).await;
         mark(&db).await;
         db.hand_over();
         let mut agent = AgentOptions::new(id, &self.nats.url());

@@ -39,7 +39,7 @@ const ORIGIN: &str = "/srv/db1";
 /// The recipient's disk is mounted here.
 const TARGET: &str = "/srv/db2";
 /// An emulated host takes its time: a server starts within half a minute, twice in a seed.
-const PATIENCE: Duration = Duration::from_secs(170);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks of an agent at its host.
 const RECONCILE: Duration = Duration::from_secs(4);
 /// Slow enough for a store to overflow while a seed reads.
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             .disk(DiskSpec::mib(3072))
             .disk(DiskSpec::mib(1024))
             .memory_mib(1536)
-            .time_limit(Duration::from_secs(720))
+            .time_limit(Duration::from_secs(1000))
             .on_host(prepare_on_host)
     };
     suite_main(vec![
@@ -193,7 +193,7 @@ fn rows_are_equal(_: &Guest) -> anyhow::Result<()> {
 
 /// An emulated host may take long for each answer.
 async fn ctl(world: &World, arguments: &[&str]) -> Said {
-    let mut all = vec!["--timeout", "160s"];
+    let mut all = vec!["--timeout", "280s"];
     all.extend(arguments);
     world.ctl(&all).await
 }

@@ -4,6 +4,7 @@
 //! point an agent at it, or start the server yourself with [`Mysqld::argv`].
 
 mod place;
+mod shape;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,6 +22,7 @@ use nix::unistd::{Pid, Uid};
 use tempfile::TempDir;
 
 use self::place::{copy_tree, give_to_mysql, is_running_with, lock, mariadbd, within};
+pub use self::shape::Shape;
 use crate::port::Port;
 
 const POLL: Duration = Duration::from_millis(50);
@@ -60,11 +62,20 @@ pub struct MysqldOptions {
     pub datadir: Option<PathBuf>,
     /// Lines added to `[mysqld]` last.
     pub lines: Vec<String>,
+    /// Where it keeps what.
+    pub shape: Shape,
 }
 
 impl Default for MysqldOptions {
     fn default() -> Self {
-        Self { vendor: Vendor::Mariadb, server_id: None, parent: None, datadir: None, lines: Vec::new() }
+        Self {
+            vendor: Vendor::Mariadb,
+            server_id: None,
+            parent: None,
+            datadir: None,
+            lines: Vec::new(),
+            shape: Shape::default(),
+        }
     }
 }
 
@@ -138,16 +149,18 @@ impl Mysqld {
         fs::create_dir(base.path().join("tmp"))?;
         give_to_mysql(base.path())?;
         give_to_mysql(&base.path().join("tmp"))?;
-        let datadir = options.datadir.clone().unwrap_or_else(|| base.path().join("data"));
+        let datadir = options.shape.datadir(base.path(), options.datadir.as_deref());
         let server = Self { base, options, datadir, port: Port::claim()?, child: None };
         ensure!(
             server.socket().as_os_str().len() <= MAX_SOCKET_PATH,
             "{} is too long",
             server.socket().display()
         );
+        server.options.shape.link(server.base.path())?;
         if !server.datadir.join("ibdata1").exists() {
             copy_tree(&server.options.vendor.template()?, &server.datadir)?;
         }
+        server.options.shape.make(server.base.path(), &server.datadir)?;
         server.write_option_file()?;
         Ok(server)
     }
@@ -351,8 +364,10 @@ impl Mysqld {
                  innodb-redo-log-capacity=32M\n"
             }
         });
-        for line in &self.options.lines {
-            text.push_str(line);
+        let lines =
+            self.options.lines.iter().map(String::as_str).chain(self.options.shape.lines.iter().copied());
+        for line in lines {
+            text.push_str(&shape::placed(line, self.base.path(), &self.datadir));
             text.push('\n');
         }
         text.push_str(&format!("[client]\nsocket={base}/s\nuser=root\n"));

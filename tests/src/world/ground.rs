@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use testkit::mysqld::{Mysqld, MysqldOptions, Vendor};
+use testkit::mysqld::{Mysqld, MysqldOptions, Shape, Vendor};
 
 use super::{Provider, WorldOptions};
 use crate::volume::{Kind, Volume};
@@ -37,19 +37,29 @@ pub(super) fn ground(options: &WorldOptions, volumes: &mut Vec<Volume>) -> (Opti
     (Some(path), name)
 }
 
-pub(super) async fn server(
-    vendor: &Vendor,
-    lines: &[String],
-    parent: Option<PathBuf>,
-    subvolume: bool,
-) -> Mysqld {
+/// What a server of a world lies on and is made with.
+#[derive(Debug, Default)]
+pub(super) struct Site {
+    pub(super) lines: Vec<String>,
+    pub(super) shape: Shape,
+    /// Directory for all its files.
+    pub(super) parent: Option<PathBuf>,
+    /// A mount point that is its datadir.
+    pub(super) datadir: Option<PathBuf>,
+    /// Its datadir is a subvolume of its own.
+    pub(super) subvolume: bool,
+}
+
+pub(super) async fn server(vendor: &Vendor, site: Site) -> Mysqld {
     let mut options = MysqldOptions {
         vendor: vendor.clone(),
-        parent: parent.clone(),
-        lines: lines.to_vec(),
+        parent: site.parent.clone(),
+        datadir: site.datadir,
+        lines: site.lines,
+        shape: site.shape,
         ..MysqldOptions::default()
     };
-    if let (Some(parent), true) = (parent, subvolume) {
+    if let (Some(parent), true) = (site.parent, site.subvolume) {
         let datadir = parent.join(format!("data-{}", uuid::Uuid::now_v7()));
         let made = tokio::process::Command::new("btrfs")
             .args(["subvolume", "create"])
