@@ -16,7 +16,8 @@ use serde_json::Value;
 
 async fn state(world: &World, host: &Host, what: &str) -> (FindingState, String) {
     let findings = world.call(host, AgentDoctorParams {}).await;
-    let found = findings.iter().find(|finding| finding.what == what).unwrap_or_else(|| panic!("{findings:?}"));
+    let found =
+        findings.iter().find(|finding| finding.what == what).unwrap_or_else(|| panic!("{findings:?}"));
     (found.state, format!("{} {}", found.detail, found.mend.as_deref().unwrap_or_default()))
 }
 

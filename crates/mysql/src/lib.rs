@@ -47,5 +47,5 @@ pub use error::{Error, Result};
 pub use instance::Instance;
 pub use power::Progress;
 pub use service::UnitFacts;
-pub use settings::Settings;
+pub use settings::{Settings, in_real_directory};
 pub use tls::{Tls, TlsMode};

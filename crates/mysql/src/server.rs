@@ -8,6 +8,7 @@ use crate::client::{Record, Session};
 use crate::error::{Error, Result};
 use crate::find::parse_version;
 use crate::position;
+use crate::settings::in_real_directory;
 
 /// The vendor and version of the server behind a session.
 pub(crate) async fn version(session: &mut Session) -> Result<ServerVersion> {
@@ -71,7 +72,7 @@ fn layout(vars: &Record, datadir: Option<&Path>, path: &dyn Fn(&str) -> Option<P
         innodb_data_home_dir: elsewhere("innodb_data_home_dir"),
         innodb_log_group_home_dir: elsewhere("innodb_log_group_home_dir"),
         innodb_undo_directory: elsewhere("innodb_undo_directory"),
-        log_bin: path("log_bin_basename"),
+        log_bin: path("log_bin_basename").map(in_real_directory),
         further_dirs: Layout::FURTHER_DIRS
             .iter()
             .filter_map(|name| elsewhere(name))

@@ -283,7 +283,7 @@ impl Settings {
         }
     }
 
-    /// Base path of the binary log, absolute; absent when it is off.
+    /// Base path of the binary log, absolute, links of its directory resolved; absent when it is off.
     #[must_use]
     pub fn log_bin(&self) -> Option<PathBuf> {
         let default = match self.flavor {
@@ -297,7 +297,7 @@ impl Settings {
             (Some(base), _) => base.to_owned(),
             (None, _) => default?.to_owned(),
         };
-        Some(self.resolve(Path::new(&base)))
+        Some(in_real_directory(self.resolve(Path::new(&base))))
     }
 
     /// The base name that the servers derive unnamed logs from: the pid file's stem, else the host's name.
@@ -330,6 +330,15 @@ fn parse_size(text: &str) -> Option<u32> {
         None => (text.as_str(), 1),
     };
     digits.parse::<u32>().ok()?.checked_mul(factor)
+}
+
+/// A path whose directory has no links, so that it can be told whether it lies in another; the file itself may not be there yet.
+#[must_use]
+pub fn in_real_directory(path: PathBuf) -> PathBuf {
+    match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
+        (Some(parent), Some(name)) => parent.join(name),
+        _ => path,
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What happened on the servers before the seed and while it ran.
 
+use protocol::mysql::ServerState;
+use protocol::params::MysqlInfoParams;
 use testkit::mysqld::mysql_async::prelude::Queryable as _;
 use testkit::mysqld::{Mysqld, MysqldOptions};
 use testkit::poll;
@@ -133,7 +135,8 @@ impl History {
     pub fn refused(self, is_mysql: bool) -> Option<&'static str> {
         match self {
             Self::RecipientWasPrimary => Some(if is_mysql { "itself wrote" } else { "server_id" }),
-            Self::SourceReset => Some("history"),
+            Self::SourceReset => Some("was reset since"),
+            Self::DonorCrashed | Self::DonorWasStopped => Some("no recorded position"),
             Self::LogsPurged => Some("take a newer snapshot"),
             Self::EqualServerIds => Some("server_id"),
             Self::SourceFilters => Some("binlog-ignore-db"),
@@ -154,8 +157,8 @@ impl History {
                 Vec::new(),
                 lines(&[
                     "default-time-zone=+05:30",
+                    "character-set-server=utf8mb4",
                     "collation-server=utf8mb4_bin",
-                    "lower-case-table-names=0",
                 ]),
             ),
             _ => (Vec::new(), Vec::new()),
@@ -245,6 +248,13 @@ impl History {
             Self::DonorCrashed => stage.world.donor.db.kill9().await.unwrap(),
             Self::DonorWasStopped => stage.world.donor.db.stop().await.unwrap(),
             _ => {}
+        }
+        if matches!(self, Self::DonorCrashed | Self::DonorWasStopped) {
+            poll::until_async(PATIENCE, "the donor's server to be seen as stopped", || async {
+                let info = stage.world.call(&stage.world.donor, MysqlInfoParams {}).await;
+                (info.state == ServerState::Stopped).then_some(())
+            })
+            .await;
         }
     }
 
@@ -342,7 +352,7 @@ async fn follow(replica: &Mysqld, source: &Mysqld) {
         [
             format!(
                 "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port}, SOURCE_USER = 'repl', \
-                 SOURCE_PASSWORD = '{password}', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1"
+                 SOURCE_PASSWORD = '{password}', SOURCE_AUTO_POSITION = 1, SOURCE_SSL = 0, GET_SOURCE_PUBLIC_KEY = 1"
             ),
             "START REPLICA".to_owned(),
         ]
@@ -350,7 +360,7 @@ async fn follow(replica: &Mysqld, source: &Mysqld) {
         [
             format!(
                 "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {port}, MASTER_USER = 'repl', \
-                 MASTER_PASSWORD = '{password}', MASTER_USE_GTID = slave_pos"
+                 MASTER_PASSWORD = '{password}', MASTER_USE_GTID = slave_pos, MASTER_SSL = 0"
             ),
             "START SLAVE".to_owned(),
         ]

@@ -187,6 +187,9 @@ async fn same_log(asked: &mut Asked<'_>, logs: &[Log]) -> Result<Availability> {
         ))
     };
     if logs.iter().any(|log| log.name == at.file) {
+        if let Some(other) = another_transaction(asked, at).await {
+            return Ok(was_reset(format!("at {} of {} the source has {other} now", at.position, at.file)));
+        }
         return Ok(match first_event(asked.source, &at.file, asked.limit).await? {
             Some(now) if now == then => Availability::Available,
             Some(_) => was_reset(format!("{} on the source is another log than the recorded one", at.file)),
@@ -202,6 +205,20 @@ async fn same_log(asked: &mut Asked<'_>, logs: &[Log]) -> Result<Availability> {
         }
         _ => Availability::Available,
     })
+}
+
+/// The last transaction before a position in MariaDB's log where it is another than the recorded one. The time of a log's first event
+/// counts seconds, and a server may be reset within one.
+async fn another_transaction(asked: &mut Asked<'_>, at: &BinlogPosition) -> Option<String> {
+    let recorded = asked.recorded.from.gtid.as_deref()?;
+    if asked.recorded.from.flavor != Flavor::Mariadb {
+        return None;
+    }
+    let sql = format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
+    let now = asked.scalar("show the transaction at a position", sql).await.ok()?;
+    let (then, now) = (gtid::last_of_domains(recorded), gtid::last_of_domains(&now));
+    let other = now.into_iter().find(|(domain, gtid)| then.get(domain).is_some_and(|then| then != gtid));
+    other.map(|(_, gtid)| gtid.to_string())
 }
 
 /// Whether the source is the server whose log was recorded.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
-use mysql::Settings;
 use mysql::recover::{OwnLog, RecoverOptions};
+use mysql::{Settings, in_real_directory};
 use protocol::error::ErrorCode;
 use protocol::mysql::ServerInfo;
 use protocol::params::SeedStartParams;
@@ -56,8 +56,8 @@ impl OwnServer {
         let relay_log = settings.options.path("relay-log").map(|path| settings.resolve(&path));
         Self {
             program: settings.program(host.instance.config()),
-            log_bin: log_bin.map(resolved),
-            relay_log: relay_log.map(resolved),
+            log_bin,
+            relay_log: relay_log.map(in_real_directory),
         }
     }
 
@@ -81,14 +81,6 @@ impl OwnServer {
         let mut state = base.clone().into_os_string();
         state.push(".state");
         Some((layout.root().join(LOG_STATE), state.into()))
-    }
-}
-
-/// The file itself may not be there yet.
-fn resolved(path: PathBuf) -> PathBuf {
-    match (path.parent().and_then(|parent| parent.canonicalize().ok()), path.file_name()) {
-        (Some(parent), Some(name)) => parent.join(name),
-        _ => path,
     }
 }
 
