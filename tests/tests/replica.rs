@@ -128,22 +128,22 @@ async fn nowhere_is_the_password(world: &World, job: JobId) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeded_mariadb_10_11_catches_up_with_its_primary_by_gtid() {
-    follows("mariadb", &[], true).await;
+    Box::pin(follows("mariadb", &[], true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeded_mariadb_11_8_catches_up_with_its_primary_by_gtid() {
-    follows("mariadb11", &[], true).await;
+    Box::pin(follows("mariadb11", &[], true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeded_mysql_9_catches_up_with_its_primary_by_gtid() {
-    follows("mysql9", &[], true).await;
+    Box::pin(follows("mysql9", &[], true)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_seeded_mysql_9_without_gtid_catches_up_by_file_and_position() {
-    follows("mysql9", &["gtid-mode=OFF", "enforce-gtid-consistency=OFF"], false).await;
+    Box::pin(follows("mysql9", &["gtid-mode=OFF", "enforce-gtid-consistency=OFF"], false)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -68,14 +68,8 @@ pub struct MysqldOptions {
 
 impl Default for MysqldOptions {
     fn default() -> Self {
-        Self {
-            vendor: Vendor::Mariadb,
-            server_id: None,
-            parent: None,
-            datadir: None,
-            lines: Vec::new(),
-            shape: Shape::default(),
-        }
+        let (lines, shape) = (Vec::new(), Shape::default());
+        Self { vendor: Vendor::Mariadb, server_id: None, parent: None, datadir: None, lines, shape }
     }
 }
 

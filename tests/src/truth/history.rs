@@ -242,7 +242,7 @@ impl History {
                         "XA START 'a'",
                         &["INSERT INTO shop.ticks (note) VALUES ('xa')", "XA END 'a'", "XA PREPARE 'a'"],
                     )
-                    .await
+                    .await;
             }
             Self::OpenTransaction => stage.open("INSERT INTO shop.ticks (note) VALUES ('open')").await,
             Self::DonorCrashed => stage.world.donor.db.kill9().await.unwrap(),

@@ -84,19 +84,20 @@ fn render() -> String {
     head(&mut text, "layout");
     for layout in layout::ALL {
         let of = |cell: &&Cell| cell.layout.name == layout.name && cell.history == History::UnderWrites;
-        row(&mut text, layout.title, cells.iter().filter(of));
+        row(&mut text, layout.title, &cells.iter().filter(of).collect::<Vec<_>>());
     }
     text.push_str("\n## What happened\n\nEach with binary logs in the datadirs, and outside them.\n");
     head(&mut text, "history");
     for history in History::ALL.into_iter().filter(|history| *history != History::UnderWrites) {
-        row(&mut text, history.title(), cells.iter().filter(|cell| cell.history == history));
+        let of = |cell: &&Cell| cell.history == history;
+        row(&mut text, history.title(), &cells.iter().filter(of).collect::<Vec<_>>());
     }
     text
 }
 
-fn row<'a>(text: &mut String, title: &str, cells: impl Iterator<Item = &'a Cell> + Clone) {
+fn row(text: &mut String, title: &str, cells: &[&Cell]) {
     let outcomes = VENDORS.map(|vendor| {
-        let cell = cells.clone().find(|cell| cell.vendor == vendor);
+        let cell = cells.iter().find(|cell| cell.vendor == vendor);
         cell.map_or_else(
             || "–".to_owned(),
             |cell| match cell.refused() {

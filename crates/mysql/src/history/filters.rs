@@ -24,17 +24,21 @@ pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
         let schemas = row.get(column).filter(|schemas| !schemas.is_empty())?;
         Some(format!("{option} = {schemas}"))
     });
-    Ok(leave(said.collect(), asked.follower.takes_filtered, "the source leaves schemas out of its log"))
+    Ok(leave(
+        &said.collect::<Vec<_>>(),
+        asked.follower.takes_filtered,
+        "the source leaves schemas out of its log",
+    ))
 }
 
 /// Whether a server with these options applies all that its source has logged.
 #[must_use]
 pub fn of_own(options: &Options, takes_filtered: bool) -> Availability {
     let filters = OWN.into_iter().filter_map(|name| Some(format!("{name} = {}", options.get(name)?)));
-    leave(filters.collect(), takes_filtered, "this server leaves out what its source has logged")
+    leave(&filters.collect::<Vec<_>>(), takes_filtered, "this server leaves out what its source has logged")
 }
 
-fn leave(filters: Vec<String>, takes_filtered: bool, who: &str) -> Availability {
+fn leave(filters: &[String], takes_filtered: bool, who: &str) -> Availability {
     if filters.is_empty() || takes_filtered {
         return Availability::Available;
     }
