@@ -192,6 +192,7 @@ async fn every_example_works_on_a_real_agent() {
     for command in [
         "agent.info",
         "agent.status",
+        "agent.doctor",
         "host.disk-usage",
         "host.disk-free",
         "host.volumes",
