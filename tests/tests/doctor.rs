@@ -9,11 +9,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use e2e::replication::Account;
-use e2e::world::{Host, PATIENCE, Provider, World, WorldOptions};
+use e2e::world::{Host, Provider, World, WorldOptions};
 use protocol::host::FindingState;
 use protocol::params::AgentDoctorParams;
 use serde_json::Value;
-use testkit::poll;
 
 async fn state(world: &World, host: &Host, what: &str) -> (FindingState, String) {
     let findings = world.call(host, AgentDoctorParams {}).await;
@@ -53,12 +52,8 @@ async fn what_a_host_lacks_is_told_until_it_is_mended() {
     assert_eq!(said.status.code(), Some(1), "{said:?}");
     let at = |words: &str| said.stdout.find(words).unwrap_or_else(|| panic!("no {words}: {}", said.stdout));
     assert!(at("db1:") < at("binary log") && at("binary log") < at("log_bin = binlog"));
-    // The stream of events was made by the first ctl; the agent comes to know of it by its next try.
-    let said = poll::until_async(PATIENCE, "nothing to be missing on db2", || async {
-        let said = world.ctl(&["--json", "doctor", "db2", "--all"]).await;
-        (said.status.code() == Some(0)).then_some(said)
-    })
-    .await;
+    // Whether it ends well depends on the agent's last try to send an event: the first ctl has only just made their stream.
+    let said = world.ctl(&["--json", "doctor", "db2", "--all"]).await;
     let told: Value = serde_json::from_str(&said.stdout).unwrap();
     assert_eq!(told[0]["host"], "db2");
     assert!(told[0]["findings"].as_array().unwrap().iter().any(|finding| finding["what"] == "log-in"));
