@@ -190,13 +190,9 @@ async fn a_sandbox_never_touches_a_datadir_in_use_and_dies_when_dropped() {
     assert_eq!(leftovers(server.base()), Vec::<String>::new());
 }
 
-/// A process of its own, which dies as a killed agent does: the test below starts it, in every run of the suite.
-#[tokio::test]
-#[ignore = "run by what_a_killed_agent_left_is_reaped_and_what_a_living_one_uses_is_not, as a process that aborts"]
-async fn an_agent_dies_with_a_private_server() {
-    let base = std::env::var_os("OA_SANDBOX_BASE").expect("the test that starts this one says where");
-    let base = std::path::PathBuf::from(base);
-    let options = SandboxOptions { run_root: base.clone(), ..SandboxOptions::new(base.join("data")) };
+/// Dies as a killed agent does, with a private server.
+async fn die_with_a_private_server(base: &Path) {
+    let options = SandboxOptions { run_root: base.to_owned(), ..SandboxOptions::new(base.join("data")) };
     let sandbox = Sandbox::start(options, &|_| {}).await.unwrap();
     fs::write(base.join("pid"), sandbox.pid().unwrap().to_string()).unwrap();
     std::process::abort();
@@ -204,11 +200,15 @@ async fn an_agent_dies_with_a_private_server() {
 
 #[tokio::test]
 async fn what_a_killed_agent_left_is_reaped_and_what_a_living_one_uses_is_not() {
+    // Started by itself below, as the agent that dies.
+    if let Some(base) = std::env::var_os("OA_SANDBOX_BASE") {
+        die_with_a_private_server(Path::new(&base)).await;
+    }
     let mut server = mariadb().await;
     server.stop().await.unwrap();
     let base = server.base().to_owned();
     let mut agent = std::process::Command::new(std::env::current_exe().unwrap());
-    agent.args(["--exact", "an_agent_dies_with_a_private_server", "--ignored"]);
+    agent.args(["--exact", "what_a_killed_agent_left_is_reaped_and_what_a_living_one_uses_is_not"]);
     let status = agent.env("OA_SANDBOX_BASE", &base).output().unwrap().status;
     assert!(!status.success(), "it died: {status}");
     let pid = fs::read_to_string(base.join("pid")).unwrap();

@@ -1,6 +1,7 @@
 //! What is around the server: the bus, snapshots, space for a copy, programs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use protocol::host::Finding;
 use protocol::mysql::ServerInfo;
@@ -9,6 +10,8 @@ use super::{fine, missing, unknown, weak};
 use crate::host::{Host, blocking, chain};
 use crate::owned::owner;
 
+/// A large datadir takes longer to count than anybody waits for a doctor.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// What the distributions call the packages.
 const PACKAGES: [(&str, &str); 3] = [
     ("binlog.text", "apt install mariadb-client (or mysql-client)"),
@@ -105,8 +108,13 @@ fn replication(host: &Host) -> Finding {
 async fn space(host: &Host, datadir: &Path) -> Finding {
     let (area, what) = ("seed", "space");
     let mend = "make room or a larger volume; `seed start --replace` does without, and loses the old data if it fails";
-    let (used, free) = match (host.instance.disk_usage(datadir).await, host.instance.disk_free(datadir)) {
-        (Ok(used), Ok(free)) => (used.allocated_bytes, free.available_bytes),
+    let used = host.instance.disk_usage_within(datadir, PATIENCE).await;
+    let (used, free) = match (used, host.instance.disk_free(datadir)) {
+        (Ok(Some(used)), Ok(free)) => (used.allocated_bytes, free.available_bytes),
+        (Ok(None), _) => {
+            let again = format!("ask again later, or orchestrator-ctl mysql {} disk-usage", host.id);
+            return unknown(area, what, "the datadir is still being counted", again);
+        }
         (Err(error), _) | (_, Err(error)) => return unknown(area, what, chain(&error), "df"),
     };
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));

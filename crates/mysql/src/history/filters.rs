@@ -16,6 +16,9 @@ const OWN: [&str; 7] = [
     "replicate-wild-ignore-table",
 ];
 
+/// With these a row that cannot be applied is left out, and both threads run on.
+const SKIPS: [&str; 2] = ["slave-skip-errors", "replica-skip-errors"];
+
 /// Whether the source's log has all that is written there.
 pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
     let row = position::binlog_record(&mut asked.session).await?.unwrap_or_default();
@@ -34,7 +37,9 @@ pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
 /// Whether a server with these options applies all that its source has logged.
 #[must_use]
 pub fn of_own(options: &Options, takes_filtered: bool) -> Availability {
-    let filters = OWN.into_iter().filter_map(|name| Some(format!("{name} = {}", options.get(name)?)));
+    let skips = SKIPS.into_iter().filter(|name| options.is_on(name) == Some(true));
+    let named = OWN.into_iter().chain(skips);
+    let filters = named.filter_map(|name| Some(format!("{name} = {}", options.get(name)?)));
     leave(&filters.collect::<Vec<_>>(), takes_filtered, "this server leaves out what its source has logged")
 }
 
@@ -61,5 +66,14 @@ mod tests {
         assert!(why.contains("replicate-wild-ignore-table = tmp.%"), "{why}");
         assert_eq!(of_own(&options, true), Availability::Available);
         assert_eq!(of_own(&Options::default(), false), Availability::Available);
+        for (line, passes) in [
+            ("--slave_skip_errors=1062", false),
+            ("--replica-skip-errors=all", false),
+            ("--slave-skip-errors=OFF", true),
+        ] {
+            let mut options = Options::default();
+            options.add_command_line([line]);
+            assert_eq!(of_own(&options, false) == Availability::Available, passes, "{line}");
+        }
     }
 }

@@ -45,8 +45,10 @@ pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> Guar
 fn log_left_behind(donor: &DonorFacts, theirs: &Layout) -> Option<String> {
     let log = theirs.log_bin.as_deref()?;
     let datadir = donor.datadir.as_deref()?;
-    let meta = donor.snapshot.as_ref()?.meta.as_ref()?;
-    let is_told = log.starts_with(datadir) || meta.consistency == Consistency::Locked;
+    // A snapshot that somebody else made says nothing of how it was made.
+    let meta = donor.snapshot.as_ref()?.meta.as_ref();
+    let is_told =
+        log.starts_with(datadir) || meta.is_some_and(|meta| meta.consistency == Consistency::Locked);
     (!is_told).then(|| {
         format!(
             "{}'s binary log lies outside its datadir ({}) and does not come along, and the snapshot was made without blocking \
