@@ -183,6 +183,24 @@ fn a_backup_program_takes_along_what_lies_outside_the_donors_datadir() {
     assert_eq!(refused(&d, &m, &SeedOptions::default()), [Guard::LayoutCompatible]);
 }
 
+/// Without the log nobody can tell which of the last transactions were committed, unless nothing was committed at that instant.
+#[test]
+fn a_binary_log_that_stays_behind_wants_a_snapshot_without_commits() {
+    let of = |log: &str, meta: Option<SnapshotMeta>| {
+        let mut d = donor();
+        d.layout.as_mut().unwrap().log_bin = Some(log.into());
+        snapshot(&mut d).meta = meta;
+        refused(&d, &recipient(), &SeedOptions::default())
+    };
+    let with = |consistency| Some(SnapshotMeta { consistency, ..meta(None) });
+    let (inside, outside) = ("/var/lib/mysql/binlog", "/var/log/mysql/binlog");
+    for told in [with(Consistency::Crash), with(Consistency::Stopped), None] {
+        assert_eq!(of(outside, told.clone()), [Guard::LayoutCompatible], "{told:?}");
+        assert_eq!(of(inside, told), []);
+    }
+    assert_eq!(of(outside, with(Consistency::Locked)), []);
+}
+
 /// Each row breaks one thing, and only the guard for it refuses.
 #[test]
 fn each_guard_refuses_its_own_case() {
