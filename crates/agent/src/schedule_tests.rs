@@ -28,6 +28,7 @@ fn snapshot(age_days: i64) -> Snapshot {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            at_least: None,
             log: None,
             server_version: None,
             datadir: PathBuf::new(),

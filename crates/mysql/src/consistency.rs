@@ -4,10 +4,11 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use protocol::mysql::{Layout, ServerInfo};
+use protocol::mysql::{Flavor, Layout, ServerInfo};
 
 use crate::datadir::{is_system_file, stays_at_home};
 use crate::error::{Error, Result};
+use crate::lock::LockScope;
 
 /// A part of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +132,56 @@ impl Placement {
             }
         }
     }
+}
+
+/// The narrowest lock under which a snapshot of the datadir is a whole database whose position is known. Blocking: it lists every
+/// database directory.
+///
+/// To block commits MySQL has `FLUSH TABLES WITH READ LOCK` alone, which waits for the longest statement while all commits wait
+/// for it. It is left out, as xtrabackup leaves it out, where the data tell their position themselves: InnoDB's tables only, and
+/// the binary log among them.
+#[must_use]
+pub fn scope(server: &ServerInfo) -> LockScope {
+    let (Some(datadir), Some(layout), Some(version)) = (&server.datadir, &server.layout, &server.version) else {
+        return LockScope::Commits;
+    };
+    let is_mysql = version.flavor == Flavor::Mysql && version.number[0] >= MYSQL_WITH_DICTIONARY;
+    let comes_along = layout.log_bin.as_ref().is_none_or(|log| {
+        let mut index = log.clone().into_os_string();
+        index.push(".index");
+        // A log is found by its index, which may lie elsewhere too.
+        log.starts_with(datadir) && Path::new(&index).is_file()
+    });
+    if is_mysql && comes_along && has_innodb_only(datadir).unwrap_or(false) {
+        LockScope::Ddl
+    } else {
+        LockScope::Commits
+    }
+}
+
+/// The first that keeps tables in InnoDB's own dictionary, one `.ibd` file and nothing else for each, and has `log_status`.
+const MYSQL_WITH_DICTIONARY: u16 = 8;
+/// What MySQL's own schemas have of other engines is written by nobody, or nothing that a replica needs.
+const SERVERS_OWN: [&str; 3] = ["mysql", "performance_schema", "sys"];
+
+fn has_innodb_only(datadir: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(datadir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_schema = entry.file_type()?.is_dir()
+            && !name.as_encoded_bytes().starts_with(b"#")
+            && !SERVERS_OWN.iter().any(|own| name == *own)
+            && !stays_at_home(&name);
+        if !is_schema {
+            continue;
+        }
+        for file in fs::read_dir(entry.path())? {
+            if file?.path().extension().is_none_or(|extension| extension != "ibd") {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 fn parts(datadir: &Path, layout: &Layout) -> Vec<(Part, PathBuf)> {

@@ -65,6 +65,9 @@ impl InstanceLock {
         let settings = format!("SET SESSION lock_wait_timeout = {wait_s}, SESSION wait_timeout = {hold_s}");
         session.exec("bound the wait for the backup lock", settings).await?;
         let taken_at = Instant::now();
+        if version.flavor == Flavor::Mysql && scope == LockScope::Commits {
+            nothing_in_the_way(&mut session, limits.wait).await?;
+        }
         for statement in statements(version.flavor, scope) {
             session
                 .exec("take the backup lock", statement)
@@ -73,6 +76,12 @@ impl InstanceLock {
         }
         let coordinates = position::read(&mut session, version.flavor).await?;
         Ok(Self { session, flavor: version.flavor, limits, taken_at, coordinates, scope })
+    }
+
+    /// What it keeps still.
+    #[must_use]
+    pub fn scope(&self) -> LockScope {
+        self.scope
     }
 
     /// Where the data stand for as long as the lock is held (with [`LockScope::Ddl`]: stood when it was taken).
@@ -110,6 +119,23 @@ impl InstanceLock {
     }
 }
 
+/// The lock that is needed now where this one would do by the data's layout.
+///
+/// # Errors
+/// [`Error::Connect`], [`Error::Query`].
+pub async fn widened(instance: &Instance, scope: LockScope, limit: Duration) -> Result<LockScope> {
+    if scope == LockScope::Commits {
+        return Ok(scope);
+    }
+    let mut session = instance.connect().await?.with_limit(limit);
+    let flushes = "SELECT @@GLOBAL.innodb_flush_log_at_trx_commit";
+    let flushes = session.scalar("show innodb_flush_log_at_trx_commit", flushes).await?;
+    session.close().await;
+    // With 0 a commit is in the binary log up to a second before it is in the engine's: recovered data would claim it and lack
+    // its rows.
+    Ok(if matches!(flushes.as_deref(), Some("1" | "2")) { scope } else { LockScope::Commits })
+}
+
 const FLUSH: &str = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS";
 
 fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
@@ -128,6 +154,19 @@ fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
         (Flavor::Mysql, LockScope::Commits) => {
             &["LOCK INSTANCE FOR BACKUP", "FLUSH TABLES WITH READ LOCK", FLUSH]
         }
+    }
+}
+
+/// `FLUSH TABLES WITH READ LOCK` waits for each statement that runs, and all commits wait for it: one that has run for longer than
+/// we would wait is not waited for at all. An account without `PROCESS` sees none, and waits.
+async fn nothing_in_the_way(session: &mut Session, wait: Duration) -> Result<()> {
+    let sql = "SELECT MAX(time) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') AND id <> CONNECTION_ID()";
+    let longest = session.scalar("show its longest statement", sql).await.ok().flatten();
+    match longest.and_then(|seconds| seconds.parse::<u64>().ok()) {
+        Some(seconds) if seconds > wait.as_secs() => Err(Error::Lock {
+            problem: format!("was not asked for: a statement has been running for {seconds} s, and it would wait for its end"),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct RecoverOptions {
     pub arguments: Vec<String>,
     /// Where the recipient writes its binary log.
     pub own_log: OwnLog,
+    /// What the data must have at least, where their position is not known otherwise.
+    pub at_least: Option<Coordinates>,
     /// It becomes a replica: events run on its source only.
     pub is_replica: bool,
     /// Buffer pool of the private server, bytes.
@@ -106,6 +108,9 @@ pub async fn recover(
     });
     let coordinates = sandbox.recovered().await?;
     let mut session = sandbox.connect().await?;
+    if let Some(least) = &options.at_least {
+        own::hold(&mut session, &coordinates, least).await?;
+    }
     own::be_silent(&mut session).await?;
     let channels = followed + own::forget_channels(&mut session, flavor).await?;
     let events = if options.is_replica { own::disable_events(&mut session, flavor).await? } else { 0 };

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{instance, mariadb, mysql9};
 use mysql::Error;
+use mysql::consistency::scope;
 use mysql::lock::{InstanceLock, LockLimits, LockScope};
 use testkit::mysqld::Mysqld;
 use testkit::mysqld::mysql_async::prelude::Queryable;
@@ -138,4 +139,57 @@ async fn a_lock_that_the_server_took_away_is_not_called_consistent() {
     tokio::time::timeout(limit, server.exec("INSERT INTO shop.t (v) VALUES (1)")).await.unwrap().unwrap();
     let error = lock.release().await.unwrap_err();
     assert!(error.to_string().contains("was lost while it was held"), "{error}");
+}
+
+/// A statement that reads the table for as long as its connection lives, and has done so for some time.
+async fn long_select(server: &Mysqld) -> tokio::task::JoinHandle<()> {
+    let mut busy = server.connect().await.unwrap();
+    let task = tokio::spawn(async move { drop(busy.query_drop("SELECT SLEEP(600) FROM shop.t").await) });
+    let running = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND time >= 2";
+    testkit::poll::until_async(Duration::from_secs(30), "the statement to run", || async {
+        (server.scalar(running).await.unwrap() == "1").then_some(())
+    })
+    .await;
+    task
+}
+
+#[tokio::test]
+async fn a_long_select_on_mysql_holds_no_commit_up() {
+    let Some(options) = mysql9() else { return };
+    let server = Mysqld::start(options).await.unwrap();
+    with_table(&server).await;
+    server.exec("INSERT INTO shop.t (v) VALUES (1)").await.unwrap();
+    let info = || async { instance(&server).info().await };
+    assert_eq!(scope(&info().await), LockScope::Ddl, "InnoDB's tables only");
+    let busy = long_select(&server).await;
+    let writer = writer(&server).await;
+    writer.beyond(10).await;
+
+    // The narrow lock lets both through, and tells where the data stand at least.
+    let lock = InstanceLock::take(&instance(&server), LockScope::Ddl, LockLimits::default()).await.unwrap();
+    assert!(lock.coordinates().gtid.is_some() && lock.coordinates().binlog.is_some());
+    writer.beyond(writer.count.load(Ordering::Relaxed) + 20).await;
+    lock.release().await.unwrap();
+
+    // The wide one is not even asked for where it would have to wait.
+    let limits = LockLimits { wait: Duration::from_secs(1), ..LockLimits::default() };
+    let error = InstanceLock::take(&instance(&server), LockScope::Commits, limits).await.unwrap_err();
+    assert!(error.to_string().contains("was not asked for"), "{error}");
+    writer.end().await;
+    busy.abort();
+
+    let wide = || async {
+        mysql::lock::widened(&instance(&server), LockScope::Ddl, Duration::from_secs(5)).await.unwrap()
+    };
+    assert_eq!(wide().await, LockScope::Ddl);
+    server.exec("SET GLOBAL innodb_flush_log_at_trx_commit = 0").await.unwrap();
+    assert_eq!(wide().await, LockScope::Commits, "commits are not in the engine's log at once");
+    server.exec("CREATE TABLE shop.old (id INT) ENGINE=MyISAM").await.unwrap();
+    assert_eq!(scope(&info().await), LockScope::Commits, "MyISAM has no recovery");
+}
+
+#[tokio::test]
+async fn mariadb_s_lock_blocks_commits_for_no_longer_than_one() {
+    let server = mariadb().await;
+    assert_eq!(scope(&instance(&server).info().await), LockScope::Commits);
 }

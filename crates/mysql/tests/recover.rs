@@ -19,6 +19,7 @@ async fn options(server: &Mysqld, copy: &Path, own_log: OwnLog) -> RecoverOption
         run_root: server.base().to_owned(),
         arguments: settings.format_arguments(copy),
         own_log,
+        at_least: None,
         is_replica: true,
         buffer_pool_bytes: 64 << 20,
         look: Duration::from_secs(30),
@@ -122,4 +123,29 @@ async fn a_copy_without_a_table_s_file_is_refused_by_its_name_and_nothing_runs_o
             .unwrap()
             .any(|entry| { entry.unwrap().file_name().to_string_lossy().starts_with("oa-sandbox-") })
     );
+}
+
+#[tokio::test]
+async fn recovered_data_that_lack_what_the_donor_had_are_refused() {
+    let Some(base) = mysql9() else { return };
+    let (mut server, copy, _home) = crashed(base).await;
+    let early = server.base().join("early");
+    copy_datadir(&copy, &early);
+    server.boot().await.unwrap();
+    let at = instance(&server).coordinates().await.unwrap();
+    server.exec("INSERT INTO shop.t VALUES (NULL)").await.unwrap();
+    let later = instance(&server).coordinates().await.unwrap();
+
+    let holds = |datadir: &Path, at_least| {
+        let datadir = datadir.to_owned();
+        let server = &server;
+        async move {
+            let options = options(server, &datadir, OwnLog::Off).await;
+            recover(RecoverOptions { at_least: Some(at_least), ..options }, &|_| {}).await
+        }
+    };
+    holds(&copy, at.clone()).await.unwrap();
+    let error = holds(&early, later).await.unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains("before they were frozen") && error.contains(&at.gtid.unwrap()), "{error}");
 }

@@ -119,6 +119,9 @@ pub struct DonorFacts {
     pub stream: Option<String>,
     /// Bytes to send; an estimate from the live datadir until the snapshot is mounted.
     pub bytes: u64,
+    /// Bytes of it outside of holes, which stay holes on the recipient; absent from donors that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_bytes: Option<u64>,
     /// Files to send; same remark.
     pub files: u64,
     /// Server that wrote the data.
@@ -146,6 +149,20 @@ pub struct DonorFacts {
     /// Where the donor can be tried, `host:port`, for a few seconds after the survey; empty: nobody knows yet.
     #[serde(default)]
     pub addresses: Vec<String>,
+}
+
+impl DonorFacts {
+    /// Where the data stand at least, where they tell themselves once they are recovered.
+    #[must_use]
+    pub fn at_least(&self) -> Option<&Coordinates> {
+        self.snapshot.as_ref()?.meta.as_ref()?.at_least.as_ref()
+    }
+
+    /// Bytes that a full seed moves, and that the recipient needs room for.
+    #[must_use]
+    pub fn moved_bytes(&self) -> u64 {
+        self.data_bytes.unwrap_or(self.bytes)
+    }
 }
 
 /// A donor's promise: the snapshot is mounted and held, and listens for one recipient until `expires_at`.

@@ -80,6 +80,10 @@ pub struct SnapshotMeta {
     pub freeze: Freeze,
     /// Where the data stand, read at the same instant.
     pub coordinates: Option<Coordinates>,
+    /// Where they stand at least, read just before the instant, commits going on. The data themselves tell where they stand once
+    /// they are recovered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_least: Option<Coordinates>,
     /// Which log the coordinates are of; absent where none are, and with snapshots of older agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogIdentity>,

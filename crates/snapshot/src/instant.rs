@@ -51,6 +51,7 @@ pub(crate) fn meta(request: &CreateRequest, observed: Observed, datadir: PathBuf
         consistency: observed.consistency,
         freeze: observed.freeze,
         coordinates: observed.coordinates,
+        at_least: observed.at_least,
         log: observed.log,
         server_version: observed.server_version,
         datadir,

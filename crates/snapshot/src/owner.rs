@@ -88,6 +88,7 @@ mod tests {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            at_least: None,
             log: None,
             server_version: None,
             datadir: PathBuf::new(),

@@ -126,6 +126,8 @@ pub struct Observed {
     pub freeze: Freeze,
     /// Where the data stand.
     pub coordinates: Option<Coordinates>,
+    /// Where they stand at least, where commits went on.
+    pub at_least: Option<Coordinates>,
     /// Which log the coordinates are of.
     pub log: Option<LogIdentity>,
     /// The server that wrote them.
@@ -140,6 +142,7 @@ impl Observed {
             consistency: Consistency::Crash,
             freeze: Freeze::Atomic,
             coordinates: None,
+            at_least: None,
             log: None,
             server_version: None,
         }
@@ -152,6 +155,7 @@ impl Observed {
             consistency: Consistency::Stopped,
             freeze: Freeze::Stopped,
             coordinates: None,
+            at_least: None,
             log: None,
             server_version: None,
         }

@@ -36,12 +36,13 @@ pub enum History {
     SourceFilters,
     MixedFormat,
     LongTransaction,
+    LongStatement,
     Settings,
 }
 
 impl History {
     /// Every one.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::UnderWrites,
         Self::LogsRotated,
         Self::DonorIsReplica,
@@ -63,6 +64,7 @@ impl History {
         Self::SourceFilters,
         Self::MixedFormat,
         Self::LongTransaction,
+        Self::LongStatement,
         Self::Settings,
     ];
 
@@ -91,6 +93,7 @@ impl History {
             Self::SourceFilters => "source-filters",
             Self::MixedFormat => "mixed-format",
             Self::LongTransaction => "long-transaction",
+            Self::LongStatement => "long-statement",
             Self::Settings => "settings",
         }
     }
@@ -120,6 +123,7 @@ impl History {
             Self::SourceFilters => "the source leaves a schema out of its log",
             Self::MixedFormat => "the source logs statements where they are safe (MIXED)",
             Self::LongTransaction => "one transaction of 20,000 rows after the snapshot",
+            Self::LongStatement => "a statement that reads for minutes runs on the donor during the snapshot",
             Self::Settings => "the donor has a time zone, a collation and a read-only state of its own",
         }
     }
@@ -245,6 +249,7 @@ impl History {
                     .await;
             }
             Self::OpenTransaction => stage.open("INSERT INTO shop.ticks (note) VALUES ('open')").await,
+            Self::LongStatement => read_for_minutes(&stage.world.donor.db).await,
             Self::DonorCrashed => stage.world.donor.db.kill9().await.unwrap(),
             Self::DonorWasStopped => stage.world.donor.db.stop().await.unwrap(),
             _ => {}
@@ -312,6 +317,18 @@ impl History {
             _ => {}
         }
     }
+}
+
+/// Begins a statement that ends with its server.
+async fn read_for_minutes(donor: &Mysqld) {
+    let mut session = donor.connect().await.unwrap();
+    tokio::spawn(async move { drop(session.query_drop("SELECT SLEEP(600) FROM shop.ticks").await) });
+    let running =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND command <> 'Sleep'";
+    poll::until_async(PATIENCE, "the statement to run", || async {
+        (donor.scalar(running).await.unwrap() == "1").then_some(())
+    })
+    .await;
 }
 
 /// Tables of the shop, all of which the log has.

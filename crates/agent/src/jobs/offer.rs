@@ -34,7 +34,6 @@ use crate::admission::{Claim, Claims, Resource};
 use crate::errors::error_of;
 use crate::host::Host;
 use crate::owned::{Foreign, choose};
-use crate::queries::host::usage_of;
 use crate::state::offers::Served;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
@@ -126,7 +125,7 @@ pub(crate) async fn survey(
     });
     // Counted now: the recipient's guards lean on it, and an old figure may be far too small.
     let usage = match mounted.or_else(|| server.datadir.clone()) {
-        Some(path) => usage_of(host, path, true).await.ok(),
+        Some(path) => host.instance.disk_usage_now(&path).await.ok(),
         None => None,
     };
     let free = match server.datadir.clone() {
@@ -147,6 +146,7 @@ pub(crate) async fn survey(
         },
         dc: host.config.agent.dc.clone(),
         bytes: usage.as_ref().map_or(0, |u| u.apparent_bytes),
+        data_bytes: usage.as_ref().filter(|_| stream.is_none()).map(|u| u.data_bytes),
         files: usage.as_ref().map_or(0, |u| u.files),
         version: meta.and_then(|meta| meta.server_version.clone()).or(server.version),
         layout: server.layout,

@@ -5,7 +5,7 @@ use protocol::heartbeat::Heartbeat;
 use protocol::host::{AgentInfo, DiskFree, DiskUsage, Volume};
 use protocol::mysql::{Coordinates, ServerInfo};
 use protocol::params::{LogFile, MountStatus};
-use protocol::snapshot::{Snapshot, SnapshotMount, Validity};
+use protocol::snapshot::{Snapshot, SnapshotMeta, SnapshotMount, Validity};
 
 use super::{Fleet, Seen, fleet, or_dash, pairs, table, word};
 use crate::units;
@@ -137,7 +137,7 @@ pub fn snapshots(snapshots: &[Snapshot], now: Timestamp) -> String {
             state,
             or_dash(s.fill_percent.map(|fill| format!("{fill:.0} %"))),
             or_dash(meta.map(|m| word(&m.consistency))),
-            or_dash(meta.and_then(|m| m.coordinates.as_ref()).map(position)),
+            or_dash(meta.and_then(standing)),
             or_dash(meta.and_then(|m| m.expires_at).map(units::time)),
             or_dash(holders(s)),
         ]
@@ -151,6 +151,11 @@ pub fn snapshots(snapshots: &[Snapshot], now: Timestamp) -> String {
 fn holders(snapshot: &Snapshot) -> Option<String> {
     let holders: Vec<&str> = snapshot.mounts.iter().flat_map(|m| &m.holders).map(String::as_str).collect();
     (!holders.is_empty()).then(|| holders.join(", "))
+}
+
+fn standing(meta: &SnapshotMeta) -> Option<String> {
+    let least = || meta.at_least.as_ref().map(|least| format!("at least {}", position(least)));
+    meta.coordinates.as_ref().map(position).or_else(least)
 }
 
 fn position(coordinates: &Coordinates) -> String {

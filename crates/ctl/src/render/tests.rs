@@ -144,6 +144,7 @@ fn snapshots_tell_state_position_and_holders() {
         consistency: Consistency::Locked,
         freeze: Freeze::Atomic,
         coordinates: Some(Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) }),
+        at_least: None,
         log: None,
         server_version: None,
         datadir: "".into(),

@@ -172,6 +172,7 @@ impl Fake {
                 meta: None,
             }),
             bytes: 10 << 30,
+            data_bytes: None,
             files: 312,
             version: None,
             layout: None,

@@ -12,7 +12,7 @@ use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity, ServerIn
 use super::{Asked, Availability, connect};
 use crate::error::{Error, Result};
 use crate::gtid;
-use crate::position::{first_that_works, log_number};
+use crate::position::{first_that_works, log_number, server_code};
 use crate::replicate::Source;
 use crate::sql::quote;
 
@@ -207,18 +207,34 @@ async fn same_log(asked: &mut Asked<'_>, logs: &[Log]) -> Result<Availability> {
     })
 }
 
-/// The last transaction before a position in MariaDB's log where it is another than the recorded one. The time of a log's first event
-/// counts seconds, and a server may be reset within one.
+/// What the source has at a position where it is not what was recorded there. The time of a log's first event counts seconds, and a
+/// server may be reset within one.
 async fn another_transaction(asked: &mut Asked<'_>, at: &BinlogPosition) -> Option<String> {
+    /// `ER_ERROR_WHEN_EXECUTING_COMMAND`: the bytes there are no event.
+    const NO_EVENT: u16 = 1220;
+    let sql = format!("SHOW BINLOG EVENTS IN {} FROM {} LIMIT 1", quote(&at.file), at.position);
+    let next = match asked.session.records("show the event at a position", sql).await {
+        Ok(events) => events.into_iter().next().and_then(|mut event| event.remove("Info")),
+        Err(error) if server_code(&error) == Some(NO_EVENT) => return Some("no event".to_owned()),
+        Err(_) => None,
+    };
     let recorded = asked.recorded.from.gtid.as_deref()?;
-    if asked.recorded.from.flavor != Flavor::Mariadb {
-        return None;
+    match asked.recorded.from.flavor {
+        Flavor::Mariadb => {
+            let sql = format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
+            let now = asked.scalar("show the transaction at a position", sql).await.ok()?;
+            let (then, now) = (gtid::last_of_domains(recorded), gtid::last_of_domains(&now));
+            let other =
+                now.into_iter().find(|(domain, gtid)| then.get(domain).is_some_and(|then| then != gtid));
+            other.map(|(_, gtid)| gtid.to_string())
+        }
+        // `SET @@SESSION.GTID_NEXT= '…'`: one that comes must not be one that the data have.
+        Flavor::Mysql => {
+            let next = next?.split('\'').nth(1)?.to_owned();
+            let sql = format!("SELECT GTID_SUBSET({}, {})", quote(&next), quote(recorded));
+            (asked.scalar("compare a transaction", sql).await.ok()? == "1").then_some(next)
+        }
     }
-    let sql = format!("SELECT BINLOG_GTID_POS({}, {})", quote(&at.file), at.position);
-    let now = asked.scalar("show the transaction at a position", sql).await.ok()?;
-    let (then, now) = (gtid::last_of_domains(recorded), gtid::last_of_domains(&now));
-    let other = now.into_iter().find(|(domain, gtid)| then.get(domain).is_some_and(|then| then != gtid));
-    other.map(|(_, gtid)| gtid.to_string())
 }
 
 /// Whether the source is the server whose log was recorded.

@@ -1,10 +1,10 @@
 //! Statements that make copied data a server of its own: no replication of the donor's, no events that run here.
 
-use protocol::mysql::Flavor;
+use protocol::mysql::{Coordinates, Flavor};
 
 use crate::client::Session;
 use crate::error::{Error, Result};
-use crate::position::{first_that_works, server_code};
+use crate::position::{first_that_works, is_at_or_after, server_code};
 use crate::sql::{quote, quote_identifier};
 
 /// MySQL's tables of channels: whom a replica follows, with which password, and how far it came.
@@ -21,6 +21,33 @@ const ER_NO_SUCH_TABLE: u16 = 1146;
 /// Nothing that follows may be written to a log: it is no part of the history.
 pub(super) async fn be_silent(session: &mut Session) -> Result<()> {
     session.exec("log nothing", "SET SESSION sql_log_bin = 0").await
+}
+
+/// Proves that recovered data have what they must have at least. A server whose log did not come along with them would tell
+/// a set that lacks transactions whose rows are there.
+pub(super) async fn hold(session: &mut Session, recovered: &Coordinates, least: &Coordinates) -> Result<()> {
+    let holds = match (&least.gtid, &least.binlog, &recovered.binlog) {
+        (Some(gtid), _, _) => {
+            let sql = format!("SELECT GTID_SUBSET({}, @@GLOBAL.gtid_executed)", quote(gtid));
+            session.scalar("compare its gtid_executed", sql).await?.as_deref() == Some("1")
+        }
+        (None, Some(least), Some(recovered)) => is_at_or_after(recovered, least),
+        (None, ..) => false,
+    };
+    let told = |at: &Coordinates| {
+        let binlog = at.binlog.as_ref().map(|at| format!("{}:{}", at.file, at.position));
+        at.gtid.clone().or(binlog).unwrap_or_else(|| "nowhere".to_owned())
+    };
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        reason: format!(
+            "recovered, the data stand at {}, and the donor stood at {} before they were frozen",
+            told(recovered),
+            told(least)
+        ),
+    })
 }
 
 /// Forgets every channel with its passwords, and proves it. Returns how many there were.

@@ -238,7 +238,7 @@ async fn ask_source(
     donor: &DonorFacts,
     options: &SeedOptions,
 ) -> SourceSays {
-    use mysql::history::{Availability, Recorded};
+    use mysql::history::Availability;
     let Some(from) = &options.replicate_from else { return SourceSays::NotAsked };
     let source = match replicate::source(host, from) {
         Ok(source) => source,
@@ -250,7 +250,7 @@ async fn ask_source(
     {
         return SourceSays::Refused(why);
     }
-    let coordinates = match (&donor.coordinates, &donor.stream) {
+    let coordinates = match (donor.coordinates.as_ref().or(donor.at_least()), &donor.stream) {
         (Some(coordinates), _) => coordinates,
         (None, Some(_)) => return SourceSays::Later,
         (None, None) => return SourceSays::Refused(replicate::NO_POSITION.to_owned()),
@@ -263,12 +263,7 @@ async fn ask_source(
                 .to_owned(),
         );
     }
-    let meta = donor.snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref());
-    let recorded = Recorded {
-        from: coordinates,
-        log: meta.and_then(|meta| meta.log.as_ref()),
-        at: donor.snapshot.as_ref().map(|snapshot| snapshot.created_at),
-    };
+    let recorded = replicate::recorded(donor, coordinates);
     match mysql::history::check_source(&source, &recorded, &follower(host, server), SOURCE_LIMIT).await {
         Ok(Availability::Available) => SourceSays::Available,
         Ok(Availability::Unknown(why)) => SourceSays::Unknown(why),

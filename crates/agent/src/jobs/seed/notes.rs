@@ -87,3 +87,16 @@ pub(super) struct Verified {
     /// Where the data stand, as the stream's program recorded it.
     pub(super) coordinates: Option<Coordinates>,
 }
+
+/// What the recover stage has found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Recovered {
+    /// Where the data stand; absent in journals of agents that did not look.
+    #[serde(default)]
+    pub(super) coordinates: Option<Coordinates>,
+    pub(super) recovery_ms: u64,
+    pub(super) channels_forgotten: u64,
+    pub(super) events_disabled: u64,
+    pub(super) tables_looked_at: usize,
+    pub(super) tables: usize,
+}

@@ -35,6 +35,7 @@ fn meta(proof: Option<bool>) -> SnapshotMeta {
         consistency: Consistency::Crash,
         freeze: Freeze::Atomic,
         coordinates: None,
+        at_least: None,
         log: None,
         server_version: None,
         datadir: PathBuf::new(),
@@ -72,6 +73,7 @@ fn donor() -> DonorFacts {
         }),
         stream: None,
         bytes: 10 << 30,
+        data_bytes: None,
         files: 1000,
         version: Some(version(Flavor::Mariadb, [10, 11, 6])),
         layout: Some(layout()),
@@ -258,6 +260,7 @@ fn each_guard_refuses_its_own_case() {
         (Guard::SpaceSuffices, |_, m, o| {
             (m.free_bytes, m.datadir_bytes, o.replace) = (1 << 30, 1 << 30, true);
         }),
+        (Guard::SpaceSuffices, |d, _, _| d.data_bytes = Some(200 << 30)),
         (Guard::InodesSuffice, |_, m, _| m.free_inodes = Some(10)),
         (Guard::SnapshotValid, |d, _, _| d.snapshot = None),
         (Guard::DonorHealthy, |d, _, _| d.overloaded = vec!["its disks are busy".into()]),
@@ -269,6 +272,14 @@ fn each_guard_refuses_its_own_case() {
         break_it(&mut d, &mut m, &mut o);
         assert_eq!(refused(&d, &m, &o), [*guard], "row {row}");
     }
+}
+
+#[test]
+fn holes_need_no_room() {
+    let sparse = DonorFacts { bytes: 10 << 40, data_bytes: Some(1 << 30), ..donor() };
+    assert_eq!(refused(&sparse, &recipient(), &SeedOptions::default()), []);
+    let of_an_older_agent = DonorFacts { data_bytes: None, ..sparse };
+    assert_eq!(refused(&of_an_older_agent, &recipient(), &SeedOptions::default()), [Guard::SpaceSuffices]);
 }
 
 #[test]

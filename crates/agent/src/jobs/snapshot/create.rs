@@ -10,7 +10,7 @@ use job::{Scope, Step, StepError, Steps};
 use mysql::lock::{InstanceLock, LockLimits, LockScope};
 use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
-use protocol::mysql::{ServerInfo, ServerState};
+use protocol::mysql::{Coordinates, ServerInfo, ServerState};
 use protocol::params::SnapshotCreateParams;
 use protocol::snapshot::{Consistency, Freeze, Snapshot};
 use serde_json::Value;
@@ -101,8 +101,9 @@ async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, Wi
 struct Instant {
     instance: mysql::Instance,
     server: ServerInfo,
-    /// Block commits and read the position, waiting this long at the most.
+    /// Keep still what `scope` says and read the position, waiting this long at the most.
     lock: Option<Duration>,
+    scope: LockScope,
     /// The lock is a wish only: without it crash recovery still makes the snapshot whole.
     lock_optional: bool,
     /// Hold the process still while files are copied one by one.
@@ -121,8 +122,10 @@ impl Instant {
         let stopped = server.state == ServerState::Stopped;
         let layout = server.layout.clone();
         let path = datadir.to_owned();
-        let placement = blocking(move || {
-            mysql::consistency::Placement::check_layout(&path, layout.as_ref()).map_err(WireError::from)
+        let asked = server.clone();
+        let (placement, scope) = blocking(move || {
+            let placement = mysql::consistency::Placement::check_layout(&path, layout.as_ref())?;
+            Ok((placement, mysql::consistency::scope(&asked)))
         })
         .await?;
         let must_lock = match placement.verdict() {
@@ -159,6 +162,7 @@ impl Instant {
         Ok(Self {
             instance: host.instance.clone(),
             lock: host.lock_wait().filter(|_| reachable),
+            scope: if must_lock { LockScope::Commits } else { scope },
             lock_optional: !must_lock,
             pause,
             server,
@@ -177,7 +181,7 @@ impl Instant {
                 ..Observed::stopped()
             });
         }
-        let lock = self.take_lock()?;
+        let standing = self.stand()?;
         {
             let paused =
                 self.pause.map(|pid| snapshot::freeze::pause(pid, Duration::from_secs(10))).transpose()?;
@@ -193,34 +197,67 @@ impl Instant {
             server_version: self.server.version.clone(),
             ..Observed::crash_consistent()
         };
-        if let Some(lock) = lock {
-            let coordinates = lock.coordinates().clone();
-            match self.runtime.block_on(lock.release()) {
-                Ok(_) => {
-                    observed.consistency = Consistency::Locked;
-                    observed.log = Some(mysql::history::identity(&self.server, &coordinates));
-                    observed.coordinates = Some(coordinates);
-                }
-                // Longer than the server holds a lock: still one instant, only its position is not known.
-                Err(error) if self.lock_optional => {
-                    tracing::warn!(%error, "the lock was lost during the snapshot; its position is not recorded");
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        self.tell_position(standing, &mut observed)?;
         Ok(observed)
     }
 
-    fn take_lock(&self) -> Result<Option<InstanceLock>, mysql::Error> {
-        let Some(wait) = self.lock else { return Ok(None) };
-        let limits = LockLimits { wait, hold: Duration::from_secs(600) };
-        match self.runtime.block_on(InstanceLock::take(&self.instance, LockScope::Commits, limits)) {
-            Ok(lock) => Ok(Some(lock)),
-            Err(error) if self.lock_optional => {
-                tracing::warn!(error = %crate::host::chain(&error), "no lock for the snapshot; it is crash-consistent and its position is not recorded");
-                Ok(None)
+    fn tell_position(&self, standing: Standing, observed: &mut Observed) -> Result<(), mysql::Error> {
+        let (coordinates, scope, lock) = match standing {
+            Standing::Locked(lock) => (lock.coordinates().clone(), lock.scope(), Some(lock)),
+            Standing::AtLeast(coordinates) => (coordinates, LockScope::Ddl, None),
+            Standing::Unknown => return Ok(()),
+        };
+        let log = mysql::history::identity(&self.server, &coordinates);
+        let released = lock.map(|lock| self.runtime.block_on(lock.release())).transpose();
+        match (released, scope) {
+            (Ok(_), LockScope::Commits) => {
+                observed.consistency = Consistency::Locked;
+                observed.coordinates = Some(coordinates);
             }
-            Err(error) => Err(error),
+            (Ok(_), LockScope::Ddl) => observed.at_least = Some(coordinates),
+            // Longer than the server holds a lock: still one instant, only its position is not known.
+            (Err(error), _) if self.lock_optional => {
+                tracing::warn!(%error, "the lock was lost during the snapshot; its position is not recorded");
+                return Ok(());
+            }
+            (Err(error), _) => return Err(error),
         }
+        observed.log = Some(log);
+        Ok(())
     }
+
+    fn stand(&self) -> Result<Standing, mysql::Error> {
+        let Some(wait) = self.lock else { return Ok(Standing::Unknown) };
+        let limits = LockLimits { wait, hold: Duration::from_secs(600) };
+        let scope = self.runtime.block_on(mysql::lock::widened(&self.instance, self.scope, wait));
+        let scope = scope.unwrap_or(LockScope::Commits);
+        let error = match self.runtime.block_on(InstanceLock::take(&self.instance, scope, limits)) {
+            Ok(lock) => return Ok(Standing::Locked(lock)),
+            Err(error) if self.lock_optional => error,
+            Err(error) => return Err(error),
+        };
+        let error = crate::host::chain(&error);
+        // The data tell their position themselves.
+        if scope == LockScope::Ddl
+            && let Ok(coordinates) = self.runtime.block_on(self.instance.coordinates())
+        {
+            tracing::warn!(error, "no lock for the snapshot; it is crash-consistent");
+            return Ok(Standing::AtLeast(coordinates));
+        }
+        tracing::warn!(
+            error,
+            "no lock for the snapshot; it is crash-consistent and its position is not recorded"
+        );
+        Ok(Standing::Unknown)
+    }
+}
+
+/// What is known of the position before the instant.
+enum Standing {
+    /// Nothing that the lock keeps still moves until it is released.
+    Locked(InstanceLock),
+    /// Read without a lock.
+    AtLeast(Coordinates),
+    /// The server was not asked, or gave no lock.
+    Unknown,
 }

@@ -56,9 +56,9 @@ pub(super) struct Space {
 impl Space {
     pub(super) fn of(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Self {
         let available = if options.replace { me.free_bytes + me.datadir_bytes } else { me.free_bytes };
-        let lowest = i128::from(available) - i128::from(donor.bytes) - i128::from(RESERVE_BYTES);
+        let lowest = i128::from(available) - i128::from(donor.moved_bytes()) - i128::from(RESERVE_BYTES);
         let freed = if options.keep_old_s > 0 && !options.replace { 0 } else { me.datadir_bytes };
-        let after = i128::from(me.free_bytes) + i128::from(freed) - i128::from(donor.bytes);
+        let after = i128::from(me.free_bytes) + i128::from(freed) - i128::from(donor.moved_bytes());
         let bounded =
             |bytes: i128| i64::try_from(bytes).unwrap_or(if bytes < 0 { i64::MIN } else { i64::MAX });
         Self { lowest: bounded(lowest), after: bounded(after) }

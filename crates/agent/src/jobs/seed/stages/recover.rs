@@ -17,11 +17,14 @@ use protocol::seed::SeedStage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::super::Target;
+use super::super::notes::Recovered;
 use super::super::swap::{Layout, SwapError};
+use super::super::{Target, follower};
+use super::replicate::{source, standing, still_available};
 use super::verify::flush;
 use crate::errors::system;
 use crate::host::{Host, blocking};
+use crate::jobs::output;
 
 /// Tables are looked at for so long.
 const LOOK: Duration = Duration::from_secs(10);
@@ -119,16 +122,22 @@ impl Step<Host> for Recover {
                 format!("the data do not come up, and {datadir} was not touched: {}", failure.message);
             StepError { message, ..failure }
         })?;
+        if let (Some(from), Some(at)) =
+            (&params.options.replicate_from, standing(scope, &params, || Some(recovered.coordinates.clone()))?)
+        {
+            let follower = follower(host, &host.instance.info().await);
+            still_available(host, &source(host, from)?, &at, &params, &follower).await?;
+        }
         let staging = layout.staging();
         blocking(move || flush(&staging)).await?;
-        Ok(json!({
-            "coordinates": recovered.coordinates,
-            "recovery_ms": u64::try_from(recovered.recovery.as_millis()).unwrap_or(u64::MAX),
-            "channels_forgotten": recovered.channels,
-            "events_disabled": recovered.events,
-            "tables_looked_at": recovered.looked_at,
-            "tables": recovered.tables,
-        }))
+        output(&Recovered {
+            coordinates: Some(recovered.coordinates),
+            recovery_ms: u64::try_from(recovered.recovery.as_millis()).unwrap_or(u64::MAX),
+            channels_forgotten: recovered.channels,
+            events_disabled: recovered.events,
+            tables_looked_at: recovered.looked_at,
+            tables: recovered.tables,
+        })
     }
 
     async fn undo(&self, _host: &Host, scope: &Scope) -> Result<(), StepError> {
@@ -186,6 +195,7 @@ async fn options(
         datadir: staging,
         program,
         run_root,
+        at_least: params.offer.facts.at_least().cloned(),
         is_replica: params.options.replicate_from.is_some(),
         buffer_pool_bytes: buffer_pool_bytes(),
         look: LOOK,

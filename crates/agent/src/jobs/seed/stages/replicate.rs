@@ -9,10 +9,10 @@ use mysql::replicate::{CatchUp, Credentials, Source};
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::Coordinates;
 use protocol::params::SeedStartParams;
-use protocol::seed::{ReplicationSource, SeedStage};
+use protocol::seed::{DonorFacts, ReplicationSource, SeedStage};
 use serde_json::{Value, json};
 
-use super::super::notes::{Note, Verified};
+use super::super::notes::{Note, Recovered, Verified};
 use super::super::{SOURCE_LIMIT, follower};
 use crate::host::Host;
 use crate::jobs::service;
@@ -42,7 +42,9 @@ impl Step<Host> for Replicate {
         let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
         let report =
             |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
-        still_available(host, &source, &coordinates, &params).await?;
+        // On the new data it has another uuid than the source may still know it by.
+        let follower = Follower { server_uuid: None, ..follower(host, &host.instance.info().await) };
+        still_available(host, &source, &coordinates, &params, &follower).await?;
         let follow = async {
             mysql::replicate::start(&host.instance, &source, &coordinates).await?;
             let goal = CatchUp { patience, ..CatchUp::default() };
@@ -76,10 +78,24 @@ impl Step<Host> for Replicate {
 pub(in crate::jobs::seed) const NO_POSITION: &str =
     "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0";
 
-/// Where the data stand: recorded with the snapshot, or told by the stream's program with its last bytes.
+/// Where the data stand; see [`standing`].
 pub(super) fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Option<Coordinates>, StepError> {
+    let recovered: Option<Recovered> = scope.output(SeedStage::Recover.as_str())?;
+    standing(scope, params, || recovered?.coordinates)
+}
+
+/// Where the data stand: recorded with the snapshot, told by the stream's program with its last bytes, or told by the recovered
+/// data themselves where the snapshot knows that they have everything up to its instant.
+pub(super) fn standing(
+    scope: &Scope,
+    params: &SeedStartParams,
+    recovered: impl FnOnce() -> Option<Coordinates>,
+) -> Result<Option<Coordinates>, StepError> {
     if let Some(recorded) = &params.offer.facts.coordinates {
         return Ok(Some(recorded.clone()));
+    }
+    if params.offer.facts.at_least().is_some() {
+        return Ok(recovered());
     }
     let verified: Option<Verified> = scope.output(SeedStage::Verify.as_str())?;
     Ok(verified.and_then(|verified| verified.coordinates))
@@ -104,21 +120,35 @@ pub(in crate::jobs::seed) fn source(host: &Host, from: &ReplicationSource) -> Re
 }
 
 /// The plan's look at the source, once more: it may have been reset or purged during the copy.
-async fn still_available(
+pub(super) async fn still_available(
     host: &Host,
     source: &Source,
     from: &Coordinates,
     params: &SeedStartParams,
+    follower: &Follower,
 ) -> Result<(), StepError> {
-    let snapshot = params.offer.facts.snapshot.as_ref();
-    let log = snapshot.and_then(|snapshot| snapshot.meta.as_ref()?.log.as_ref());
-    let recorded = Recorded { from, log, at: snapshot.map(|snapshot| snapshot.created_at) };
-    // On the new data it has another uuid than the source may still know it by.
-    let follower = Follower { server_uuid: None, ..follower(host, &host.instance.info().await) };
-    match mysql::history::check_source(source, &recorded, &follower, SOURCE_LIMIT).await {
-        Ok(Availability::Gone(why)) => Err(StepError::new(ErrorCode::Refused, why)),
+    match mysql::history::check_source(source, &recorded(&params.offer.facts, from), follower, SOURCE_LIMIT)
+        .await
+    {
+        Ok(Availability::Gone(why)) => {
+            Err(StepError::new(ErrorCode::Refused, format!("{} cannot follow its source: {why}", host.id)))
+        }
         // A source that is away for a moment is waited for.
         Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// These coordinates, with what the donor tells of them.
+pub(in crate::jobs::seed) fn recorded<'a>(donor: &'a DonorFacts, from: &'a Coordinates) -> Recorded<'a> {
+    let snapshot = donor.snapshot.as_ref();
+    let meta = snapshot.and_then(|snapshot| snapshot.meta.as_ref());
+    // Between a lower bound and the instant the server may have begun another log.
+    let told_of = meta.and_then(|meta| meta.coordinates.as_ref().or(meta.at_least.as_ref())?.binlog.as_ref());
+    let is_same = told_of.map(|at| &at.file) == from.binlog.as_ref().map(|at| &at.file);
+    Recorded {
+        from,
+        log: meta.and_then(|meta| meta.log.as_ref()).filter(|_| is_same),
+        at: snapshot.map(|snapshot| snapshot.created_at),
     }
 }
 
