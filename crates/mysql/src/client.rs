@@ -149,15 +149,22 @@ fn os_user() -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
+const LOG_IN: &str = "a log-in";
+
 impl Session {
     /// Connects and logs in.
     ///
     /// A password that is refused is tried once more: the client library (mysql_common 0.37,
     /// `AuthSwitchRequest::plugin_data`) cuts a zero from the end of the server's nonce, which the random
-    /// nonces of MariaDB's ed25519 and parsec plugins end in once in 256 log-ins.
+    /// nonces of MariaDB's ed25519 and parsec plugins end in once in 256 log-ins. Of the first the server refuses the
+    /// password then, of the second the library panics.
     pub(crate) async fn open(address: &Address, login: &Login, limit: Duration) -> Result<Self> {
         match Self::log_in(address, login, limit).await {
-            Err(error) if login.password.is_some() && error.refuses_the_password() => {
+            Err(error)
+                if login.password.is_some()
+                    && (error.refuses_the_password()
+                        || matches!(error, Error::Answer { action: LOG_IN, .. })) =>
+            {
                 Self::log_in(address, login, limit).await
             }
             opened => opened,
@@ -190,7 +197,7 @@ impl Session {
                 source: Box::new(source),
             }),
             Ok(Err(_)) => Err(Error::Answer {
-                action: "a log-in",
+                action: LOG_IN,
                 problem: format!("{} asks {address} for something that the client cannot do", login.user),
             }),
             Err(_) => {
