@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus clean-cache
+.PHONY: help build test attack test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -70,6 +70,13 @@ bench: ## Seed speed beside other tools on this machine; writes docs/benchmarks.
 	@scripts/install-deps build bench
 	$(CARGO) run --quiet --release --bin seed-bench -- --docs docs/benchmarks.md --json target/bench/results.json
 	$(CARGO) bench --quiet --workspace --bench store -- --docs $(CURDIR)/docs/benchmarks.md --json $(CURDIR)/target/bench/results.json
+
+bench-whole: ## A whole seed: MySQL's absence, the stage recover, CLONE beside it; writes docs/seed-benchmarks.md
+	@scripts/install-deps build test
+	@scripts/server-root mysql9
+	$(CARGO) build --quiet --release --workspace --bins
+	@mkdir -p target/bench
+	OA_PROGRAMS=$(CURDIR)/target/release $(CARGO) bench --quiet -p e2e --bench whole -- --docs $(CURDIR)/docs/seed-benchmarks.md --json $(CURDIR)/target/bench/whole.json
 
 bench-bus: ## An idle agent, command round trips, a fleet of 10,000: see docs/bus-benchmarks.md
 	@scripts/install-deps build test

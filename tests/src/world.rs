@@ -278,11 +278,22 @@ impl World {
     /// An offer of the newest snapshot to the recipient.
     pub async fn offer(&self, plain: bool) -> Offer {
         let (recipient, transport) = (self.recipient.id(), Transport::Tcp);
-        self.call(
-            &self.donor,
-            SeedOfferParams { recipient, snapshot: None, foreign: false, stream: None, plain, transport },
-        )
-        .await
+        let seal_to = self.seal_key().await;
+        let params = SeedOfferParams {
+            recipient,
+            snapshot: None,
+            foreign: false,
+            stream: None,
+            plain,
+            transport,
+            seal_to,
+        };
+        self.call(&self.donor, params).await
+    }
+
+    /// What the recipient's secrets are sealed to.
+    pub async fn seal_key(&self) -> Option<String> {
+        self.call(&self.recipient, AgentInfoParams {}).await.seal_key
     }
 
     /// Begins a seed from the newest snapshot.
@@ -302,8 +313,16 @@ impl World {
 
     async fn seed_by(&self, stream: Option<String>, transport: Transport, options: SeedOptions) -> JobId {
         let recipient = self.recipient.id();
-        let params =
-            SeedOfferParams { recipient, snapshot: None, foreign: false, stream, plain: false, transport };
+        let seal_to = self.seal_key().await;
+        let params = SeedOfferParams {
+            recipient,
+            snapshot: None,
+            foreign: false,
+            stream,
+            plain: false,
+            transport,
+            seal_to,
+        };
         let offer = self.call(&self.donor, params).await;
         self.call(&self.recipient, SeedStartParams { offer, options, plan_digest: None }).await.job
     }

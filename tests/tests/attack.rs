@@ -8,8 +8,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use e2e::world::{PATIENCE, Party, Provider, World, WorldOptions, swiftly};
+use futures_util::StreamExt as _;
 use protocol::job::JobState;
 use protocol::params::*;
 use testkit::agent::AgentOptions;
@@ -164,4 +166,36 @@ async fn a_kill_in_the_middle_of_a_verification_leaves_no_server_without_grants(
     let job = world.call(&world.donor, SnapshotRemoveParams { snapshot, foreign: false }).await.job;
     world.succeeded(&world.donor, job).await;
     assert!(world.donor.agent.log().contains("private servers of an earlier agent were ended"));
+}
+
+/// Attacker: whoever may listen on the whole bus, as a monitoring account may. The token of an offer goes by twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_hears_the_bus_gets_no_token_of_an_offer() {
+    let world = world(|_, _| {}).await;
+    let ear = async_nats::connect(world.nats.url()).await.unwrap();
+    let mut heard = ear.subscribe(">").await.unwrap();
+    ear.flush().await.unwrap();
+    world.snapshot().await;
+
+    let offers = world.donor.agent.state_dir().join("offers");
+    let token = async {
+        poll::until_async(PATIENCE, "the offer's private file", || async {
+            let file = fs::read_dir(&offers).ok()?.next()?.ok()?.path();
+            let private: serde_json::Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+            Some(private["token"].as_str()?.to_owned())
+        })
+        .await
+    };
+    let seed = world.ctl(&["seed", "start", "db2", "--from", "db1", "--stop-mysql"]);
+    let (said, token) = tokio::join!(seed, token);
+    assert_eq!(said.status.code(), Some(0), "{said:?}");
+
+    let (mut messages, mut sealed) = (0, 0);
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(500), heard.next()).await {
+        let text = String::from_utf8_lossy(&message.payload).into_owned();
+        assert!(!text.contains(&token), "the token is readable on {}", message.subject);
+        messages += 1;
+        sealed += usize::from(text.contains("\"sealed_by\""));
+    }
+    assert!(sealed >= 2, "reply and start of the offer went by: {sealed} of {messages}");
 }

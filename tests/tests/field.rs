@@ -108,6 +108,7 @@ async fn a_mount_that_fails_on_the_donor_touches_no_recipient() {
         foreign: false,
         stream: None,
         transport: Transport::Tcp,
+        seal_to: None,
     };
     // Nothing can be mounted below a file.
     let mounts = world.donor.agent.mount_root();

@@ -100,6 +100,7 @@ async fn two_agents_with_one_snapshot_root_give_and_remove_only_their_own() {
         stream: None,
         plain: false,
         transport: protocol::seed::Transport::Tcp,
+        seal_to: None,
     };
     fs::remove_dir_all(root.join("zz-copy/mysql")).unwrap();
     let error = world.refused(&world.donor, asked).await;

@@ -237,6 +237,7 @@ async fn kill_donor_in_its_step(arena: &mut Arena, cell: &Cell) {
         foreign: false,
         stream: None,
         transport: Transport::default(),
+        seal_to: None,
     };
     tokio::select! {
         () = arena.points.reached(point) => {}

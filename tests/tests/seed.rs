@@ -338,7 +338,7 @@ async fn a_recipient_with_too_little_space_is_refused_before_anything_is_touched
     // The old datadir and the reserve fit, the new one beside them does not.
     let recipient_volume = Some(Volume::make(Kind::Ext4, 160));
     let mut world =
-        World::start(WorldOptions { data_mib: 24, recipient_volume, ..WorldOptions::default() }).await;
+        World::start(WorldOptions { data_mib: 64, recipient_volume, ..WorldOptions::default() }).await;
     world.snapshot().await;
     // Stopped, so that not a single byte may differ afterwards.
     let job = world.call(&world.recipient, MysqlStopParams {}).await.job;

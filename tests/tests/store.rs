@@ -138,8 +138,15 @@ async fn an_aborted_seed_leaves_no_bucket_and_the_old_data() {
     world.in_transfer(job, 10 * MIB).await;
     // A second one would mix its data with these.
     let (recipient, transport) = (world.recipient.id(), Transport::Store);
-    let second =
-        SeedOfferParams { recipient, snapshot: None, foreign: false, stream: None, plain: false, transport };
+    let second = SeedOfferParams {
+        recipient,
+        snapshot: None,
+        foreign: false,
+        stream: None,
+        plain: false,
+        transport,
+        seal_to: None,
+    };
     let refused = world.refused(&world.donor, second).await;
     assert!(refused.message.contains("object store"), "{refused:?}");
     world.call(&world.recipient, JobsAbortParams { job }).await;

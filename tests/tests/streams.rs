@@ -45,6 +45,7 @@ async fn offer(world: &World, stream: &str) -> Offer {
         stream: Some(stream.to_owned()),
         plain: false,
         transport: Transport::default(),
+        seal_to: None,
     };
     world.call(&world.donor, params).await
 }

@@ -26,6 +26,7 @@ use crate::handler::AgentHandler;
 use crate::host::{Host, Looked, Snapshots, chain};
 use crate::publish::{self, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
+use crate::seal::SealKey;
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
 use crate::{guardian, jobs, observe, prune, queries, schedule, supervised};
@@ -62,7 +63,8 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
         .context("what runs on snapshots cannot be read (on-snapshot.json)")?;
 
     let (looks, asked) = mpsc::unbounded_channel();
-    let host = make_host(config, id, runner, outbox, bus, runs, looks);
+    let seal_key = SealKey::open_or_make(&config.agent.state_dir)?;
+    let host = make_host(config, id, seal_key, runner, outbox, bus, runs, looks);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -211,6 +213,7 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 fn make_host(
     config: Config,
     id: AgentId,
+    seal_key: SealKey,
     runner: Runner,
     outbox: Outbox,
     bus: Bus,
@@ -230,6 +233,7 @@ fn make_host(
         id,
         boot: BootId::generate(),
         started_at: Timestamp::now(),
+        seal_key,
         snapshots,
         runner,
         outbox,

@@ -17,6 +17,7 @@ mod publish;
 mod queries;
 mod reload;
 mod schedule;
+mod seal;
 mod state;
 mod streams;
 mod supervised;

@@ -142,7 +142,8 @@ impl Placement {
 /// the binary log among them.
 #[must_use]
 pub fn scope(server: &ServerInfo) -> LockScope {
-    let (Some(datadir), Some(layout), Some(version)) = (&server.datadir, &server.layout, &server.version) else {
+    let (Some(datadir), Some(layout), Some(version)) = (&server.datadir, &server.layout, &server.version)
+    else {
         return LockScope::Commits;
     };
     let is_mysql = version.flavor == Flavor::Mysql && version.number[0] >= MYSQL_WITH_DICTIONARY;

@@ -164,7 +164,9 @@ async fn nothing_in_the_way(session: &mut Session, wait: Duration) -> Result<()>
     let longest = session.scalar("show its longest statement", sql).await.ok().flatten();
     match longest.and_then(|seconds| seconds.parse::<u64>().ok()) {
         Some(seconds) if seconds > wait.as_secs() => Err(Error::Lock {
-            problem: format!("was not asked for: a statement has been running for {seconds} s, and it would wait for its end"),
+            problem: format!(
+                "was not asked for: a statement has been running for {seconds} s, and it would wait for its end"
+            ),
         }),
         _ => Ok(()),
     }

@@ -145,7 +145,8 @@ async fn a_lock_that_the_server_took_away_is_not_called_consistent() {
 async fn long_select(server: &Mysqld) -> tokio::task::JoinHandle<()> {
     let mut busy = server.connect().await.unwrap();
     let task = tokio::spawn(async move { drop(busy.query_drop("SELECT SLEEP(600) FROM shop.t").await) });
-    let running = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND time >= 2";
+    let running =
+        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND time >= 2";
     testkit::poll::until_async(Duration::from_secs(30), "the statement to run", || async {
         (server.scalar(running).await.unwrap() == "1").then_some(())
     })

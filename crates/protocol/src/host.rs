@@ -73,6 +73,9 @@ pub struct AgentInfo {
     pub accepts_unsigned: bool,
     /// What it can do and what is missing.
     pub capabilities: Vec<Capability>,
+    /// The public key (a NATS `xkey`) that secrets for this host are sealed to; absent from agents that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal_key: Option<String>,
 }
 
 /// How busy a host is; what could not be found is absent.

@@ -265,6 +265,10 @@ params! {
         /// `store`: through the object store; else directly.
         #[serde(default)]
         transport: Transport,
+        /// The recipient's key (`seal_key` of its `agent.info`), to which the token is sealed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 64))]
+        seal_to: Option<String>,
     }
     /// What to plan.
     SeedPlanParams {

@@ -183,8 +183,11 @@ pub struct Offer {
     pub store: Option<StoreOffer>,
     /// SHA-256 of the donor's certificate in hex; absent for plain TCP.
     pub fingerprint: Option<String>,
-    /// One-time token that the recipient shows.
+    /// One-time token that the recipient shows; sealed to its key where `sealed_by` is there, in hexadecimal digits then.
     pub token: Secret,
+    /// The public half of the key that the donor made to seal the token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_by: Option<String>,
     /// The offer lapses when no recipient has connected by then.
     pub expires_at: Timestamp,
 }
@@ -389,6 +392,9 @@ pub struct SeedPlan {
     pub actions: Vec<String>,
     /// Digest over what the plan leans on; `seed start` with it is refused when it no longer holds.
     pub digest: String,
+    /// The recipient's key, for `seal_to` of the offer; absent from agents that have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal_key: Option<String>,
 }
 
 impl SeedPlan {

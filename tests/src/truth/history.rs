@@ -323,8 +323,7 @@ impl History {
 async fn read_for_minutes(donor: &Mysqld) {
     let mut session = donor.connect().await.unwrap();
     tokio::spawn(async move { drop(session.query_drop("SELECT SLEEP(600) FROM shop.ticks").await) });
-    let running =
-        "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND command <> 'Sleep'";
+    let running = "SELECT COUNT(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP%' AND command <> 'Sleep'";
     poll::until_async(PATIENCE, "the statement to run", || async {
         (donor.scalar(running).await.unwrap() == "1").then_some(())
     })

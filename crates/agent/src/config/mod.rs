@@ -170,6 +170,10 @@ pub(crate) struct SeedConfig {
     pub(crate) store_window_mib: u32,
     /// Allow seeds without TLS; both sides must.
     pub(crate) allow_plain: bool,
+    /// As a donor: make offers whose token can be read on a bus beyond the loopback, for recipients that tell no key.
+    pub(crate) allow_unsealed: bool,
+    /// As a donor: keys of recipients by host (`seal_key` of their `agent.info`); with any here, only these are given offers.
+    pub(crate) recipient_keys: BTreeMap<String, String>,
     /// Connections of a seed unless it says otherwise; 0 chooses by the path between the hosts.
     pub(crate) connections: u16,
     /// Limit as a donor, in bytes per second over all its seeds; 0 is unlimited.
@@ -213,6 +217,8 @@ impl Default for SeedConfig {
             advertise: Vec::new(),
             store_window_mib: 64,
             allow_plain: false,
+            allow_unsealed: false,
+            recipient_keys: BTreeMap::new(),
             connections: 0,
             donor_bytes_per_s: 0,
             stall_s: 180,

@@ -34,6 +34,7 @@ use crate::admission::{Claim, Claims, Resource};
 use crate::errors::error_of;
 use crate::host::Host;
 use crate::owned::{Foreign, choose};
+use crate::seal::Envelope;
 use crate::state::offers::Served;
 
 /// A recipient is told an address within this time or the offer has failed; mounting may replay a log.
@@ -187,6 +188,7 @@ pub(crate) async fn open(
 ) -> Result<Offer, WireError> {
     let foreign = Foreign::allowed(params.foreign);
     let store = admit(host, &params)?;
+    let envelope = Envelope::of(&host.config, &host.id, &params)?;
     let snapshot = pick(host, &params).await?;
     let facts = match &params.stream {
         Some(name) => Some(survey(host, None, foreign, Some(name)).await?),
@@ -211,6 +213,7 @@ pub(crate) async fn open(
         Some(facts) => facts,
         None => survey(host, snapshot.as_ref(), foreign, None).await?,
     };
+    let (token, sealed_by) = envelope.put(&token.expose())?;
     Ok(Offer {
         id,
         job,
@@ -218,7 +221,8 @@ pub(crate) async fn open(
         addresses: if store.is_some() { Vec::new() } else { addresses(host, served.address) },
         store,
         fingerprint: served.fingerprint,
-        token: Secret::new(token.expose()),
+        token,
+        sealed_by,
         expires_at: Timestamp::now()
             .checked_add(SignedDuration::from_secs(i64::try_from(host.config.seed.offer_s).unwrap_or(600)))
             .unwrap_or(Timestamp::MAX),

@@ -22,6 +22,7 @@ pub(crate) fn info(host: &Host) -> AgentInfo {
         config_digest: config_digest(&host.config),
         accepts_unsigned: host.config.auth.accept_unsigned,
         capabilities: host.capabilities.iter().cloned().chain([events(host)]).collect(),
+        seal_key: Some(host.seal_key.public()),
     }
 }
 

@@ -77,6 +77,7 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
         expected_s: Some(92),
         actions: vec!["stop MySQL".into(), "move /var/lib/mysql aside".into()],
         digest: "d".into(),
+        seal_key: None,
     };
     assert_eq!(
         plan(&refused),

@@ -206,6 +206,7 @@ impl Fake {
             expected_s: Some(90),
             actions: vec!["stop MySQL".into(), "copy 10.0 GiB".into()],
             digest: format!("plan-of-{}", self.agent),
+            seal_key: None,
         }
     }
 
@@ -222,6 +223,7 @@ impl Fake {
                 store: None,
                 fingerprint: None,
                 token: Secret::new("planted-secret-token".into()),
+                sealed_by: None,
                 expires_at: Timestamp::now() + SignedDuration::from_mins(2),
             }),
             Command::SeedStart(p) => {

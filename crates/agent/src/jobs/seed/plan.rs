@@ -29,6 +29,7 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         expected_s: expected_s(donor.moved_bytes(), me.measured_rate, options.throttle_bytes_per_s),
         actions: actions(donor, me, options),
         digest: String::new(),
+        seal_key: None,
     };
     plan.digest = digest(&plan, donor, me, options);
     plan

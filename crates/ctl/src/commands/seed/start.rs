@@ -91,7 +91,10 @@ async fn begin(
         make_bucket(session, donor, recipient).await?;
     }
     let recipient_id = recipient.clone();
-    let params = SeedOfferParams { recipient: recipient_id, snapshot, foreign, stream, plain, transport };
+    // An older agent tells no key; the donor decides whether it makes an offer all the same.
+    let seal_to = planned.plan.seal_key.clone();
+    let params =
+        SeedOfferParams { recipient: recipient_id, snapshot, foreign, stream, plain, transport, seal_to };
     let offer = match session.call_surely(donor, params).await {
         Ok(offer) => offer,
         Err(source) => return Err(session.explain(donor, "seed.offer", source).await),

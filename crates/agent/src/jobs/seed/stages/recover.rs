@@ -122,9 +122,10 @@ impl Step<Host> for Recover {
                 format!("the data do not come up, and {datadir} was not touched: {}", failure.message);
             StepError { message, ..failure }
         })?;
-        if let (Some(from), Some(at)) =
-            (&params.options.replicate_from, standing(scope, &params, || Some(recovered.coordinates.clone()))?)
-        {
+        if let (Some(from), Some(at)) = (
+            &params.options.replicate_from,
+            standing(scope, &params, || Some(recovered.coordinates.clone()))?,
+        ) {
             let follower = follower(host, &host.instance.info().await);
             still_available(host, &source(host, from)?, &at, &params, &follower).await?;
         }
