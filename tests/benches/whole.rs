@@ -94,6 +94,7 @@ async fn world(data_mib: u32, lines: &[&str]) -> World {
         vendor: vendor("mysql9").unwrap(),
         server_lines: lines.iter().map(|line| (*line).to_owned()).collect(),
         data_mib,
+        donor_volume_mib: 12 << 10,
         patience: Some(PATIENCE),
         ..WorldOptions::default()
     })
@@ -303,7 +304,7 @@ fn page(args: &Args, seeds: &[Seeded], clones: &[f64], calm: &[Seeded], full: &[
     let (whole, clone) = (median(seeds.iter().map(|s| s.whole_s)), median(clones.iter().copied()));
     let mut page = format!(
         "# What a whole seed costs\n\n\
-         MySQL 9, both hosts on one machine and one disk, TLS, medians of {}. Written by `make bench-whole`.\n\n\
+         MySQL 9, both hosts on one machine and one disk (the donor's data and its snapshots on a loop-mounted XFS), TLS, medians of {}. Written by `make bench-whole`.\n\n\
          *Away* is how long the recipient's MySQL greets nobody: it is stopped, the datadirs are swapped, and it starts on data that\n\
          have been recovered and shut down cleanly before. Without the stage *recover*, which runs while it still serves, crash\n\
          recovery would be a part of it: add the column beside it.\n\n\

@@ -54,4 +54,16 @@ mod tests {
         assert_eq!(all(&file).count(), 2);
         assert_eq!(all(&[0xff; 64]).count(), 0);
     }
+
+    #[test]
+    fn fuzz_frames_on_disk() {
+        let mut sample = Vec::new();
+        push(&mut sample, b"{\"an\":\"event\"}");
+        push(&mut sample, b"");
+        testkit::fuzz::run("spool", &[sample], 5000, |bytes| {
+            let mut again = Vec::new();
+            all(bytes).for_each(|payload| push(&mut again, payload));
+            assert!(bytes.starts_with(&again), "what is read is what was written");
+        });
+    }
 }

@@ -3,7 +3,7 @@
 //! Names come from requests: they are looked up in the server's own index and never used as paths.
 
 mod apply;
-mod format;
+pub(crate) mod format;
 mod needed;
 mod text;
 

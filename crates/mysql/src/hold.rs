@@ -67,7 +67,7 @@ impl Hold {
         )
     }
 
-    fn parse(unit: &str, text: &str) -> Option<Self> {
+    pub(crate) fn parse(unit: &str, text: &str) -> Option<Self> {
         let (_, ours) = text.split_once(SECTION)?;
         let value = |key: &str| {
             ours.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::to_owned)

@@ -17,6 +17,8 @@ mod error;
 pub mod errorlog;
 pub mod fence;
 mod find;
+#[cfg(test)]
+mod fuzz_tests;
 mod gtid;
 pub mod history;
 pub mod hold;

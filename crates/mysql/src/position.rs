@@ -82,7 +82,7 @@ async fn mysql(session: &mut Session) -> Result<Coordinates> {
     Err(Error::Answer { action: "SHOW BINARY LOG STATUS", problem })
 }
 
-fn parse_log_status(json: &str) -> Result<Coordinates> {
+pub(crate) fn parse_log_status(json: &str) -> Result<Coordinates> {
     let local: LogStatusLocal = serde_json::from_str(json)
         .map_err(|e| Error::Answer { action: "performance_schema.log_status", problem: e.to_string() })?;
     let binlog = (!local.binary_log_file.is_empty())

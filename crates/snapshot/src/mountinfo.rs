@@ -187,4 +187,14 @@ mod tests {
             let _ = parse(&bytes);
         }
     }
+
+    #[test]
+    fn fuzz_tables_of_mounts() {
+        let samples =
+            [&b"36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"[..]];
+        testkit::fuzz::run("mountinfo", &samples, 5000, |bytes| {
+            let lines = bytes.split(|&b| b == b'\n').count();
+            assert!(parse(bytes).len() <= lines);
+        });
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod fault_proxy;
+pub mod fuzz;
 pub mod mysqld;
 pub mod nats;
 pub mod netns;

@@ -112,71 +112,31 @@ mod tests {
 
     use super::*;
 
-    struct Noise(u64);
-
-    impl Noise {
-        fn below(&mut self, most: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            (self.0 % most.max(1) as u64) as usize
-        }
-    }
-
-    fn mutate(bytes: &mut Vec<u8>, noise: &mut Noise) {
-        for _ in 0..=noise.below(4) {
-            let at = noise.below(bytes.len());
-            match noise.below(6) {
-                0 if !bytes.is_empty() => bytes[at] ^= 1 << noise.below(8),
-                1 if !bytes.is_empty() => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][noise.below(5)],
-                2 => bytes.truncate(at),
-                3 => {
-                    let value = [0, u32::MAX, 1 << 31, 256 << 10, 1][noise.below(5)].to_le_bytes();
-                    let end = (at + 4).min(bytes.len());
-                    bytes[at..end].copy_from_slice(&value[..end - at]);
-                }
-                4 => {
-                    let part = bytes[at..(at + noise.below(64)).min(bytes.len())].to_vec();
-                    let to = noise.below(bytes.len());
-                    bytes.splice(to..to, part);
-                }
-                _ => bytes.insert(at, noise.below(256) as u8),
-            }
-        }
-    }
-
-    fn run(name: &str, mutations: u64, target: fn(&[u8])) {
+    fn run(name: &str, inputs: u64, target: fn(&[u8])) {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
         let mut files: Vec<_> = fs::read_dir(&corpus).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
-        assert!(!files.is_empty(), "{} is empty", corpus.display());
         let samples: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
-        samples.iter().for_each(|sample| target(sample));
-        let mut noise = Noise(0x5eed);
-        for round in 0..mutations {
-            let mut bytes = samples[round as usize % samples.len()].clone();
-            mutate(&mut bytes, &mut noise);
-            target(&bytes);
-        }
+        testkit::fuzz::run(name, &samples, inputs, target);
     }
 
     #[test]
-    fn frames_of_strangers_break_no_promise() {
+    fn fuzz_frames_of_strangers() {
         run("frame", 5000, frame);
     }
 
     #[test]
-    fn manifests_of_strangers_break_no_promise() {
+    fn fuzz_manifests_of_strangers() {
         run("manifest", 5000, manifest);
     }
 
     #[test]
-    fn handshakes_of_strangers_break_no_promise() {
+    fn fuzz_handshakes_of_strangers() {
         run("handshake", 5000, handshake);
     }
 
     #[test]
-    fn damaged_journals_break_no_promise() {
+    fn fuzz_damaged_journals() {
         // Each one is flushed to disk several times.
         run("journal", 200, journal);
     }

@@ -113,7 +113,7 @@ fn walk(path: &Path, limit: u64) -> Result<u64> {
 }
 
 /// The log that MariaDB's recovery has to begin with, by the last checkpoint in this one; absent without any.
-pub(super) fn checkpoint(path: &Path) -> Result<Option<String>> {
+pub(crate) fn checkpoint(path: &Path) -> Result<Option<String>> {
     let mut log = Log::open(path)?;
     let (mut at, mut named) = (MAGIC_BYTES, None);
     while let Some(event) = log.event(at)? {
@@ -193,13 +193,24 @@ impl<'a> Log<'a> {
     }
 }
 
+/// A log of a few events.
+#[cfg(test)]
+pub(crate) fn sample() -> Vec<u8> {
+    let file = tests::log(&[
+        tests::event(START_ENCRYPTION_EVENT, &[0; 17]),
+        tests::event(2, &[1; 50]),
+        tests::event(CHECKPOINT_EVENT, &[&13_u32.to_le_bytes()[..], b"binlog.000001"].concat()),
+    ]);
+    std::fs::read(file.path()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    fn event(kind: u8, body: &[u8]) -> Vec<u8> {
+    pub(super) fn event(kind: u8, body: &[u8]) -> Vec<u8> {
         let mut event = vec![0; HEADER_BYTES];
         event[4] = kind;
         event[9..13].copy_from_slice(&u32::try_from(HEADER_BYTES + body.len()).unwrap().to_le_bytes());
@@ -220,7 +231,7 @@ mod tests {
         assert!(checkpoint(damaged.path()).unwrap_err().to_string().contains("damaged"));
     }
 
-    fn log(more: &[Vec<u8>]) -> tempfile::NamedTempFile {
+    pub(super) fn log(more: &[Vec<u8>]) -> tempfile::NamedTempFile {
         let mut body = vec![0; FORMAT_FIXED_BYTES + 40];
         body[2..9].copy_from_slice(b"10.11.6");
         let crc_flag = body.len() - 5;

@@ -338,4 +338,21 @@ mod tests {
             prop_assert!(!valid || volume.is_thin() || invalid.is_empty());
         }
     }
+
+    #[test]
+    fn fuzz_what_lvm_prints() {
+        let samples = [
+            golden("lvs-thick-snapshot-healthy-with-tags.bytes.json"),
+            golden("lvs-thick-snapshot-just-invalid.bytes.json"),
+            br#"{"report":[{"vg":[{"vg_free":"1048576","vg_extent_size":"4194304"}]}]}"#.to_vec(),
+        ];
+        testkit::fuzz::run("lvm", &samples, 5000, |bytes| {
+            for lv in lvs(bytes).into_iter().flatten() {
+                let (valid, said) = (lv.validity() == Validity::Valid, lv.attr.as_bytes());
+                assert!(!valid || (said.len() >= 5 && lv.is_active()), "{lv:?}");
+                drop(super::super::tags::decode(&lv.tags));
+            }
+            drop(vgs(bytes));
+        });
+    }
 }
