@@ -64,7 +64,7 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
 
     let (looks, asked) = mpsc::unbounded_channel();
     let seal_key = SealKey::open_or_make(&config.agent.state_dir)?;
-    let host = make_host(config, id, seal_key, runner, outbox, bus, runs, looks);
+    let host = make_host(config, (id, seal_key), runner, outbox, bus, runs, looks);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -212,8 +212,7 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 
 fn make_host(
     config: Config,
-    id: AgentId,
-    seal_key: SealKey,
+    (id, seal_key): (AgentId, SealKey),
     runner: Runner,
     outbox: Outbox,
     bus: Bus,

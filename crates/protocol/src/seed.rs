@@ -155,7 +155,7 @@ impl DonorFacts {
     /// Where the data stand at least, where they tell themselves once they are recovered.
     #[must_use]
     pub fn at_least(&self) -> Option<&Coordinates> {
-        self.snapshot.as_ref()?.meta.as_ref()?.at_least.as_ref()
+        self.snapshot.as_ref()?.meta.as_ref()?.at_least.as_deref()
     }
 
     /// Bytes that a full seed moves, and that the recipient needs room for.
@@ -180,7 +180,7 @@ pub struct Offer {
     pub addresses: Vec<String>,
     /// The object store that the data go through, where the two hosts cannot reach one another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub store: Option<StoreOffer>,
+    pub store: Option<Box<StoreOffer>>,
     /// SHA-256 of the donor's certificate in hex; absent for plain TCP.
     pub fingerprint: Option<String>,
     /// One-time token that the recipient shows; sealed to its key where `sealed_by` is there, in hexadecimal digits then.

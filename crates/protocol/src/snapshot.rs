@@ -83,7 +83,7 @@ pub struct SnapshotMeta {
     /// Where they stand at least, read just before the instant, commits going on. The data themselves tell where they stand once
     /// they are recovered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub at_least: Option<Coordinates>,
+    pub at_least: Option<Box<Coordinates>>,
     /// Which log the coordinates are of; absent where none are, and with snapshots of older agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogIdentity>,

@@ -51,7 +51,7 @@ pub(crate) fn meta(request: &CreateRequest, observed: Observed, datadir: PathBuf
         consistency: observed.consistency,
         freeze: observed.freeze,
         coordinates: observed.coordinates,
-        at_least: observed.at_least,
+        at_least: observed.at_least.map(Box::new),
         log: observed.log,
         server_version: observed.server_version,
         datadir,

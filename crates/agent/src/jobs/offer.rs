@@ -219,7 +219,7 @@ pub(crate) async fn open(
         job,
         recipient: params.recipient,
         addresses: if store.is_some() { Vec::new() } else { addresses(host, served.address) },
-        store,
+        store: store.map(Box::new),
         fingerprint: served.fingerprint,
         token,
         sealed_by,

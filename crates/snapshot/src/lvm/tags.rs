@@ -60,7 +60,7 @@ pub(crate) fn encode(meta: &SnapshotMeta) -> Vec<String> {
         ));
     }
     push_coordinates(&mut fields, ["flavor", "binlog", "gtid"], meta.coordinates.as_ref());
-    push_coordinates(&mut fields, ["least-flavor", "least-binlog", "least-gtid"], meta.at_least.as_ref());
+    push_coordinates(&mut fields, ["least-flavor", "least-binlog", "least-gtid"], meta.at_least.as_deref());
     if let Some(log) = &meta.log {
         let number = |number: Option<u32>| number.map(|n| n.to_string()).unwrap_or_default();
         let uuid = log.server_uuid.as_deref().unwrap_or_default();
@@ -123,7 +123,7 @@ pub(crate) fn decode(tags: &[String]) -> Option<SnapshotMeta> {
         consistency: value_of::<Consistency>(&get("consistency")?)?,
         freeze: get("freeze").and_then(|v| value_of::<Freeze>(&v)).unwrap_or_default(),
         coordinates: coordinates(["flavor", "binlog", "gtid"]),
-        at_least: coordinates(["least-flavor", "least-binlog", "least-gtid"]),
+        at_least: coordinates(["least-flavor", "least-binlog", "least-gtid"]).map(Box::new),
         log: get("log").and_then(|v| read_log(&v)),
         server_version: get("version").and_then(|v| read_version(&v)),
         datadir: get("datadir").unwrap_or_default().into(),
@@ -239,7 +239,7 @@ mod tests {
             consistency: Consistency::Locked,
             freeze: Freeze::Atomic,
             coordinates: Some(coordinates.clone()),
-            at_least: Some(coordinates.clone()),
+            at_least: Some(Box::new(coordinates.clone())),
             log: Some(LogIdentity {
                 server_uuid: Some("3e11fa47-71ca-11e1-9e33-c80aa9429562".to_owned()),
                 server_id: Some(7),

@@ -143,7 +143,8 @@ pub(in crate::jobs::seed) fn recorded<'a>(donor: &'a DonorFacts, from: &'a Coord
     let snapshot = donor.snapshot.as_ref();
     let meta = snapshot.and_then(|snapshot| snapshot.meta.as_ref());
     // Between a lower bound and the instant the server may have begun another log.
-    let told_of = meta.and_then(|meta| meta.coordinates.as_ref().or(meta.at_least.as_ref())?.binlog.as_ref());
+    let told_of =
+        meta.and_then(|meta| meta.coordinates.as_ref().or(meta.at_least.as_deref())?.binlog.as_ref());
     let is_same = told_of.map(|at| &at.file) == from.binlog.as_ref().map(|at| &at.file);
     Recorded {
         from,
