@@ -3,7 +3,7 @@
 
 CASES=(hosts_boot pages_work seed_with_active_socket nobody_starts_it_meanwhile reboot_in_the_swap undo_of_a_kept_seed
   stop_and_start_with_socket start_limit_is_told restart_during_a_seed masked_by_the_operator
-  agent_tells_systemd proof_under_a_strict_umask events_and_who_is_missing)
+  first_start_is_closed agent_tells_systemd proof_under_a_strict_umask events_and_who_is_missing)
 NEEDED=(hosts_boot pages_work)
 declare -A public_key=()
 hold=/etc/systemd/system/mariadb.service.d/zzz-orchestrator-agent-hold.conf
@@ -248,6 +248,31 @@ masked_by_the_operator() {
   [[ $said == *"systemctl unmask mariadb.service"* ]] || fail "it was told: $said"
   [[ $(on db2 systemctl show --property=LoadState --value mariadb.service) == masked ]] || fail "the mask is gone"
   on db2 systemctl unmask mariadb.service
+}
+
+# An application with rights of its own, at the socket of a server that is to become a replica.
+first_start_is_closed() {
+  local said
+  sql db1 "CREATE OR REPLACE USER repl@'%' IDENTIFIED BY 'repl'; GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO repl@'%';
+           CREATE OR REPLACE USER app@localhost IDENTIFIED BY 'app'; GRANT INSERT, SELECT ON shop.* TO app@localhost"
+  on db2 install -m 0600 /dev/stdin /etc/orchestrator-agent/repl.cnf <<<$'[client]\nuser=repl\npassword=repl\nssl-mode=DISABLED'
+  on db2 bash -c "printf '\n[seed]\nreplication_credentials = \"/etc/orchestrator-agent/repl.cnf\"\n' >>/etc/orchestrator-agent/agent.toml"
+  pause_at start:end
+  new_generation
+  ctl --yes seed start db2 --from db1 --stop-mysql --replicate-from db1:3306 >"$bed_dir/seed.log" 2>&1 &
+  seed_pid=$!
+  wait_for 90 "the seed to reach start:end" on db2 test -e /var/lib/pause.reached
+  if said=$(on db2 mariadb -N -uapp -papp -e "INSERT INTO shop.generation VALUES (-1)" 2>&1); then fail "an application wrote before it was a replica"; fi
+  [[ $said == *read-only* ]] || fail "the application was told: $said"
+  on db2 test ! -e /run/systemd/system/mariadb.service.d/zzz-orchestrator-agent-closed.conf || fail "its next start would be read-only too"
+  on db2 touch /var/lib/pause
+  wait "$seed_pid" || fail "the seed: $(tail -n 3 "$bed_dir/seed.log")"
+  no_pause
+  [[ $(sql db2 "SELECT @@read_only") == 1 ]] || fail "the replica is open to writes"
+  [[ $(sql db2 "SHOW SLAVE STATUS") == *repl* ]] || fail "db2 is no replica"
+  # For the cases that follow.
+  sql db2 "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = OFF"
+  is_at_rest
 }
 
 agent_tells_systemd() {

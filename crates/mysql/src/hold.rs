@@ -197,7 +197,7 @@ impl Instance {
         }
     }
 
-    async fn systemctl(&self, args: &[&str]) -> Result<()> {
+    pub(crate) async fn systemctl(&self, args: &[&str]) -> Result<()> {
         let limits = Limits { time: self.config().command_timeout(), ..Limits::default() };
         let argv = systemctl(args);
         process::run(&argv, &limits).await?.success(&argv[..2].join(" ")).map(drop)
@@ -209,11 +209,15 @@ fn words<'a>(verb: &'a str, units: &'a [String]) -> Vec<&'a str> {
 }
 
 fn drop_in(units: &Path, unit: &str) -> PathBuf {
-    units.join(format!("{unit}.d")).join(FILE)
+    drop_in_named(units, unit, FILE)
+}
+
+pub(crate) fn drop_in_named(units: &Path, unit: &str, file: &str) -> PathBuf {
+    units.join(format!("{unit}.d")).join(file)
 }
 
 /// Whole and on disk, or not there. Readable for all: `systemctl status` shows it to people who are not root.
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o755).create(dir).map_err(Error::io("create", dir))?;
@@ -233,7 +237,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
     written().map_err(Error::io("write", path))
 }
 
-fn remove(path: &Path) -> Result<()> {
+pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path)(error)),
         _ => {

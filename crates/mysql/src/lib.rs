@@ -8,6 +8,7 @@ pub mod activity;
 pub mod backup;
 pub mod binlog;
 mod client;
+mod closed;
 pub mod config;
 mod connections;
 pub mod consistency;

@@ -158,9 +158,11 @@ fn statements(flavor: Flavor, scope: LockScope) -> &'static [&'static str] {
 }
 
 /// `FLUSH TABLES WITH READ LOCK` waits for each statement that runs, and all commits wait for it: one that has run for longer than
-/// we would wait is not waited for at all. An account without `PROCESS` sees none, and waits.
+/// we would wait is not waited for at all. Threads of the server itself (a replica's, which "run" for as long as they wait for events)
+/// give way. An account without `PROCESS` sees none, and waits.
 async fn nothing_in_the_way(session: &mut Session, wait: Duration) -> Result<()> {
-    let sql = "SELECT MAX(time) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') AND id <> CONNECTION_ID()";
+    let sql = "SELECT MAX(time) FROM information_schema.processlist WHERE command IN ('Query', 'Execute') \
+               AND user NOT IN ('system user', 'event_scheduler') AND id <> CONNECTION_ID()";
     let longest = session.scalar("show its longest statement", sql).await.ok().flatten();
     match longest.and_then(|seconds| seconds.parse::<u64>().ok()) {
         Some(seconds) if seconds > wait.as_secs() => Err(Error::Lock {

@@ -48,7 +48,7 @@ impl Instance {
     }
 
     /// As [`start_with`](Self::start_with), for a server that becomes a replica: one that the agent spawns itself is read-only
-    /// from its first moment.
+    /// from its first moment, one of systemd's after [`close_starts`](Self::close_starts).
     ///
     /// # Errors
     /// As [`start_with`](Self::start_with).

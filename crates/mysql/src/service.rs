@@ -19,7 +19,7 @@ const UNIT_NAMES: [&str; 3] = ["mariadb", "mysql", "mysqld"];
 const UNIT_TEMPLATES: [&str; 3] = ["mariadb@", "mysqld@", "mysql@"];
 /// What [`UnitFacts`] asks for.
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,Restart,TriggeredBy,DropInPaths,NRestarts,\
-                          Job,ConditionResult,AssertResult";
+                          Job,ConditionResult,AssertResult,Environment";
 /// Exit code of a status command for "stopped" (LSB).
 const LSB_STOPPED: i32 = 3;
 
@@ -101,7 +101,8 @@ impl Service {
         }
     }
 
-    /// Starts it. `closed`: read-only from its first moment, which only a server that the agent spawns itself can be told.
+    /// Starts it. `closed`: read-only from its first moment, where the agent spawns it itself; one of systemd's is told by its
+    /// unit ([`close_starts`](crate::Instance::close_starts)).
     pub(crate) fn start(&self, closed: bool) -> Result<Starting> {
         match self {
             Self::Systemd { unit } => {
@@ -215,6 +216,16 @@ impl UnitFacts {
 
     pub(crate) fn has_drop_in(&self, file: &Path) -> bool {
         self.get("DropInPaths").split_whitespace().any(|path| Path::new(path) == file)
+    }
+
+    /// What its environment passes on to the server (`MYSQLD_OPTS`).
+    pub(crate) fn server_options(&self) -> String {
+        const NAME: &str = "MYSQLD_OPTS=";
+        let environment = self.get("Environment");
+        // systemd quotes an assignment as a whole where its value has blanks.
+        let quoted = environment.split('"').skip(1).step_by(2).find_map(|one| one.strip_prefix(NAME));
+        let plain = || environment.split_whitespace().find_map(|one| one.strip_prefix(NAME));
+        quoted.or_else(plain).unwrap_or_default().to_owned()
     }
 
     /// The units that start it when something happens, timers included.
@@ -353,6 +364,18 @@ fn unit_of_cgroup(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_unit_passes_on_is_read_as_systemd_shows_it() {
+        let of = |environment: &str| {
+            UnitFacts::parse("mariadb.service", &format!("Id=mariadb.service\nEnvironment={environment}\n"))
+                .server_options()
+        };
+        assert_eq!(of(""), "");
+        assert_eq!(of("LANG=C MYSQLD_OPTS=--port=3307 TZ=UTC"), "--port=3307");
+        assert_eq!(of("LANG=C \"MYSQLD_OPTS=--a=1 --b\" TZ=UTC"), "--a=1 --b");
+        assert_eq!(of("MYSQLD_OPTS= _WSREP_NEW_CLUSTER="), "");
+    }
 
     #[test]
     fn aliases_are_one_unit() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::replica::{PASSWORD, clone_of, primary, source, source_with};
 use common::{instance, mariadb11, mysql9};
 use mysql::history::{self, Availability, Follower, Recorded};
+use mysql::lock::{InstanceLock, LockLimits, LockScope};
 use mysql::replicate::{self, CatchUp, Source};
 use protocol::mysql::{BinlogPosition, Coordinates, LogIdentity};
 use testkit::fault_proxy::FaultProxy;
@@ -308,4 +309,22 @@ async fn a_source_that_does_not_log_what_it_applies_is_refused() {
     replicate::start(&here, &source(&primary, PASSWORD), &at).await.unwrap();
     replicate::wait(&here, &source(&primary, PASSWORD), &at, goal(10), &|_| {}).await.unwrap();
     gone(look(&source(&relay, PASSWORD), &at, None).await, "log_slave_updates");
+}
+
+#[tokio::test]
+async fn a_replica_that_waits_for_events_is_not_in_the_way_of_its_snapshot() {
+    let Some(options) = mysql9() else { return };
+    let mut primary = primary(options.clone()).await;
+    let at = instance(&primary).coordinates().await.unwrap();
+    let replica = clone_of(&mut primary, options).await;
+    let here = instance(&replica);
+    replicate::start(&here, &source(&primary, PASSWORD), &at).await.unwrap();
+    replicate::wait(&here, &source(&primary, PASSWORD), &at, goal(10), &|_| {}).await.unwrap();
+    let idle = "SELECT COUNT(*) > 0 FROM information_schema.processlist WHERE user = 'system user' AND command = 'Query' AND time > 2";
+    testkit::poll::until_async(Duration::from_secs(30), "its applier to wait", || async {
+        (replica.scalar(idle).await.unwrap() == "1").then_some(())
+    })
+    .await;
+    let limits = LockLimits { wait: Duration::from_secs(1), ..LockLimits::default() };
+    InstanceLock::take(&here, LockScope::Commits, limits).await.unwrap().release().await.unwrap();
 }

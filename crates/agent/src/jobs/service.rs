@@ -130,6 +130,11 @@ pub(crate) async fn start_closed(host: &Host, scope: &Scope) -> Result<Value, St
 }
 
 async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, StepError> {
+    // Before sockets may start it.
+    match closed {
+        true => host.instance.close_starts().await?,
+        false => host.instance.open_starts().await?,
+    }
     let_be(host).await?;
     let report = |progress: mysql::Progress| {
         let done = u64::from(progress.percent.unwrap_or(0));
@@ -141,11 +146,21 @@ async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, Ste
             false => host.instance.start_with(&report).await,
         }
     };
-    tokio::select! {
-        started = start => started?,
-        () = scope.cancelled() => return Err(StepError::stopped()),
+    let started = tokio::select! {
+        started = start => started.map_err(StepError::from),
+        () = scope.cancelled() => Err(StepError::stopped()),
+    };
+    if closed {
+        host.instance.open_starts().await?;
     }
+    started?;
     host.look_soon();
+    if closed && host.instance.info().await.read_only == Some(false) {
+        let unheeded = "MySQL came up open to writes before it is a replica: its unit does not pass MYSQLD_OPTS on; set read_only = ON in \
+                        its option file";
+        tracing::warn!(job = %scope.job_id(), unheeded);
+        scope.report(0, None, json!({ "message": unheeded }));
+    }
     Ok(json!({ "state": host.instance.state().await }))
 }
 
