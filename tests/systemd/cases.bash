@@ -39,7 +39,7 @@ hosts_boot() {
 
 # Each command of README's section, on the host that it is for.
 pages_work() {
-  local command
+  local command name
   while IFS= read -r command; do
     command=$(with_keys "$command")
     case $command in
@@ -52,10 +52,18 @@ pages_work() {
         # A person at a terminal says yes.
         at_desk "printf 'y\n' | script --quiet --return --command '$command' /dev/null"
         ;;
+      # The recipient's agent watches for a minute whether anybody uses its server; a person reads on meanwhile.
+      *"seed plan"*) wait_for 90 "the plan to pass" at_desk "$command" ;;
       *) at_desk "$command" ;;
     esac || fail "README: $command"
   done < <(page_commands README.md "Two real hosts")
   has_generation db2 "$generation"
+  # What follows seeds again and again, and nobody but these cases uses the servers.
+  for name in db1 db2; do
+    on "$name" bash -c "printf '\n[seed]\nwatch_s = 0\n' >>/etc/orchestrator-agent/agent.toml"
+    on "$name" systemctl restart orchestrator-agent
+  done
+  wait_for 30 "the agents" agents_answer
 }
 
 make_keys() {
@@ -256,7 +264,7 @@ first_start_is_closed() {
   sql db1 "CREATE OR REPLACE USER repl@'%' IDENTIFIED BY 'repl'; GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO repl@'%';
            CREATE OR REPLACE USER app@localhost IDENTIFIED BY 'app'; GRANT INSERT, SELECT ON shop.* TO app@localhost"
   on db2 install -m 0600 /dev/stdin /etc/orchestrator-agent/repl.cnf <<<$'[client]\nuser=repl\npassword=repl\nssl-mode=DISABLED'
-  on db2 bash -c "printf '\n[seed]\nreplication_credentials = \"/etc/orchestrator-agent/repl.cnf\"\n' >>/etc/orchestrator-agent/agent.toml"
+  on db2 sed -i '/^\[seed\]/a replication_credentials = "/etc/orchestrator-agent/repl.cnf"' /etc/orchestrator-agent/agent.toml
   pause_at start:end
   new_generation
   ctl --yes seed start db2 --from db1 --stop-mysql --replicate-from db1:3306 >"$bed_dir/seed.log" 2>&1 &

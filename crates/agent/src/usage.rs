@@ -90,9 +90,10 @@ impl Watched {
             None => InUse::Unknown("whether anybody uses this server could not be told".to_owned()),
             Some((_, since)) if since.elapsed() < long_enough => InUse::Unknown(format!(
                 "whether anybody uses this server cannot be told yet: it has been watched for {} of {} s \
-                 (seed.watch_s)",
+                 (seed.watch_s), ask again in {} s",
                 since.elapsed().as_secs(),
-                long_enough.as_secs()
+                long_enough.as_secs(),
+                long_enough.saturating_sub(since.elapsed()).as_secs() + 1
             )),
             Some((_, since)) => InUse::No(since.elapsed()),
         }

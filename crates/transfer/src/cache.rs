@@ -26,6 +26,24 @@ pub(crate) fn let_go_behind(file: &File, range: &Range<u64>) {
     let_go(file, &(range.start - range.start % FOLIO_MAX..range.end));
 }
 
+/// Has a file read where it is asked for and not ahead: what the kernel reads ahead may still be on its way (8 MiB on some disks) when
+/// the file is let go, and stays then.
+pub(crate) fn read_no_further(file: &File) {
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
+}
+
+/// Begins to read a range that is wanted next, as a whole.
+pub(crate) fn read_soon(file: &File, range: &Range<u64>) {
+    if range.end > range.start {
+        let _ = posix_fadvise(
+            file,
+            range.start.cast_signed(),
+            (range.end - range.start).cast_signed(),
+            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        );
+    }
+}
+
 /// A quarter of the host's memory, in bytes. What is smaller may stay in the page cache, where the server that starts on it
 /// finds it. What is larger would push out what others work with, and each page of it would cost the kernel a search for
 /// one to give up: 20 GiB on a host of 24 GiB took three times as long (docs/data-plane.md).

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::connect::{Connected, connect};
 use super::shared::{Shared, Take, Window};
 use super::staged::{Base, StagedFile};
+use crate::cache;
 use crate::compress::Unpacker;
 use crate::delta::{block_digest, ranges};
 use crate::digest::ChunkHasher;
@@ -203,6 +204,9 @@ impl<'a> Puller<'a> {
     }
 
     fn digest_base(&mut self, file: &StagedFile, place: &ChunkPlace, digests: &mut Vec<u8>) {
+        if let Base::Other(old) = &file.base {
+            cache::read_soon(old, &place.range());
+        }
         let mut done = 0;
         while done < place.len as usize {
             let want = PIECE_MAX.min(place.len as usize - done);

@@ -196,7 +196,11 @@ impl Staging {
         }
         // What an earlier run has begun is not cloned over: it may hold proven chunks.
         let is_new = file.metadata().is_ok_and(|meta| meta.len() == 0);
-        if is_new && sys::file::share_blocks(&old, file).is_ok() { Base::Own } else { Base::Other(old) }
+        if is_new && sys::file::share_blocks(&old, file).is_ok() {
+            return Base::Own;
+        }
+        cache::read_no_further(&old);
+        Base::Other(old)
     }
 
     /// Notes that one more chunk of the file is proven; with the last one it gets its metadata and is closed. `true`: complete.
