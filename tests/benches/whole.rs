@@ -15,8 +15,7 @@ use std::fs;
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -242,17 +241,16 @@ async fn stages(world: &World, job: JobId) -> (BTreeMap<String, f64>, f64) {
 
 /// Connects again and again, and adds up how long nobody greeted.
 struct Watch {
-    done: Arc<AtomicBool>,
+    done: Sender<()>,
     thread: JoinHandle<Duration>,
 }
 
 impl Watch {
     fn start(port: u16) -> Self {
-        let done = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&done);
+        let (done, ends) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let (mut away, mut since) = (Duration::ZERO, None);
-            while !seen.load(Relaxed) {
+            while ends.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
                 match (greets(port), since) {
                     (false, None) => since = Some(Instant::now()),
                     (true, Some(left)) => {
@@ -261,16 +259,15 @@ impl Watch {
                     }
                     _ => {}
                 }
-                // sleeps because a closed port tells nobody when it opens
-                std::thread::sleep(LOOK);
             }
+            assert!(since.is_none(), "the server was still away at the end");
             away
         });
         Self { done, thread }
     }
 
     fn stop(self) -> Duration {
-        self.done.store(true, Relaxed);
+        self.done.send(()).unwrap();
         self.thread.join().unwrap()
     }
 }

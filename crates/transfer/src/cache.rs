@@ -7,14 +7,14 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 /// Lets go of a range of a file that is not waiting to be written; best effort.
 pub(crate) fn let_go(file: &File, range: &Range<u64>) {
+    advise(file, range, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
+fn advise(file: &File, range: &Range<u64>, advice: PosixFadviseAdvice) {
     // A length of 0 would mean the whole file.
     if range.end > range.start {
-        let _ = posix_fadvise(
-            file,
-            range.start.cast_signed(),
-            (range.end - range.start).cast_signed(),
-            PosixFadviseAdvice::POSIX_FADV_DONTNEED,
-        );
+        let _ =
+            posix_fadvise(file, range.start.cast_signed(), (range.end - range.start).cast_signed(), advice);
     }
 }
 
@@ -34,14 +34,7 @@ pub(crate) fn read_no_further(file: &File) {
 
 /// Begins to read a range that is wanted next, as a whole.
 pub(crate) fn read_soon(file: &File, range: &Range<u64>) {
-    if range.end > range.start {
-        let _ = posix_fadvise(
-            file,
-            range.start.cast_signed(),
-            (range.end - range.start).cast_signed(),
-            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
-        );
-    }
+    advise(file, range, PosixFadviseAdvice::POSIX_FADV_WILLNEED);
 }
 
 /// A quarter of the host's memory, in bytes. What is smaller may stay in the page cache, where the server that starts on it

@@ -133,7 +133,7 @@ async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, Ste
     // Before sockets may start it.
     match closed {
         true => host.instance.close_starts().await?,
-        false => host.instance.open_starts().await?,
+        false => open_starts(host).await,
     }
     let_be(host).await?;
     let report = |progress: mysql::Progress| {
@@ -151,7 +151,7 @@ async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, Ste
         () = scope.cancelled() => Err(StepError::stopped()),
     };
     if closed {
-        host.instance.open_starts().await?;
+        open_starts(host).await;
     }
     started?;
     host.look_soon();
@@ -162,6 +162,17 @@ async fn start_as(host: &Host, scope: &Scope, closed: bool) -> Result<Value, Ste
         scope.report(0, None, json!({ "message": unheeded }));
     }
     Ok(json!({ "state": host.instance.state().await }))
+}
+
+/// A start is worth more than what an earlier one may have left: that this one, or the next, is read-only.
+async fn open_starts(host: &Host) {
+    if let Err(error) = host.instance.open_starts().await {
+        let error = chain(&error);
+        tracing::warn!(
+            error,
+            "starts of MySQL may still be read-only: look into /run/systemd/system for zzz-orchestrator-agent-closed.conf"
+        );
+    }
 }
 
 /// Holds the service down, so that nothing starts it until this job lets it go or starts it, whatever happens to the

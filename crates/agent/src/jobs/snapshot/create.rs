@@ -204,8 +204,11 @@ impl Instant {
     fn tell_position(&self, standing: Standing, observed: &mut Observed) -> Result<(), mysql::Error> {
         let (coordinates, scope, lock) = match standing {
             Standing::Locked(lock) => (lock.coordinates().clone(), lock.scope(), Some(lock)),
-            Standing::AtLeast(coordinates) => (coordinates, LockScope::Ddl, None),
-            Standing::Unknown => return Ok(()),
+            // No lock kept tables of other engines from being made meanwhile.
+            Standing::AtLeast(coordinates) if mysql::consistency::scope(&self.server) == LockScope::Ddl => {
+                (coordinates, LockScope::Ddl, None)
+            }
+            Standing::AtLeast(_) | Standing::Unknown => return Ok(()),
         };
         let log = mysql::history::identity(&self.server, &coordinates);
         let released = lock.map(|lock| self.runtime.block_on(lock.release())).transpose();
@@ -229,9 +232,23 @@ impl Instant {
     fn stand(&self) -> Result<Standing, mysql::Error> {
         let Some(wait) = self.lock else { return Ok(Standing::Unknown) };
         let limits = LockLimits { wait, hold: Duration::from_secs(600) };
-        let scope = self.runtime.block_on(mysql::lock::widened(&self.instance, self.scope, wait));
-        let scope = scope.unwrap_or(LockScope::Commits);
-        let error = match self.runtime.block_on(InstanceLock::take(&self.instance, scope, limits)) {
+        let take = |scope| self.runtime.block_on(InstanceLock::take(&self.instance, scope, limits));
+        let widened = |scope| {
+            let widened = self.runtime.block_on(mysql::lock::widened(&self.instance, scope, wait));
+            widened.unwrap_or(LockScope::Commits)
+        };
+        let mut scope = widened(self.scope);
+        let mut taken = take(scope);
+        // What was seen before the lock may have changed; tables are made no more once it is held.
+        if let (LockScope::Ddl, Ok(lock)) = (scope, &taken)
+            && (mysql::consistency::scope(&self.server), widened(lock.scope()))
+                != (LockScope::Ddl, LockScope::Ddl)
+        {
+            drop(taken);
+            scope = LockScope::Commits;
+            taken = take(scope);
+        }
+        let error = match taken {
             Ok(lock) => return Ok(Standing::Locked(lock)),
             Err(error) if self.lock_optional => error,
             Err(error) => return Err(error),
