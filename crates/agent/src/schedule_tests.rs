@@ -29,6 +29,7 @@ fn snapshot(age_days: i64) -> Snapshot {
             freeze: Freeze::Atomic,
             coordinates: None,
             at_least: None,
+            no_position: None,
             log: None,
             server_version: None,
             datadir: PathBuf::new(),

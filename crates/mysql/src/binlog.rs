@@ -3,6 +3,7 @@
 //! Names come from requests: they are looked up in the server's own index and never used as paths.
 
 mod apply;
+mod at_rest;
 pub(crate) mod format;
 mod needed;
 mod text;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use protocol::mysql::BinlogPosition;
 
 pub use apply::{Applied, apply};
+pub use at_rest::{AtRest, at_rest};
 pub use format::{Header, inspect};
 pub(crate) use needed::{is_log_of, log_lines, write_index};
 pub use needed::{localize_indexes, superfluous};

@@ -34,14 +34,14 @@ impl Fence {
     pub fn put_around(&self, command: &mut Command) -> bool {
         match self.user {
             Some(user) => user.give_to(command),
-            None => crate::sys::without_new_privileges(command),
+            None => crate::before_exec::without_new_privileges(command),
         }
         if let Some(temporary) = &self.temporary {
             command.env("TMPDIR", temporary);
         }
         match self.rules() {
             Ok(rules) => {
-                crate::sys::restricted(command, rules);
+                crate::before_exec::restricted(command, rules);
                 true
             }
             Err(_) => false,

@@ -187,12 +187,8 @@ pub(crate) fn binary() -> Option<PathBuf> {
         .find_map(|name| dirs.iter().map(|d| d.join(name)).find(|p| is_trusted_program(p)))
 }
 
-/// Asks a binary for its version, as the user whose data it serves: root is not needed for it.
-pub(crate) async fn version_of(binary: &Path, limits: &Limits, user: Option<User>) -> Option<ServerVersion> {
-    version_by(&[binary.to_string_lossy().into_owned()], limits, user).await
-}
-
-/// As [`version_of`], for a binary behind the words that the host puts before it.
+/// Asks a binary, behind the words that the host puts before it, for its version; as the user whose data it serves, where root is
+/// not needed for those words.
 pub(crate) async fn version_by(
     program: &[String],
     limits: &Limits,

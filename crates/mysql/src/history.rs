@@ -4,6 +4,7 @@
 //! what the recipient itself once wrote would be skipped when it comes back to it.
 
 pub mod filters;
+pub mod init_file;
 mod logs;
 mod own;
 
@@ -53,6 +54,8 @@ pub struct Follower {
     pub server_uuid: Option<String>,
     /// It may follow a source that leaves schemas out of its log.
     pub takes_filtered: bool,
+    /// It may follow a source that logs statements only.
+    pub takes_statements: bool,
 }
 
 /// Asks a source, as the replication account, whether a replica could follow it and would have every row.

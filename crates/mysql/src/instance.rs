@@ -222,8 +222,15 @@ impl Instance {
     }
 
     async fn binary_version(&self, settings: &Settings) -> Option<ServerVersion> {
-        let binary = settings.binary.as_deref()?;
-        let modified = std::fs::metadata(binary).and_then(|m| m.modified()).ok()?;
+        // A host may have another vendor's server installed beside the one that it is configured with.
+        let (prefix, binary) = settings.program(self.config())?;
+        let file = match prefix.as_slice() {
+            [program, .., root] if program.ends_with("chroot") => {
+                Path::new(root).join(binary.strip_prefix("/").unwrap_or(&binary))
+            }
+            _ => binary.clone(),
+        };
+        let modified = std::fs::metadata(file).and_then(|m| m.modified()).ok()?;
         let known = self.shared.version.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((path, at, version)) = known
             && path == binary
@@ -232,9 +239,12 @@ impl Instance {
             return version;
         }
         let limits = Limits { time: self.config().command_timeout(), ..Limits::default() };
-        let version = find::version_of(binary, &limits, settings.data_user()).await;
+        // What stands before it, such as `chroot`, needs the rights that it is configured to run with.
+        let user = settings.data_user().filter(|_| prefix.is_empty());
+        let argv = [prefix, vec![binary.to_string_lossy().into_owned()]].concat();
+        let version = find::version_by(&argv, &limits, user).await;
         *self.shared.version.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((binary.to_owned(), modified, version.clone()));
+            Some((binary, modified, version.clone()));
         version
     }
 

@@ -6,6 +6,7 @@
 
 pub mod activity;
 pub mod backup;
+mod before_exec;
 pub mod binlog;
 mod client;
 mod closed;
@@ -40,9 +41,10 @@ mod server;
 mod service;
 mod settings;
 mod sql;
-mod sys;
+
 mod tls;
 pub mod usage;
+pub mod volatile;
 
 pub use client::{Record, Session, check_files, check_secret_mode as check_secret_file};
 pub use config::MysqlConfig;

@@ -44,6 +44,7 @@ pub struct InstanceLock {
     taken_at: Instant,
     coordinates: Coordinates,
     scope: LockScope,
+    open_tables: u64,
 }
 
 impl InstanceLock {
@@ -75,7 +76,8 @@ impl InstanceLock {
                 .map_err(|e| not_taken(statement, &e, limits.wait))?;
         }
         let coordinates = position::read(&mut session, version.flavor).await?;
-        Ok(Self { session, flavor: version.flavor, limits, taken_at, coordinates, scope })
+        let open_tables = temporary_tables_of_appliers(&mut session).await?;
+        Ok(Self { session, flavor: version.flavor, limits, taken_at, coordinates, scope, open_tables })
     }
 
     /// What it keeps still.
@@ -88,6 +90,13 @@ impl InstanceLock {
     #[must_use]
     pub fn coordinates(&self) -> &Coordinates {
         &self.coordinates
+    }
+
+    /// Temporary tables that the server's replication has open for sessions of its source. They are in no copy, and a statement
+    /// that comes for one of them would end the replication of a server that goes on from here.
+    #[must_use]
+    pub fn temporary_tables_of_appliers(&self) -> u64 {
+        self.open_tables
     }
 
     /// Releases the lock and proves that it was held until now. Returns for how long.
@@ -172,6 +181,14 @@ async fn nothing_in_the_way(session: &mut Session, wait: Duration) -> Result<()>
         }),
         _ => Ok(()),
     }
+}
+
+async fn temporary_tables_of_appliers(session: &mut Session) -> Result<u64> {
+    let sql =
+        "SHOW GLOBAL STATUS WHERE Variable_name IN ('Slave_open_temp_tables', 'Replica_open_temp_tables')";
+    let rows = session.rows("count its replication's temporary tables", sql).await?;
+    let counts = rows.into_iter().filter_map(|row| row.into_iter().nth(1)??.parse::<u64>().ok());
+    Ok(counts.max().unwrap_or(0))
 }
 
 /// A wait that ran out is the expected failure; anything else keeps the server's words.

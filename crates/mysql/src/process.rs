@@ -101,7 +101,7 @@ impl User {
     pub fn give_to(self, command: &mut std::process::Command) {
         command.uid(self.uid).gid(self.gid).env_clear();
         command.envs(ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
-        crate::sys::without_new_privileges(command);
+        crate::before_exec::without_new_privileges(command);
     }
 }
 
@@ -219,7 +219,7 @@ impl Detached {
         if let Some(user) = user {
             user.give_to(&mut command);
         }
-        let child = Command::from(crate::sys::in_own_session(command)).spawn().map_err(problem)?;
+        let child = Command::from(crate::before_exec::in_own_session(command)).spawn().map_err(problem)?;
         Ok(Self { child, program: program.clone(), output })
     }
 

@@ -143,6 +143,10 @@ pub struct DonorFacts {
     /// when it could not be told.
     #[serde(default)]
     pub outside: Option<Vec<PathBuf>>,
+    /// Some of the donor's tables whose rows lie in memory alone (`MEMORY`), as `schema/table`: a copy has them empty. Absent
+    /// from donors that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volatile: Option<Vec<String>>,
     /// Bytes free on the file system of the donor's datadir.
     #[serde(default)]
     pub free_bytes: Option<u64>,

@@ -87,6 +87,9 @@ pub struct SnapshotMeta {
     /// Which log the coordinates are of; absent where none are, and with snapshots of older agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<LogIdentity>,
+    /// Why nothing says where the data stand, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_position: Option<String>,
     /// Server that wrote the data.
     pub server_version: Option<ServerVersion>,
     /// Path of the datadir inside the snapshot, relative to its root; empty when the root is the datadir.

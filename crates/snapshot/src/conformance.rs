@@ -95,6 +95,7 @@ pub fn observed() -> Observed {
             ),
         }),
         at_least: None,
+        no_position: None,
         log: Some(LogIdentity { server_uuid: None, server_id: Some(7), created_s: Some(1_795_382_706) }),
         server_version: Some(ServerVersion {
             flavor: Flavor::Mysql,

@@ -53,6 +53,7 @@ pub(crate) fn meta(request: &CreateRequest, observed: Observed, datadir: PathBuf
         coordinates: observed.coordinates,
         at_least: observed.at_least.map(Box::new),
         log: observed.log,
+        no_position: observed.no_position,
         server_version: observed.server_version,
         datadir,
         expires_at: request.expires_at,

@@ -89,6 +89,7 @@ mod tests {
             freeze: Freeze::Atomic,
             coordinates: None,
             at_least: None,
+            no_position: None,
             log: None,
             server_version: None,
             datadir: PathBuf::new(),

@@ -128,6 +128,8 @@ pub struct Observed {
     pub coordinates: Option<Coordinates>,
     /// Where they stand at least, where commits went on.
     pub at_least: Option<Coordinates>,
+    /// Why nothing says where they stand.
+    pub no_position: Option<String>,
     /// Which log the coordinates are of.
     pub log: Option<LogIdentity>,
     /// The server that wrote them.
@@ -143,6 +145,7 @@ impl Observed {
             freeze: Freeze::Atomic,
             coordinates: None,
             at_least: None,
+            no_position: None,
             log: None,
             server_version: None,
         }
@@ -156,6 +159,7 @@ impl Observed {
             freeze: Freeze::Stopped,
             coordinates: None,
             at_least: None,
+            no_position: None,
             log: None,
             server_version: None,
         }

@@ -28,7 +28,7 @@ const SOME: u64 = 30;
 /// # Panics
 /// When the hosts cannot be set up.
 pub async fn run(cell: &Cell) -> Option<Result<(), String>> {
-    let mut stage = Stage::start(cell.vendor, &cell.layout, cell.history.lines()).await?;
+    let mut stage = Stage::start(cell.vendor, &cell.layout, cell.history.lines(cell.is_mysql())).await?;
     Some(judged(cell, &mut stage).await)
 }
 
@@ -43,6 +43,11 @@ async fn judged(cell: &Cell, stage: &mut Stage) -> Result<(), String> {
         some_writes(stage.source()).await;
     }
     stage.world.snapshot().await;
+    if cell.history.ends_source()
+        && let Some(writer) = writer.take()
+    {
+        writer.stop().await;
+    }
     cell.history.go_on(stage).await;
     if writes {
         if writer.is_none() {
@@ -130,8 +135,8 @@ async fn equal(stage: &Stage) -> Result<(), String> {
 }
 
 async fn checksums(server: &Mysqld) -> Vec<Vec<String>> {
-    let names = "SELECT CONCAT(table_schema, '.', table_name) FROM information_schema.tables \
-                 WHERE table_schema IN ('shop', 'hidden') ORDER BY 1";
+    let names = "SELECT CONCAT('`', table_schema, '`.`', table_name, '`') FROM information_schema.tables \
+                 WHERE (table_schema LIKE 'shop%' OR table_schema = 'hidden') AND table_type = 'BASE TABLE' ORDER BY 1";
     let mut found = Vec::new();
     for name in server.query(names).await.unwrap() {
         found.extend(server.query(format!("CHECKSUM TABLE {} EXTENDED", name[0])).await.unwrap());

@@ -19,7 +19,7 @@ pub struct Layout {
     pub refused: Option<&'static str>,
 }
 
-const PLAIN: Shape = Shape { lines: &[], directories: &[], moved: &[], is_linked: false };
+const PLAIN: Shape = Shape { lines: &[], directories: &[], files: &[], moved: &[], is_linked: false };
 const LOG_ELSEWHERE: Shape =
     Shape { lines: &["log-bin={base}/logs/binlog"], directories: &["logs"], ..PLAIN };
 const STOCK: Layout =
@@ -38,7 +38,7 @@ pub const LOGS_ELSEWHERE: Layout = Layout {
 };
 
 /// Every layout.
-pub const ALL: [Layout; 19] = [
+pub const ALL: [Layout; 24] = [
     AS_PACKAGED,
     LOGS_ELSEWHERE,
     Layout {
@@ -100,6 +100,68 @@ pub const ALL: [Layout; 19] = [
             ..PLAIN
         },
     ),
+    both(
+        "work-below",
+        "directories of relay logs, other logs and temporary files in the datadir",
+        Shape {
+            lines: &[
+                "relay-log={datadir}/relay/relay",
+                "slave-load-tmpdir={datadir}/load",
+                "innodb-tmpdir={datadir}/sort",
+                "general-log-file={datadir}/log/general",
+                "slow-query-log=ON",
+                "slow-query-log-file={datadir}/log/slow",
+            ],
+            directories: &["data/relay", "data/load", "data/sort", "data/log"],
+            ..PLAIN
+        },
+    ),
+    Layout {
+        refused: Some("init-file"),
+        recipient: Shape {
+            lines: &["init-file={base}/init.sql"],
+            files: &[("init.sql", "CREATE DATABASE IF NOT EXISTS made;\n")],
+            ..PLAIN
+        },
+        name: "init-file",
+        title: "the recipient's server makes a schema at each start (`init-file`)",
+        ..STOCK
+    },
+    Layout {
+        recipient: Shape {
+            lines: &["init-file={base}/init.sql"],
+            files: &[("init.sql", "-- Of ours.\nSET GLOBAL max_connections = 50;\n")],
+            ..PLAIN
+        },
+        name: "init-file-settings",
+        title: "the recipient's server sets variables at each start (`init-file`)",
+        ..STOCK
+    },
+    Layout {
+        refused: Some("slave-exec-mode"),
+        recipient: Shape { lines: &["slave-exec-mode=IDEMPOTENT"], ..PLAIN },
+        name: "idempotent",
+        title: "the recipient's applier passes over rows that are missing",
+        ..STOCK
+    },
+    Layout {
+        recipient: Shape {
+            lines: &[
+                "read-only=ON",
+                "skip-slave-start",
+                "slave-parallel-workers=4",
+                "relay-log-recovery=ON",
+                "log-slave-updates=OFF",
+                "loose-gtid-strict-mode=ON",
+                "loose-super-read-only=ON",
+                "sync-binlog=1",
+            ],
+            ..PLAIN
+        },
+        name: "replica-settings",
+        title: "the recipient has a replica's option file",
+        ..STOCK
+    },
     Layout {
         name: "link",
         title: "both datadirs named by links",

@@ -2,6 +2,7 @@
 //! byte is copied. The suite runs these cells, and `docs/truth.md` lists these and no others.
 
 pub mod cell;
+mod course;
 pub mod history;
 pub mod judge;
 pub mod layout;

@@ -10,6 +10,8 @@ use crate::volume::{Kind, Volume};
 /// A row by which old data are known again.
 pub(super) async fn mark(db: &Mysqld) {
     for statement in [
+        // Whatever its option file says.
+        "SET GLOBAL read_only = 0",
         "CREATE DATABASE own",
         "CREATE TABLE own.marker (id INT PRIMARY KEY)",
         "INSERT INTO own.marker VALUES (4711)",

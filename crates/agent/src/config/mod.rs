@@ -192,6 +192,8 @@ pub(crate) struct SeedConfig {
     pub(crate) sources: Sources,
     /// As a recipient: become a replica although source or recipient leave schemas out, which then never change.
     pub(crate) filtered_replicas: bool,
+    /// As a recipient: follow a source that logs statements only, whose sessions keep no temporary tables.
+    pub(crate) statement_sources: bool,
     /// Programs that make and unpack a stream, by name; `mariabackup` and `xtrabackup` are known by themselves.
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     /// As a recipient: keep the donor's `ib_buffer_pool`, so that MySQL loads the pages that were hot there.
@@ -228,6 +230,7 @@ impl Default for SeedConfig {
             replication_credentials: None,
             sources: Sources::default(),
             filtered_replicas: false,
+            statement_sources: false,
             streams: BTreeMap::new(),
             keep_buffer_pool: true,
             watch_s: 60,

@@ -160,11 +160,18 @@ pub(crate) async fn survey(
             Some(_) => Some(Vec::new()),
             None => mysql::outside::tablespaces_outside(&host.instance).await.ok(),
         },
+        volatile: volatile(server.datadir).await,
         free_bytes: free.map(|free| free.available_bytes),
         stream: stream.map(str::to_owned),
         addresses: Vec::new(),
         snapshot,
     })
+}
+
+async fn volatile(datadir: Option<PathBuf>) -> Option<Vec<String>> {
+    let datadir = datadir?;
+    let looked = tokio::task::spawn_blocking(move || mysql::volatile::memory_tables(&datadir)).await;
+    looked.ok().and_then(Result::ok)
 }
 
 /// `/etc/machine-id`, which tells two agents of one machine.

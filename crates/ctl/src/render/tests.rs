@@ -146,6 +146,7 @@ fn snapshots_tell_state_position_and_holders() {
         freeze: Freeze::Atomic,
         coordinates: Some(Coordinates { flavor: Flavor::Mariadb, binlog: None, gtid: Some("0-1-42".into()) }),
         at_least: None,
+        no_position: None,
         log: None,
         server_version: None,
         datadir: "".into(),

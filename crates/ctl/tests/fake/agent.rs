@@ -181,6 +181,7 @@ impl Fake {
             load: HostLoad::default(),
             overloaded: vec![],
             outside: Some(Vec::new()),
+            volatile: None,
             encrypted_tablespaces: Some(0),
             free_bytes: Some(20 << 30),
             addresses: vec![],

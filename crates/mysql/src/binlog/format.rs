@@ -2,7 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use nix::fcntl::OFlag;
 
 use super::problem;
 use crate::error::{Error, Result};
@@ -22,6 +25,12 @@ const MAX_NAME_BYTES: u32 = 4096;
 const START_ENCRYPTION_EVENT: u8 = 164;
 /// Post-header of a format description before its list of lengths: version, server version, time, header length.
 const FORMAT_FIXED_BYTES: usize = 2 + 50 + 4 + 1;
+/// `LOG_EVENT_BINLOG_IN_USE_F`: a server takes it away when it closes its log.
+const IN_USE: u16 = 1;
+/// A CRC32 behind an event.
+const CHECKSUM_BYTES: usize = 4;
+/// Larger events are not read as a whole: a list of GTIDs of a hundred thousand servers has less.
+const MAX_BODY_BYTES: u64 = 16 << 20;
 /// A format description is a few hundred bytes.
 const MAX_FORMAT_BYTES: u64 = 64 << 10;
 
@@ -34,6 +43,12 @@ pub struct Header {
     pub checksums: bool,
     /// True when the events cannot be read without the server's key.
     pub encrypted: bool,
+    /// Its server has not closed it: it runs, or it crashed.
+    pub in_use: bool,
+    /// `server_id` of the server that wrote it; 0 when encrypted as a whole.
+    pub server_id: u32,
+    /// When it was begun, seconds since 1970 by that server's clock; 0 when encrypted as a whole.
+    pub created_s: u32,
     /// Position behind the format description: of the first event of the log proper.
     pub format_end: u64,
 }
@@ -51,6 +66,9 @@ pub fn inspect(path: &Path) -> Result<Header> {
             server_version: None,
             checksums: false,
             encrypted: true,
+            in_use: true,
+            server_id: 0,
+            created_s: 0,
             format_end: MAGIC_BYTES,
         });
     }
@@ -79,7 +97,15 @@ pub fn inspect(path: &Path) -> Result<Header> {
     let checksums = body[body.len() - 5] == 1;
     let next = log.event(event.end)?;
     let encrypted = next.is_some_and(|e| e.kind == START_ENCRYPTION_EVENT);
-    Ok(Header { server_version: Some(version), checksums, encrypted, format_end: event.end })
+    Ok(Header {
+        server_version: Some(version),
+        checksums,
+        encrypted,
+        in_use: event.flags & IN_USE != 0,
+        server_id: event.server_id,
+        created_s: event.created_s,
+        format_end: event.end,
+    })
 }
 
 /// Checks that an event starts at `start`; a position up to 4 means the log's first event.
@@ -135,8 +161,54 @@ pub(crate) fn checkpoint(path: &Path) -> Result<Option<String>> {
 
 struct Event {
     kind: u8,
+    server_id: u32,
+    created_s: u32,
+    flags: u16,
     start: u64,
     end: u64,
+}
+
+/// A walk over a log's events that reads some of them.
+pub(crate) struct Events<'a> {
+    log: Log<'a>,
+    at: u64,
+    checksums: bool,
+}
+
+/// An event of a walk.
+pub(crate) struct Walked {
+    pub(crate) kind: u8,
+    pub(crate) server_id: u32,
+    /// Position behind it.
+    pub(crate) end: u64,
+    /// Its bytes behind the header, without the checksum; empty where it was not wanted.
+    pub(crate) body: Vec<u8>,
+}
+
+impl<'a> Events<'a> {
+    pub(crate) fn open(path: &'a Path, checksums: bool) -> Result<Self> {
+        Ok(Self { log: Log::open(path)?, at: MAGIC_BYTES, checksums })
+    }
+
+    /// The next event, its body too where its kind is wanted; absent behind the last whole one.
+    pub(crate) fn next(&mut self, wanted: impl Fn(u8) -> bool) -> Result<Option<Walked>> {
+        let Some(event) = self.log.event(self.at)? else { return Ok(None) };
+        let mut body = Vec::new();
+        if wanted(event.kind) {
+            let bytes = event.end - event.start - HEADER_BYTES as u64;
+            if bytes > MAX_BODY_BYTES {
+                return Err(problem(
+                    self.log.path,
+                    &format!("the event at position {} is too long", event.start),
+                ));
+            }
+            body = vec![0; usize::try_from(bytes).unwrap_or_default()];
+            self.log.fill(&mut body)?;
+            body.truncate(body.len().saturating_sub(if self.checksums { CHECKSUM_BYTES } else { 0 }));
+        }
+        self.at = event.end;
+        Ok(Some(Walked { kind: event.kind, server_id: event.server_id, end: event.end, body }))
+    }
 }
 
 struct Log<'a> {
@@ -149,9 +221,13 @@ struct Log<'a> {
 impl<'a> Log<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let open = || -> io::Result<(File, u64)> {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            Ok((file, size))
+            // The server's user may have put a pipe in its place.
+            let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
+            let meta = file.metadata()?;
+            if !meta.is_file() {
+                return Err(io::Error::other("it is no file"));
+            }
+            Ok((file, meta.len()))
         };
         let (file, size) = open().map_err(Error::io("read", path))?;
         Ok(Self { path, file: BufReader::new(file), at: 0, size })
@@ -189,7 +265,16 @@ impl<'a> Log<'a> {
             return Err(problem(self.path, &format!("the event at position {start} is damaged")));
         }
         let end = start + u64::from(length);
-        Ok((end <= self.size).then_some(Event { kind: header[4], start, end }))
+        let number =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        Ok((end <= self.size).then(|| Event {
+            kind: header[4],
+            created_s: number(0),
+            server_id: number(5),
+            flags: u16::from_le_bytes([header[17], header[18]]),
+            start,
+            end,
+        }))
     }
 }
 
@@ -205,7 +290,7 @@ pub(crate) fn sample() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -231,7 +316,14 @@ mod tests {
         assert!(checkpoint(damaged.path()).unwrap_err().to_string().contains("damaged"));
     }
 
-    pub(super) fn log(more: &[Vec<u8>]) -> tempfile::NamedTempFile {
+    /// As [`event`], of a server and with a checksum, as [`log`] says that events have one.
+    pub(crate) fn event_of(kind: u8, server: u32, body: &[u8]) -> Vec<u8> {
+        let mut event = event(kind, &[body, &[0; CHECKSUM_BYTES]].concat());
+        event[5..9].copy_from_slice(&server.to_le_bytes());
+        event
+    }
+
+    pub(crate) fn log(more: &[Vec<u8>]) -> tempfile::NamedTempFile {
         let mut body = vec![0; FORMAT_FIXED_BYTES + 40];
         body[2..9].copy_from_slice(b"10.11.6");
         let crc_flag = body.len() - 5;

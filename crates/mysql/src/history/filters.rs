@@ -18,9 +18,20 @@ const OWN: [&str; 7] = [
 
 /// With these a row that cannot be applied is left out, and both threads run on.
 const SKIPS: [&str; 2] = ["slave-skip-errors", "replica-skip-errors"];
+/// With `IDEMPOTENT` a row that is missing is passed over.
+const MODES: [&str; 2] = ["slave-exec-mode", "replica-exec-mode"];
 
-/// Whether the source's log has all that is written there.
+/// Whether the source's log has all that is written there, in a form that a copy can go on from.
 pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
+    let format = asked.scalar("show binlog_format", "SELECT @@GLOBAL.binlog_format").await?;
+    if format.eq_ignore_ascii_case("STATEMENT") && !asked.follower.takes_statements {
+        return Ok(Availability::Gone(
+            "the source logs statements (binlog_format = STATEMENT): one that uses a session's temporary table, which no copy has, \
+             would end replication; set MIXED or ROW there and take a new snapshot, or set seed.statement_sources in this host's \
+             configuration if no session has such tables"
+                .to_owned(),
+        ));
+    }
     let row = position::binlog_record(&mut asked.session).await?.unwrap_or_default();
     let filters = [("Binlog_Do_DB", "binlog-do-db"), ("Binlog_Ignore_DB", "binlog-ignore-db")];
     let said = filters.into_iter().filter_map(|(column, option)| {
@@ -38,9 +49,24 @@ pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
 #[must_use]
 pub fn of_own(options: &Options, takes_filtered: bool) -> Availability {
     let skips = SKIPS.into_iter().filter(|name| options.is_on(name) == Some(true));
-    let named = OWN.into_iter().chain(skips);
+    let is_idempotent =
+        |name: &&str| options.get(name).is_some_and(|mode| mode.eq_ignore_ascii_case("IDEMPOTENT"));
+    let named = OWN.into_iter().chain(skips).chain(MODES.into_iter().filter(is_idempotent));
     let filters = named.filter_map(|name| Some(format!("{name} = {}", options.get(name)?)));
     leave(&filters.collect::<Vec<_>>(), takes_filtered, "this server leaves out what its source has logged")
+}
+
+/// Whether the donor's copy has all rows of it: those of these tables lay in its memory.
+#[must_use]
+pub fn of_donor(volatile: &[String], takes_filtered: bool) -> Availability {
+    if volatile.is_empty() || takes_filtered {
+        return Availability::Available;
+    }
+    Availability::Gone(format!(
+        "rows of MEMORY tables are in no copy: the new replica would have {} empty, and its applier end or pass over what changes \
+         them; give them another engine, or set seed.filtered_replicas in this host's configuration",
+        volatile.join(", ")
+    ))
 }
 
 fn leave(filters: &[String], takes_filtered: bool, who: &str) -> Availability {
@@ -70,6 +96,8 @@ mod tests {
             ("--slave_skip_errors=1062", false),
             ("--replica-skip-errors=all", false),
             ("--slave-skip-errors=OFF", true),
+            ("--slave-exec-mode=idempotent", false),
+            ("--replica_exec_mode=STRICT", true),
         ] {
             let mut options = Options::default();
             options.add_command_line([line]);

@@ -25,6 +25,12 @@ pub(super) async fn ids(asked: &mut Asked<'_>) -> Result<Availability> {
             "the source and this server have the same server_id {ours}: give this one another in its option file"
         )));
     }
+    if let Some(own) = &asked.follower.server_uuid
+        && asked.recorded.from.flavor == Flavor::Mysql
+        && *own == asked.scalar("show its server_uuid", "SELECT @@GLOBAL.server_uuid").await?
+    {
+        return Ok(Availability::Gone(cloned("the source", own)));
+    }
     let mut replicas = Err(crate::error::Error::NotFound { what: "the replicas" });
     for sql in ["SHOW REPLICAS", "SHOW SLAVE HOSTS"] {
         replicas = asked.session.records("show its replicas", sql).await;
@@ -42,13 +48,26 @@ pub(super) async fn ids(asked: &mut Asked<'_>) -> Result<Availability> {
             // It may be this one.
             _ => true,
         };
-        if column("Server_id").is_some_and(|id| *id == ours.to_string()) && !is_this_one {
+        let is_under_our_id = column("Server_id").is_none_or(|id| *id == ours.to_string());
+        if let Some(uuid) = uuid.filter(|_| is_this_one && !is_under_our_id)
+            && asked.follower.server_uuid.is_some()
+        {
+            return Ok(Availability::Gone(cloned("another replica of the source", uuid)));
+        }
+        if is_under_our_id && !is_this_one {
             return Ok(Availability::Gone(format!(
                 "another replica of the source has the server_id {ours} of this server: give one of them another"
             )));
         }
     }
     Ok(Availability::Available)
+}
+
+fn cloned(who: &str, uuid: &str) -> String {
+    format!(
+        "{who} and this server have the same server_uuid {uuid}, as hosts that were cloned have: remove auto.cnf from this one's \
+         datadir and start it again"
+    )
 }
 
 /// Whether this server wrote anything of what is to come.

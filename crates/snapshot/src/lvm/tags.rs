@@ -66,6 +66,7 @@ pub(crate) fn encode(meta: &SnapshotMeta) -> Vec<String> {
         let uuid = log.server_uuid.as_deref().unwrap_or_default();
         fields.push(("log", format!("{}:{}:{uuid}", number(log.server_id), number(log.created_s))));
     }
+    fields.extend(meta.no_position.clone().map(|why| ("no-position", why)));
     if let Some(proof) = &meta.proof {
         let verdict = if proof.passed { "passed" } else { "failed" };
         fields.push(("proof", format!("{verdict}:{}:{}", proof.recovery_ms, proof.checked_at)));
@@ -125,6 +126,7 @@ pub(crate) fn decode(tags: &[String]) -> Option<SnapshotMeta> {
         coordinates: coordinates(["flavor", "binlog", "gtid"]),
         at_least: coordinates(["least-flavor", "least-binlog", "least-gtid"]).map(Box::new),
         log: get("log").and_then(|v| read_log(&v)),
+        no_position: get("no-position"),
         server_version: get("version").and_then(|v| read_version(&v)),
         datadir: get("datadir").unwrap_or_default().into(),
         expires_at: get("expires").and_then(|v| v.parse().ok()),
@@ -245,6 +247,7 @@ mod tests {
                 server_id: Some(7),
                 created_s: None,
             }),
+            no_position: Some("no lock, ü".to_owned()),
             server_version: Some(ServerVersion {
                 flavor: Flavor::Mysql,
                 number: [8, 0, 40],

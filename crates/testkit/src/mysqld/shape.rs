@@ -15,6 +15,8 @@ pub struct Shape {
     pub lines: &'static [&'static str],
     /// Directories made for it, relative to its base; the datadir is `data`.
     pub directories: &'static [&'static str],
+    /// Files made for it: their paths, relative to its base, and what they say.
+    pub files: &'static [(&'static str, &'static str)],
     /// What begins so at the top of its datadir lies in another directory, relative to its base, before its first start.
     pub moved: &'static [(&'static str, &'static str)],
     /// Its datadir is named by a link.
@@ -47,6 +49,9 @@ impl Shape {
             fs::create_dir_all(&path)?;
             fs::set_permissions(&path, fs::Permissions::from_mode(0o750))?;
             give_to_mysql(&path)?;
+        }
+        for (file, text) in self.files {
+            fs::write(base.join(file), text)?;
         }
         for (prefix, directory) in self.moved {
             for entry in fs::read_dir(datadir)? {

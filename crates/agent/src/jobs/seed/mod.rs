@@ -247,16 +247,13 @@ async fn ask_source(
         Ok(source) => source,
         Err(error) => return SourceSays::Refused(error.message),
     };
-    let options = host.instance.settings().await.options;
-    if let Availability::Gone(why) =
-        mysql::history::filters::of_own(&options, host.config.seed.filtered_replicas)
-    {
+    if let Some(why) = hindered(host, donor).await {
         return SourceSays::Refused(why);
     }
     let coordinates = match (donor.coordinates.as_ref().or(donor.at_least()), &donor.stream) {
         (Some(coordinates), _) => coordinates,
         (None, Some(_)) => return SourceSays::Later,
-        (None, None) => return SourceSays::Refused(replicate::NO_POSITION.to_owned()),
+        (None, None) => return SourceSays::Refused(replicate::no_position(donor)),
     };
     let unsaid = source.tls().is_ok_and(|tls| tls.mode == mysql::TlsMode::Unsaid);
     if unsaid && host.instance.replicates_over_tls().await {
@@ -280,6 +277,24 @@ async fn ask_source(
     }
 }
 
+/// Why a replica of these data on this server would lack rows, or have some of its own, whatever its source gives.
+async fn hindered(host: &Host, donor: &DonorFacts) -> Option<String> {
+    use mysql::history::{Availability, filters, init_file};
+    let settings = host.instance.settings().await;
+    let takes_filtered = host.config.seed.filtered_replicas;
+    let options = settings.options.clone();
+    let at_each_start = tokio::task::spawn_blocking(move || init_file::check(&settings)).await;
+    let found = [
+        filters::of_own(&options, takes_filtered),
+        filters::of_donor(donor.volatile.as_deref().unwrap_or_default(), takes_filtered),
+        at_each_start.unwrap_or_else(|_| Availability::Gone("its init-file could not be read".to_owned())),
+    ];
+    found.into_iter().find_map(|found| match found {
+        Availability::Gone(why) => Some(why),
+        _ => None,
+    })
+}
+
 /// As what this server would follow a source.
 fn follower(host: &Host, server: &ServerInfo) -> mysql::history::Follower {
     mysql::history::Follower {
@@ -287,6 +302,7 @@ fn follower(host: &Host, server: &ServerInfo) -> mysql::history::Follower {
         server_id: server.server_id.unwrap_or(1),
         server_uuid: server.server_uuid.clone(),
         takes_filtered: host.config.seed.filtered_replicas,
+        takes_statements: host.config.seed.statement_sources,
     }
 }
 

@@ -36,6 +36,7 @@ fn meta(proof: Option<bool>) -> SnapshotMeta {
         freeze: Freeze::Atomic,
         coordinates: None,
         at_least: None,
+        no_position: None,
         log: None,
         server_version: None,
         datadir: PathBuf::new(),
@@ -82,6 +83,7 @@ fn donor() -> DonorFacts {
         overloaded: vec![],
         encrypted_tablespaces: Some(0),
         outside: Some(vec![]),
+        volatile: Some(vec![]),
         free_bytes: Some(5 << 30),
         addresses: vec!["db1:4000".into()],
     }

@@ -10,7 +10,7 @@ use job::{Scope, Step, StepError, Steps};
 use mysql::lock::{InstanceLock, LockLimits, LockScope};
 use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
-use protocol::mysql::{Coordinates, ServerInfo, ServerState};
+use protocol::mysql::{Coordinates, Flavor, LogIdentity, ServerInfo, ServerState};
 use protocol::params::SnapshotCreateParams;
 use protocol::snapshot::{Consistency, Freeze, Snapshot};
 use serde_json::Value;
@@ -100,6 +100,7 @@ async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, Wi
 /// How the data are brought to rest for one snapshot.
 struct Instant {
     instance: mysql::Instance,
+    settings: mysql::Settings,
     server: ServerInfo,
     /// Keep still what `scope` says and read the position, waiting this long at the most.
     lock: Option<Duration>,
@@ -161,6 +162,7 @@ impl Instant {
         }
         Ok(Self {
             instance: host.instance.clone(),
+            settings: host.instance.settings().await,
             lock: host.lock_wait().filter(|_| reachable),
             scope: if must_lock { LockScope::Commits } else { scope },
             lock_optional: !must_lock,
@@ -172,14 +174,7 @@ impl Instant {
 
     fn run(&self, take: TakeNow<'_>) -> Result<Observed, Box<dyn std::error::Error + Send + Sync>> {
         if self.server.state == ServerState::Stopped {
-            take()?;
-            // That nothing runs says nothing of how it ended: after a kill the logs belong to the data, and with them a server
-            // that was shut down cleanly loses nothing.
-            return Ok(Observed {
-                consistency: Consistency::Crash,
-                server_version: self.server.version.clone(),
-                ..Observed::stopped()
-            });
+            return self.at_rest(take);
         }
         let standing = self.stand()?;
         {
@@ -201,6 +196,32 @@ impl Instant {
         Ok(observed)
     }
 
+    /// That nothing runs says nothing of how it ended: after a kill the logs belong to the data, and with them a server that was
+    /// shut down cleanly loses nothing.
+    fn at_rest(&self, take: TakeNow<'_>) -> Result<Observed, Box<dyn std::error::Error + Send + Sync>> {
+        let flavor = self.server.version.as_ref().map(|version| version.flavor);
+        let look = || mysql::binlog::at_rest(&self.settings, flavor?).ok().flatten();
+        let before = look();
+        take()?;
+        let mut observed = Observed {
+            consistency: Consistency::Crash,
+            server_version: self.server.version.clone(),
+            ..Observed::stopped()
+        };
+        // A server that was started meanwhile has begun another log.
+        let Some(at) = look().filter(|after| before.as_ref() == Some(after)) else {
+            let why = "MySQL was stopped, and its last log does not say that it was closed by a shutdown";
+            observed.no_position = Some(why.to_owned());
+            return Ok(observed);
+        };
+        observed.log = Some(LogIdentity { server_uuid: self.server.server_uuid.clone(), ..at.log });
+        match at.coordinates.flavor {
+            Flavor::Mariadb => observed.coordinates = Some(at.coordinates),
+            Flavor::Mysql => observed.at_least = Some(at.coordinates),
+        }
+        Ok(observed)
+    }
+
     fn tell_position(&self, standing: Standing, observed: &mut Observed) -> Result<(), mysql::Error> {
         let (coordinates, scope, lock) = match standing {
             Standing::Locked(lock) => (lock.coordinates().clone(), lock.scope(), Some(lock)),
@@ -208,11 +229,29 @@ impl Instant {
             Standing::AtLeast(coordinates) if mysql::consistency::scope(&self.server) == LockScope::Ddl => {
                 (coordinates, LockScope::Ddl, None)
             }
-            Standing::AtLeast(_) | Standing::Unknown => return Ok(()),
+            Standing::AtLeast(_) => {
+                observed.no_position =
+                    Some("no lock kept tables of other engines from being made".to_owned());
+                return Ok(());
+            }
+            Standing::Unknown(why) => {
+                observed.no_position = Some(why);
+                return Ok(());
+            }
         };
         let log = mysql::history::identity(&self.server, &coordinates);
+        let open_tables = lock.as_ref().map_or(0, InstanceLock::temporary_tables_of_appliers);
         let released = lock.map(|lock| self.runtime.block_on(lock.release())).transpose();
         match (released, scope) {
+            (Ok(_), scope) if open_tables > 0 => {
+                let why = format!("replication had {open_tables} temporary tables open, which no copy has");
+                tracing::warn!("the position of the snapshot is not recorded: {why}");
+                observed.no_position = Some(why);
+                if scope == LockScope::Commits {
+                    observed.consistency = Consistency::Locked;
+                }
+                return Ok(());
+            }
             (Ok(_), LockScope::Commits) => {
                 observed.consistency = Consistency::Locked;
                 observed.coordinates = Some(coordinates);
@@ -221,6 +260,7 @@ impl Instant {
             // Longer than the server holds a lock: still one instant, only its position is not known.
             (Err(error), _) if self.lock_optional => {
                 tracing::warn!(%error, "the lock was lost during the snapshot; its position is not recorded");
+                observed.no_position = Some(format!("the lock was lost: {error}"));
                 return Ok(());
             }
             (Err(error), _) => return Err(error),
@@ -230,7 +270,10 @@ impl Instant {
     }
 
     fn stand(&self) -> Result<Standing, mysql::Error> {
-        let Some(wait) = self.lock else { return Ok(Standing::Unknown) };
+        let Some(wait) = self.lock else {
+            let why = "snapshot.lock_wait_s was 0, or MySQL did not let the agent log in";
+            return Ok(Standing::Unknown(why.to_owned()));
+        };
         let limits = LockLimits { wait, hold: Duration::from_secs(600) };
         let take = |scope| self.runtime.block_on(InstanceLock::take(&self.instance, scope, limits));
         let widened = |scope| {
@@ -265,7 +308,7 @@ impl Instant {
             error,
             "no lock for the snapshot; it is crash-consistent and its position is not recorded"
         );
-        Ok(Standing::Unknown)
+        Ok(Standing::Unknown(error))
     }
 }
 
@@ -275,6 +318,6 @@ enum Standing {
     Locked(InstanceLock),
     /// Read without a lock.
     AtLeast(Coordinates),
-    /// The server was not asked, or gave no lock.
-    Unknown,
+    /// The server was not asked, or gave no lock; says why.
+    Unknown(String),
 }

@@ -36,8 +36,10 @@ impl Step<Host> for Replicate {
             service::start(host, scope).await?;
         }
         let Some(from) = &params.options.replicate_from else { return Ok(Value::Null) };
+        let coordinates = coordinates(scope, &params)?;
+        let facts = &params.offer.facts;
         let coordinates =
-            coordinates(scope, &params)?.ok_or_else(|| StepError::new(ErrorCode::Refused, NO_POSITION))?;
+            coordinates.ok_or_else(|| StepError::new(ErrorCode::Refused, no_position(facts)))?;
         let source = source(host, from)?;
         let patience = Duration::from_secs(host.config.seed.replicate_patience_s);
         let report =
@@ -75,8 +77,15 @@ impl Step<Host> for Replicate {
     }
 }
 
-pub(in crate::jobs::seed) const NO_POSITION: &str =
-    "the snapshot has no recorded position to replicate from: take one with snapshot.lock_wait_s above 0";
+/// What is missing, why as far as the snapshot knows, and what to do.
+pub(in crate::jobs::seed) fn no_position(donor: &DonorFacts) -> String {
+    let meta = donor.snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref());
+    let why = meta.and_then(|meta| meta.no_position.as_deref());
+    format!(
+        "the snapshot has no recorded position to replicate from ({}): take another one",
+        why.unwrap_or("snapshot.lock_wait_s was 0, or the donor's agent could not log in")
+    )
+}
 
 /// Where the data stand; see [`standing`].
 pub(super) fn coordinates(scope: &Scope, params: &SeedStartParams) -> Result<Option<Coordinates>, StepError> {
