@@ -17,7 +17,7 @@ use protocol::mysql::BinlogPosition;
 pub use apply::{Applied, apply};
 pub use at_rest::{AtRest, at_rest};
 pub use format::{Header, inspect};
-pub(crate) use needed::{is_log_of, log_lines, write_index};
+pub(crate) use needed::{directories, is_log_of, log_lines, names_below, write_index};
 pub use needed::{localize_indexes, superfluous};
 pub use text::{TextStream, text};
 

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::mysql::Coordinates;
+use sys::dir::Dir;
 
-pub use self::identity::{carry_own, files_of_logs, persist_read_only};
+pub use self::identity::{carry_own, files_of_log, persist_read_only};
 pub use self::logs::OwnLog;
-use crate::datadir::remove;
+use crate::binlog::localize_indexes;
 use crate::error::{Error, Result};
 use crate::find;
 use crate::power::Progress;
@@ -80,11 +81,15 @@ pub async fn recover(
     progress: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Recovered> {
     // What the donor persisted for itself must not count, and is not the recipient's.
+    localize_indexes(&options.datadir)?;
+    let tree = Dir::open(&options.datadir).map_err(Error::io("open", &options.datadir))?;
+    let forget =
+        |name: &str| tree.remove(Path::new(name)).map_err(Error::io("remove", options.datadir.join(name)));
     for name in ["mysqld-auto.cnf", "auto.cnf"] {
-        remove(&options.datadir.join(name))?;
+        forget(name)?;
     }
-    let followed = identity::forget_sources(&options.datadir)?;
-    let carried = logs::find(&options.datadir)?;
+    let followed = identity::forget_sources(&tree)?;
+    let carried = logs::find(&tree)?;
     let (prefix, binary) = options.program;
     let mut arguments = options.arguments;
     if let Some(log) = &carried {
@@ -122,10 +127,10 @@ pub async fn recover(
     let recovery = sandbox.recovery();
     sandbox.stop_cleanly(options.stop_patience).await?;
     if let Some(log) = &carried {
-        logs::adopt(&options.datadir, log, &options.own_log)?;
+        logs::adopt(&tree, log, &options.own_log)?;
     }
     // Of the private server; the recipient's own comes with its other private files.
-    remove(&options.datadir.join("auto.cnf"))?;
+    forget("auto.cnf")?;
     Ok(Recovered { coordinates, recovery, channels, events, looked_at, tables })
 }
 

@@ -1,6 +1,8 @@
 //! Directories held by their descriptors: what is done below one is done relative to it and follows no link, so that it happens there
 //! and nowhere else, whoever renames, exchanges or links what meanwhile.
 
+mod contents;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -14,6 +16,8 @@ use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat
 use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+
+pub use contents::Rights;
 
 /// Who a directory or file is, whatever its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

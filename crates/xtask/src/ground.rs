@@ -34,8 +34,10 @@ impl Ground {
                 r"\bl?chown\(|\bset_permissions\(",
                 "change owners and modes by descriptor",
                 &[
-                    ("crates/mysql/src/", "not moved yet"),
-                    ("crates/agent/src/", "not moved yet"),
+                    ("crates/mysql/src/hold.rs", "systemd's run directory is root's"),
+                    ("crates/mysql/src/rundir.rs", "a private server's run directory is root's"),
+                    ("crates/mysql/src/binlog/apply.rs", "a temporary directory of root's"),
+                    ("crates/agent/src/jobs/seed/stages/verify.rs", "the seed's directory is root's"),
                     ("crates/snapshot/src/", "its trees lie in directories of root's"),
                 ],
             )?,
@@ -43,8 +45,8 @@ impl Ground {
                 r"\bfs::rename\(",
                 "move by sys::file::rename",
                 &[
-                    ("crates/mysql/src/", "not moved yet"),
-                    ("crates/agent/src/", "not moved yet"),
+                    ("crates/mysql/src/hold.rs", "systemd's run directory is root's"),
+                    ("crates/mysql/src/rundir.rs", "a private server's run directory is root's"),
                     ("crates/snapshot/src/tree/", "its directories are synced once all is in place"),
                 ],
             )?,

@@ -15,7 +15,7 @@ use crate::world::PATIENCE;
 impl History {
     /// Before the snapshot: who follows whom, and rows.
     pub(super) async fn begin(self, stage: &mut Stage) {
-        if self.has_primary() {
+        if self.has_primary() || self == Self::DonorWasPromoted {
             let vendor = stage.world.donor.db.vendor().clone();
             stage.primary =
                 Some(Mysqld::start(MysqldOptions { vendor, ..MysqldOptions::default() }).await.unwrap());
@@ -27,7 +27,7 @@ impl History {
         stock(source).await;
         let donor = &stage.world.donor.db;
         match self {
-            _ if self.has_primary() => {
+            _ if stage.primary.is_some() => {
                 follow(donor, stage.source()).await;
                 caught_up(donor, stage.source()).await;
             }
@@ -42,6 +42,9 @@ impl History {
             _ => {}
         }
         self.prepare(stage).await;
+        if self == Self::DonorWasPromoted {
+            promote(stage).await;
+        }
     }
 
     async fn prepare(self, stage: &mut Stage) {
@@ -252,6 +255,15 @@ async fn in_other_domain(source: &Mysqld) {
         false => "SET SESSION gtid_domain_id = 7",
     };
     in_one_session(source, &[other, "INSERT INTO shop.items (note) VALUES ('of another domain')"]).await;
+}
+
+/// The donor's source dies, and the donor is written to from now on.
+async fn promote(stage: &mut Stage) {
+    stage.primary.take().unwrap().kill9().await.unwrap();
+    let donor = &stage.world.donor.db;
+    let stop = if donor.vendor().is_mysql() { "STOP REPLICA" } else { "STOP SLAVE" };
+    donor.exec(stop).await.unwrap();
+    donor.exec("INSERT INTO shop.writes (note) VALUES ('the first of its own')").await.unwrap();
 }
 
 /// The donor becomes the only member of a group.

@@ -33,6 +33,8 @@ pub enum History {
     NoChecksums,
     SeveralDomains,
     DonorLogsNoneOfIts,
+    DonorAppliesInParallel,
+    DonorWasPromoted,
     DonorIsMember,
     EqualUuids,
     MemoryTable,
@@ -45,7 +47,7 @@ pub enum History {
 
 impl History {
     /// Every one.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::UnderWrites,
         Self::LogsRotated,
         Self::DonorIsReplica,
@@ -75,6 +77,8 @@ impl History {
         Self::NoChecksums,
         Self::SeveralDomains,
         Self::DonorLogsNoneOfIts,
+        Self::DonorAppliesInParallel,
+        Self::DonorWasPromoted,
         Self::DonorIsMember,
         Self::EqualUuids,
         Self::MemoryTable,
@@ -118,6 +122,8 @@ impl History {
             Self::NoChecksums => "no-checksums",
             Self::SeveralDomains => "several-domains",
             Self::DonorLogsNoneOfIts => "donor-logs-none-of-its",
+            Self::DonorAppliesInParallel => "donor-applies-in-parallel",
+            Self::DonorWasPromoted => "donor-was-promoted",
             Self::DonorIsMember => "donor-is-member",
             Self::EqualUuids => "equal-uuids",
             Self::MemoryTable => "memory-table",
@@ -164,6 +170,10 @@ impl History {
                 "the source writes in several replication domains (MariaDB), with tags in its GTIDs (MySQL)"
             }
             Self::DonorLogsNoneOfIts => "the donor is a replica that does not log what it applies",
+            Self::DonorAppliesInParallel => "the donor is a replica that commits out of its source's order",
+            Self::DonorWasPromoted => {
+                "the donor was a replica, logged nothing of its source, and writes itself now"
+            }
             Self::DonorIsMember => "the donor is a member of a replication group",
             Self::EqualUuids => "the recipient was cloned with its `auto.cnf`",
             Self::MemoryTable => "a table of the engine MEMORY has rows",
@@ -216,7 +226,15 @@ impl History {
                 (Vec::new(), lines(&["log-bin-compress=ON", "log-bin-compress-min-len=10"]))
             }
             Self::NoChecksums => (lines(&["binlog-checksum=NONE"]), Vec::new()),
-            Self::DonorLogsNoneOfIts => (Vec::new(), lines(&["log-slave-updates=OFF"])),
+            Self::DonorLogsNoneOfIts | Self::DonorWasPromoted => {
+                (Vec::new(), lines(&["log-slave-updates=OFF"]))
+            }
+            Self::DonorAppliesInParallel if is_mysql => {
+                (Vec::new(), lines(&["replica-parallel-workers=4", "replica-preserve-commit-order=OFF"]))
+            }
+            Self::DonorAppliesInParallel => {
+                (Vec::new(), lines(&["slave-parallel-threads=4", "slave-parallel-mode=optimistic"]))
+            }
             Self::TemporaryTable => (Vec::new(), lines(&["binlog-format=STATEMENT"])),
             Self::DonorIsMember => (Vec::new(), lines(MEMBER)),
             Self::ImpatientServers => {
@@ -247,6 +265,7 @@ impl History {
             Self::DonorIsReplica
                 | Self::DonorIsDelayed
                 | Self::DonorLogsNoneOfIts
+                | Self::DonorAppliesInParallel
                 | Self::ReplicasTemporaryTable
         )
     }

@@ -1,13 +1,13 @@
 //! Which binary logs a copy of a datadir needs to recover, and an index without the others.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::io;
 use std::path::{Path, PathBuf};
+
+use sys::dir::{Dir, Rights};
 
 use super::MAX_INDEX_BYTES;
 use super::format::{checkpoint, inspect};
-use crate::datadir::{ClonePolicy, LogNames, Reason, remove, top_entries, unwanted};
+use crate::datadir::{ClonePolicy, LogNames, Reason, top_entries, unwanted};
 use crate::error::{Error, Result};
 
 /// Binary logs at the top of a datadir without which its server recovers just as well.
@@ -25,9 +25,12 @@ pub fn superfluous(datadir: &Path, names: &LogNames) -> Result<Vec<String>> {
     let is_index = |name: &&String| {
         name.ends_with(".index") && unwanted(name, false, &policy, names) == Some(Reason::BinaryLog)
     };
+    let root = Dir::open(datadir).map_err(Error::io("open", datadir))?;
     let mut found = Vec::new();
     for index in entries.iter().filter(is_index) {
-        let logs: Vec<String> = lines(&datadir.join(index))?
+        let bytes = root.read(Path::new(index), MAX_INDEX_BYTES);
+        let bytes = bytes.map_err(Error::io("read the log index", datadir.join(index)))?;
+        let logs: Vec<String> = lines(&bytes.unwrap_or_default())
             .iter()
             .filter_map(|line| Some(file_name(line)?.to_owned()))
             .filter(|name| datadir.join(name).is_file())
@@ -59,62 +62,71 @@ fn first_needed(datadir: &Path, logs: &[String]) -> Option<usize> {
 /// # Errors
 /// [`Error::Io`] when an index cannot be read or written.
 pub fn localize_indexes(datadir: &Path) -> Result<()> {
-    for directory in std::iter::once(PathBuf::new()).chain(directories(datadir)?) {
-        let names = top_entries(&datadir.join(&directory))?;
-        for name in names.iter().filter(|name| name.ends_with(".index")) {
-            localize(datadir, &directory, name)?;
+    let datadir = Dir::open(datadir).map_err(Error::io("open", datadir))?;
+    for directory in std::iter::once(PathBuf::new()).chain(directories(&datadir)?) {
+        for name in names_below(&datadir, &directory)?.iter().filter(|name| name.ends_with(".index")) {
+            localize(&datadir, &directory, name)?;
         }
     }
     Ok(())
 }
 
 /// Directories at the top of a datadir: an option may put the logs into one.
-fn directories(datadir: &Path) -> Result<Vec<PathBuf>> {
-    let is_dir = |name: &String| fs::symlink_metadata(datadir.join(name)).is_ok_and(|meta| meta.is_dir());
-    Ok(top_entries(datadir)?.into_iter().filter(is_dir).map(PathBuf::from).collect())
+pub(crate) fn directories(datadir: &Dir) -> Result<Vec<PathBuf>> {
+    let is_dir = |name: &PathBuf| matches!(datadir.metadata(name), Ok(Some(meta)) if meta.is_dir());
+    Ok(names_below(datadir, Path::new(""))?.into_iter().map(PathBuf::from).filter(is_dir).collect())
 }
 
-fn localize(datadir: &Path, directory: &Path, name: &str) -> Result<()> {
-    let index = datadir.join(directory).join(name);
-    let named = lines(&index)?;
+/// The names in a directory below that are text; an empty path is the directory itself.
+pub(crate) fn names_below(datadir: &Dir, directory: &Path) -> Result<Vec<String>> {
+    let names = match directory.as_os_str().is_empty() {
+        true => datadir.names(),
+        false => datadir.dir(directory).and_then(|dir| dir.names()),
+    };
+    let names = names.map_err(Error::io("list", datadir.path().join(directory)))?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+fn localize(datadir: &Dir, directory: &Path, name: &str) -> Result<()> {
+    let index = directory.join(name);
     // Whatever else ends so is no index of logs.
-    if named.is_empty() || !named.iter().all(|line| file_name(line).is_some_and(is_log)) {
+    let named = log_lines(datadir, &index)?;
+    if named.is_empty() {
         return Ok(());
     }
-    let is_here = |name: &&str| datadir.join(directory).join(name).is_file();
+    let is_here =
+        |name: &&str| matches!(datadir.metadata(&directory.join(name)), Ok(Some(meta)) if meta.is_file());
     let kept: Vec<String> = named
         .iter()
         .filter_map(|line| file_name(line).filter(is_here))
         .map(|name| format!("./{}", directory.join(name).display()))
         .collect();
     if kept.is_empty() {
-        return remove(&index).map(|_| ());
+        return datadir.remove(&index).map(drop).map_err(Error::io("remove", datadir.path().join(&index)));
     }
-    if kept == named { Ok(()) } else { write_index(&index, &kept) }
+    if kept == named { Ok(()) } else { write_index(datadir, &index, &index, &kept) }
 }
 
-/// Writes an index anew, whole or not at all, with the rights of the old one.
-pub(crate) fn write_index(index: &Path, lines: &[String]) -> Result<()> {
-    // Always the same name: what a crash has left of it goes the next time.
-    let mut new = index.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    remove(&new)?;
-    let write = || {
-        let mut file = File::create_new(&new)?;
-        lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
-        let old = fs::metadata(index)?;
-        file.set_permissions(old.permissions())?;
-        fchown(&file, Some(old.uid()), Some(old.gid()))?;
-        file.sync_all()?;
-        fs::rename(&new, index)
+/// Writes an index anew, whole or not at all, with the rights of `model`.
+pub(crate) fn write_index(datadir: &Dir, index: &Path, model: &Path, lines: &[String]) -> Result<()> {
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let write = || match datadir.metadata(model)? {
+        Some(meta) => datadir.write(index, text.as_bytes(), Rights::from(&meta)),
+        None => Err(io::ErrorKind::NotFound.into()),
     };
-    write().map_err(Error::io("write the log index", index))
+    write().map_err(Error::io("write the log index", datadir.path().join(index)))
 }
 
 /// The lines of an index, when all of them name logs; empty otherwise.
-pub(crate) fn log_lines(index: &Path) -> Result<Vec<String>> {
-    let named = lines(index)?;
+pub(crate) fn log_lines(datadir: &Dir, index: &Path) -> Result<Vec<String>> {
+    let is_one =
+        matches!(datadir.metadata(index), Ok(Some(meta)) if meta.is_file() && meta.len() <= MAX_INDEX_BYTES);
+    if !is_one {
+        return Ok(Vec::new());
+    }
+    let bytes = datadir.read(index, MAX_INDEX_BYTES);
+    let bytes = bytes.map_err(Error::io("read the log index", datadir.path().join(index)))?;
+    let named = lines(&bytes.unwrap_or_default());
     Ok(if named.iter().all(|line| file_name(line).is_some_and(is_log)) { named } else { Vec::new() })
 }
 
@@ -133,14 +145,9 @@ pub(crate) fn is_log_of(base: &str, name: &str) -> bool {
         || [".index", ".state", ".index_crash_safe", ".~rec~"].contains(&rest)
 }
 
-fn lines(index: &Path) -> Result<Vec<String>> {
-    let meta = fs::symlink_metadata(index).map_err(Error::io("read the log index", index))?;
-    if !meta.is_file() || meta.len() > MAX_INDEX_BYTES {
-        return Ok(Vec::new());
-    }
-    let bytes = fs::read(index).map_err(Error::io("read the log index", index))?;
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect())
+fn lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }
 
 fn file_name(line: &str) -> Option<&str> {
@@ -149,6 +156,8 @@ fn file_name(line: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -5,8 +5,8 @@ use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sys::dir::Dir;
 
-use super::remove;
 use crate::error::{Error, Result};
 
 /// What becomes of the files that a copy may or may not want.
@@ -232,6 +232,7 @@ pub fn cleanup_plan<'a>(
 /// # Errors
 /// [`Error::Io`] for a file that cannot be removed, [`Error::Refused`] for a path that leaves the datadir.
 pub fn clean(datadir: &Path, plan: &[Removal]) -> Result<Vec<PathBuf>> {
+    let dir = Dir::open(datadir).map_err(Error::io("open", datadir))?;
     let mut removed = Vec::new();
     for Removal { path, .. } in plan {
         if path.components().count() != 1 || !matches!(path.components().next(), Some(Component::Normal(_))) {
@@ -240,7 +241,7 @@ pub fn clean(datadir: &Path, plan: &[Removal]) -> Result<Vec<PathBuf>> {
             });
         }
         let full = datadir.join(path);
-        if remove(&full)? {
+        if dir.remove(path).map_err(Error::io("remove", &full))? {
             removed.push(full);
         }
     }

@@ -6,9 +6,9 @@ mod ownership;
 pub(crate) mod shape;
 
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
+
+use sys::dir::Dir;
 
 use crate::error::{Error, Result};
 use crate::find;
@@ -39,20 +39,6 @@ pub fn top(datadir: &Path) -> Result<Vec<(String, bool)>> {
 pub fn top_entries(datadir: &Path) -> Result<Vec<String>> {
     let entries = fs::read_dir(datadir).map_err(Error::io("list", datadir))?;
     Ok(entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect())
-}
-
-/// Removes a file or a whole directory, never following a link. False when it was not there.
-pub(crate) fn remove(path: &Path) -> Result<bool> {
-    let done = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
-    match done {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(Error::io("remove", path)(e)),
-    }
 }
 
 /// True for a file at the top of a datadir that belongs to the server itself.
@@ -102,23 +88,24 @@ pub fn check_clearable(datadir: &Path) -> Result<()> {
 /// As [`check_clearable`], and [`Error::Io`] for what cannot be removed.
 pub fn clear(datadir: &Path) -> Result<usize> {
     check_clearable(datadir)?;
-    let device = fs::metadata(datadir).map_err(Error::io("read", datadir))?.dev();
-    let entries = fs::read_dir(datadir).map_err(Error::io("list", datadir))?;
-    let paths: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
-    for path in &paths {
-        let meta = fs::symlink_metadata(path).map_err(Error::io("read", path))?;
-        if meta.dev() != device {
-            let reason = format!("{} is a mount of its own; unmount it first", path.display());
+    let dir = Dir::open(datadir).map_err(Error::io("open", datadir))?;
+    let device = dir.identity().map_err(Error::io("read", datadir))?.device;
+    let names = dir.names().map_err(Error::io("list", datadir))?;
+    for name in &names {
+        let entry = dir.entry(name).map_err(Error::io("read", datadir.join(name)))?;
+        if entry.is_some_and(|entry| entry.device != device) {
+            let reason = format!("{} is a mount of its own; unmount it first", datadir.join(name).display());
             return Err(Error::Refused { reason });
         }
     }
     let mut removed = 0;
-    for path in paths {
+    for name in names {
         // A file system's own directory belongs to its mount point, not to the data.
-        if path.file_name().is_some_and(|n| n == "lost+found") {
+        if name == "lost+found" {
             continue;
         }
-        removed += usize::from(remove(&path)?);
+        let is_gone = dir.remove(Path::new(&name));
+        removed += usize::from(is_gone.map_err(Error::io("remove", datadir.join(&name)))?);
     }
     Ok(removed)
 }

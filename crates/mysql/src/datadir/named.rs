@@ -1,9 +1,10 @@
 //! Directories below the datadir that options name for files of the server itself: a copy of another host's data lacks them,
 //! and a server without them does not start.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{getegid, geteuid};
+use sys::dir::{Dir, Rights};
 
 use crate::error::{Error, Result};
 use crate::settings::Settings;
@@ -61,8 +62,10 @@ fn below(settings: &Settings, path: &Path) -> Option<PathBuf> {
 /// # Errors
 /// [`Error::Io`].
 pub fn make_directories(root: &Path, relative: &[PathBuf]) -> Result<()> {
-    for path in relative.iter().map(|relative| root.join(relative)) {
-        DirBuilder::new().recursive(true).mode(0o750).create(&path).map_err(Error::io("create", &path))?;
+    let dir = Dir::open(root).map_err(Error::io("open", root))?;
+    let own = Rights { uid: geteuid().as_raw(), gid: getegid().as_raw(), mode: 0o750 };
+    for path in relative {
+        dir.make_dirs(path, own).map_err(Error::io("create", root.join(path)))?;
     }
     Ok(())
 }

@@ -1,12 +1,14 @@
 //! Whose the files of a datadir are, for the system and for SELinux.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, lchown};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use nix::unistd::User;
 use serde::{Deserialize, Serialize};
+use sys::dir::Dir;
 
 use crate::error::{Error, Result};
 
@@ -48,27 +50,40 @@ impl Ownership {
 /// # Errors
 /// [`Error::Io`] for the first file that cannot be given away.
 pub fn give_to(root: &Path, owner: &Ownership) -> Result<()> {
-    for entry in walkdir::WalkDir::new(root) {
-        let entry = entry.map_err(|e| {
-            let path = e.path().unwrap_or(root).to_owned();
-            Error::Io { action: "walk", path, source: e.into() }
-        })?;
-        let path = entry.path();
-        let meta = entry.metadata().map_err(|e| Error::Io {
-            action: "read",
-            path: path.to_owned(),
-            source: e.into(),
-        })?;
-        if (meta.uid(), meta.gid()) != (owner.uid, owner.gid) {
-            lchown(path, Some(owner.uid), Some(owner.gid)).map_err(Error::io("change the owner of", path))?;
+    let top = Dir::open(root).map_err(Error::io("open", root))?;
+    give_all(&top, owner)?;
+    // Last, and by its own name: until then nobody else comes in.
+    let parent = root.parent().unwrap_or(Path::new("/"));
+    let parent = Dir::open(parent).map_err(Error::io("open", parent))?;
+    give(&parent, root.file_name().unwrap_or_default(), owner).map_err(Error::io("give", root))
+}
+
+fn give_all(dir: &Dir, owner: &Ownership) -> Result<()> {
+    for name in dir.names().map_err(Error::io("list", dir.path()))? {
+        let path = dir.path().join(&name);
+        let below = match dir.metadata(Path::new(&name)).map_err(Error::io("read", &path))? {
+            Some(meta) if meta.is_dir() => Some(dir.dir(Path::new(&name)).map_err(Error::io("open", &path))?),
+            Some(_) => None,
+            None => continue,
+        };
+        if let Some(below) = below {
+            give_all(&below, owner)?;
         }
-        if let Some(label) = &owner.label
-            && label_of(path).as_ref() != Some(label)
-        {
-            set_label(path, label).map_err(Error::io("set the SELinux label of", path))?;
-        }
+        give(dir, &name, owner).map_err(Error::io("change the owner or label of", &path))?;
     }
     Ok(())
+}
+
+/// One entry of a directory, itself if it is a link.
+fn give(dir: &Dir, name: &OsStr, owner: &Ownership) -> io::Result<()> {
+    let Some(meta) = dir.metadata(Path::new(name))? else { return Ok(()) };
+    if (meta.uid(), meta.gid()) != (owner.uid, owner.gid) {
+        dir.give(Path::new(name), owner.uid, owner.gid)?;
+    }
+    let Some(label) = &owner.label else { return Ok(()) };
+    // No call labels what lies in a directory that is given by its descriptor.
+    let path = dir.by_descriptor().join(name);
+    if label_of(&path).as_ref() == Some(label) { Ok(()) } else { set_label(&path, label) }
 }
 
 /// The label of a file or link itself.
@@ -87,6 +102,8 @@ fn set_label(path: &Path, label: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::lchown;
+
     use super::*;
 
     const MYSQL: &str = "system_u:object_r:mysqld_db_t:s0";
@@ -121,5 +138,19 @@ mod tests {
         let root = Ownership::find(missing, Some("root")).unwrap();
         assert_eq!(root, Ownership { uid: 0, gid: 0, label: None });
         assert!(Ownership::find(missing, Some("no-such-user")).is_err());
+    }
+
+    #[test]
+    fn a_directory_that_was_exchanged_for_a_link_gives_nothing_away() {
+        let (tree, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("shadow"), "x").unwrap();
+        let before = fs::metadata(outside.path().join("shadow")).unwrap().uid();
+        std::os::unix::fs::symlink(outside.path(), tree.path().join("shop")).unwrap();
+        let owner = Ownership { uid: 4711, gid: 4712, label: None };
+        if give_to(tree.path(), &owner).is_err() {
+            testkit::skip!("only root may give files away");
+        }
+        assert_eq!(fs::metadata(outside.path().join("shadow")).unwrap().uid(), before);
+        assert_eq!(fs::symlink_metadata(tree.path().join("shop")).unwrap().uid(), 4711, "the link itself");
     }
 }

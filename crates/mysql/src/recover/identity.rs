@@ -1,15 +1,16 @@
 //! What is the recipient's own in its old datadir: who it is, what it was told to keep set, its keys and private files.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
-};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use serde_json::{Value, json};
+use sys::dir::{Dir, Rights};
 
-use crate::datadir::{is_own, is_replica_file, remove, top_entries};
+use crate::binlog::names_below;
+use crate::datadir::{is_own, is_replica_file};
 use crate::error::{Error, Result};
 
 /// Larger files are neither keys nor settings.
@@ -28,16 +29,22 @@ pub fn carry_own(old: &Path, new: &Path) -> Result<Vec<String>> {
     if !old.exists() {
         return Ok(Vec::new());
     }
-    for name in top_entries(new)?.into_iter().filter(|name| is_own(name)) {
-        remove(&new.join(name))?;
+    let open = |path: &Path| Dir::open(path).map_err(Error::io("open", path));
+    let (old, new) = (open(old)?, open(new)?);
+    for name in own_names(&new)? {
+        new.remove(Path::new(&name)).map_err(Error::io("remove", new.path().join(&name)))?;
     }
     let mut carried = Vec::new();
-    for name in top_entries(old)?.into_iter().filter(|name| is_own(name)) {
-        copy(&old.join(&name), &new.join(&name), MAX_DEPTH)?;
+    for name in own_names(&old)? {
+        copy(&old, &new, Path::new(&name), MAX_DEPTH).map_err(Error::io("copy", old.path().join(&name)))?;
         carried.push(name);
     }
-    File::open(new).and_then(|dir| dir.sync_all()).map_err(Error::io("flush", new))?;
+    new.sync().map_err(Error::io("flush", new.path()))?;
     Ok(carried)
+}
+
+fn own_names(dir: &Dir) -> Result<Vec<String>> {
+    Ok(names_below(dir, Path::new(""))?.into_iter().filter(|name| is_own(name)).collect())
 }
 
 /// Removes the files in which a replica keeps whom it follows, so that a server finds no thread to start. Returns how many sources
@@ -45,44 +52,34 @@ pub fn carry_own(old: &Path, new: &Path) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// [`Error::Io`] for what cannot be removed.
-pub(super) fn forget_sources(datadir: &Path) -> Result<u64> {
+pub(super) fn forget_sources(datadir: &Dir) -> Result<u64> {
     let mut sources = 0;
-    for name in top_entries(datadir)?.into_iter().filter(|name| is_replica_file(name)) {
-        remove(&datadir.join(&name))?;
+    for name in names_below(datadir, Path::new(""))?.into_iter().filter(|name| is_replica_file(name)) {
+        datadir.remove(Path::new(&name)).map_err(Error::io("remove", datadir.path().join(&name)))?;
         sources += u64::from(name.starts_with("master"));
     }
     Ok(sources)
 }
 
 /// Links are not followed, and not copied: what they lead to is not in the datadir.
-fn copy(from: &Path, to: &Path, depth: usize) -> Result<()> {
-    let meta = fs::symlink_metadata(from).map_err(Error::io("read", from))?;
+fn copy(from: &Dir, to: &Dir, below: &Path, depth: usize) -> io::Result<()> {
+    let Some(meta) = from.metadata(below)? else { return Ok(()) };
     if meta.is_dir() && depth > 0 {
-        fs::DirBuilder::new().mode(0o700).create(to).map_err(Error::io("create", to))?;
-        for entry in fs::read_dir(from).map_err(Error::io("list", from))? {
-            let name = entry.map_err(Error::io("list", from))?.file_name();
-            copy(&from.join(&name), &to.join(&name), depth - 1)?;
+        to.make_dir(below, 0o700)?;
+        for name in from.dir(below)?.names()? {
+            copy(from, to, &below.join(name), depth - 1)?;
         }
-        let give = || {
-            let dir = File::open(to)?;
-            fchown(&dir, Some(meta.uid()), Some(meta.gid()))?;
-            dir.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o7777))
-        };
-        return give().map_err(Error::io("make", to));
+        let dir = to.open_below(below, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+        return Rights::from(&meta).give(&dir);
     }
     if !meta.is_file() || meta.len() > MAX_FILE_BYTES {
         return Ok(());
     }
-    let copy = || -> io::Result<()> {
-        let no_link = nix::libc::O_NOFOLLOW;
-        let mut source = OpenOptions::new().read(true).custom_flags(no_link).open(from)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        io::copy(&mut source, &mut file)?;
-        fchown(&file, Some(meta.uid()), Some(meta.gid()))?;
-        file.set_permissions(fs::Permissions::from_mode(meta.mode() & 0o777))?;
-        file.sync_all()
-    };
-    copy().map_err(Error::io("copy", from))
+    let mut source = from.file(below)?.take(MAX_FILE_BYTES);
+    let rights = Rights { mode: meta.mode() & 0o777, ..Rights::from(&meta) };
+    let mut file = to.create(below, rights)?;
+    io::copy(&mut source, &mut file)?;
+    file.sync_all()
 }
 
 /// Has a MySQL server come up read-only to all: among what it persists, in the file of this datadir. False when it does so
@@ -91,12 +88,13 @@ fn copy(from: &Path, to: &Path, depth: usize) -> Result<()> {
 /// # Errors
 /// [`Error::Io`], or [`Error::Answer`] for a file that is no such file.
 pub fn persist_read_only(datadir: &Path) -> Result<bool> {
-    let path = datadir.join(PERSISTED);
+    let tree = Dir::open(datadir).map_err(Error::io("open", datadir))?;
+    let path = Path::new(PERSISTED);
     let wrong = |problem: String| Error::Answer { action: "mysqld-auto.cnf", problem };
-    let mut persisted: Value = match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => json!({ "Version": 2 }),
-        Err(e) => return Err(Error::io("read", path)(e)),
+    let before = tree.read(path, MAX_FILE_BYTES).map_err(Error::io("read", datadir.join(path)))?;
+    let mut persisted: Value = match before {
+        Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?,
+        None => json!({ "Version": 2 }),
     };
     let all = persisted.as_object_mut().ok_or_else(|| wrong("it holds no object".to_owned()))?;
     let dynamic = all.entry("mysql_dynamic_variables").or_insert_with(|| json!({}));
@@ -105,40 +103,24 @@ pub fn persist_read_only(datadir: &Path) -> Result<bool> {
     if dynamic.insert("super_read_only".to_owned(), wanted).is_some_and(|before| before["Value"] == "ON") {
         return Ok(false);
     }
-    let owner = fs::metadata(datadir).map_err(Error::io("read", datadir))?;
-    let new = datadir.join("mysqld-auto.cnf.new");
-    remove(&new)?;
-    let write = || -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&new)?;
-        serde_json::to_writer(&file, &persisted)?;
-        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
+    let write = || {
+        let owner = nix::sys::stat::fstat(&tree)?;
+        let rights = Rights { uid: owner.st_uid, gid: owner.st_gid, mode: 0o640 };
+        tree.write(path, persisted.to_string().as_bytes(), rights)
     };
-    write().map_err(Error::io("write", &path))?;
+    write().map_err(Error::io("write", datadir.join(path)))?;
     Ok(true)
 }
 
-/// The files of logs that lie outside a datadir, by the base path of each log: what testifies about its old data there.
+/// The files of a log that lies outside a datadir, by its base name in its directory: what testifies about its old data there.
 ///
 /// # Errors
-/// [`Error::Io`] when a directory cannot be listed.
-pub fn files_of_logs(bases: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for base in bases {
-        let (Some(directory), Some(name)) = (base.parent(), base.file_name().and_then(|name| name.to_str()))
-        else {
-            continue;
-        };
-        if !directory.is_dir() {
-            continue;
-        }
-        let names = top_entries(directory)?;
-        found.extend(names.iter().filter(|entry| is_of_log(name, entry)).map(|entry| directory.join(entry)));
-    }
-    found.sort();
-    found.dedup();
-    Ok(found)
+/// [`Error::Io`] when the directory cannot be listed.
+pub fn files_of_log(directory: &Dir, base: &str) -> Result<Vec<String>> {
+    let mut names = names_below(directory, Path::new(""))?;
+    names.retain(|entry| is_of_log(base, entry));
+    names.sort();
+    Ok(names)
 }
 
 /// Of the log itself, or of a named connection's relay log: `base-channel.000001`.
@@ -153,7 +135,10 @@ fn is_of_log(base: &str, entry: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::datadir::top_entries;
 
     #[test]
     fn the_recipients_own_files_come_along_and_nothing_that_speaks_of_its_old_data() {
@@ -223,8 +208,12 @@ mod tests {
         for name in of_log.iter().chain(&not) {
             fs::write(dir.path().join(name), "x").unwrap();
         }
-        let found = files_of_logs(&[dir.path().join("binlog"), dir.path().join("relay-log")]).unwrap();
-        let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        let directory = Dir::open(dir.path()).unwrap();
+        let mut names: Vec<_> = ["binlog", "relay-log"]
+            .into_iter()
+            .flat_map(|base| files_of_log(&directory, base).unwrap())
+            .collect();
+        names.sort();
         let mut expected = of_log.to_vec();
         expected.sort_unstable();
         assert_eq!(names, expected);

@@ -1,12 +1,13 @@
 //! The binary log that came along with the data: found for recovery, then made the recipient's own or removed.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::binlog::{is_log_of, localize_indexes, log_lines, write_index};
-use crate::datadir::{LogNames, is_relay_log, remove, top_entries};
+use sys::dir::{Dir, Rights};
+
+use crate::binlog::{directories, is_log_of, log_lines, names_below, write_index};
+use crate::datadir::{LogNames, is_relay_log};
 use crate::error::{Error, Result};
 
 /// A binary log inside a copied datadir.
@@ -33,15 +34,12 @@ pub enum OwnLog {
 }
 
 /// The log that was written last, once each line of its index is a name in the datadir.
-pub(super) fn find(datadir: &Path) -> Result<Option<CarriedLog>> {
-    localize_indexes(datadir)?;
+pub(super) fn find(datadir: &Dir) -> Result<Option<CarriedLog>> {
     let mut newest: Option<(SystemTime, CarriedLog)> = None;
-    let inner = top_entries(datadir)?.into_iter().map(PathBuf::from);
-    let inner = inner.filter(|name| fs::symlink_metadata(datadir.join(name)).is_ok_and(|meta| meta.is_dir()));
-    for directory in std::iter::once(PathBuf::new()).chain(inner) {
-        for name in top_entries(&datadir.join(&directory))?.iter().filter(|name| name.ends_with(".index")) {
+    for directory in std::iter::once(PathBuf::new()).chain(directories(datadir)?) {
+        for name in names_below(datadir, &directory)?.iter().filter(|name| name.ends_with(".index")) {
             let index = directory.join(name);
-            let lines = log_lines(&datadir.join(&index))?;
+            let lines = log_lines(datadir, &index)?;
             let Some(last) = lines.last().map(|line| PathBuf::from(line.trim_start_matches("./"))) else {
                 continue;
             };
@@ -50,8 +48,8 @@ pub(super) fn find(datadir: &Path) -> Result<Option<CarriedLog>> {
             if is_relay_log(plain, &LogNames::default()) {
                 continue;
             }
-            let written = fs::metadata(datadir.join(&last)).and_then(|meta| meta.modified());
-            let written = written.map_err(Error::io("read", datadir.join(&last)))?;
+            let written = datadir.file(&last).and_then(|file| file.metadata()?.modified());
+            let written = written.map_err(Error::io("read", datadir.path().join(&last)))?;
             if newest.as_ref().is_none_or(|(time, _)| *time < written) {
                 newest = Some((written, CarriedLog { base, index }));
             }
@@ -62,73 +60,69 @@ pub(super) fn find(datadir: &Path) -> Result<Option<CarriedLog>> {
 
 /// Gives a carried log the recipient's names, so that its server goes on in it; removes it where that server writes elsewhere.
 /// Can be repeated.
-pub(super) fn adopt(datadir: &Path, carried: &CarriedLog, own: &OwnLog) -> Result<()> {
+pub(super) fn adopt(datadir: &Dir, carried: &CarriedLog, own: &OwnLog) -> Result<()> {
     let (directory, base) = parts(&carried.base);
-    let here = datadir.join(&directory);
-    let files = top_entries(&here)?.into_iter().filter(|name| is_log_of(&base, name));
+    let files = names_below(datadir, &directory)?.into_iter().filter(|name| is_log_of(&base, name));
+    let place = |below: &Path| datadir.path().join(below);
     match own {
         OwnLog::Inside(own) if *own == carried.base => {}
         OwnLog::Inside(own) => return rename(datadir, carried, &files.collect::<Vec<_>>(), own),
         OwnLog::Off | OwnLog::Outside { .. } => {
-            for name in files {
+            for below in files.map(|name| directory.join(name)) {
                 match own {
-                    OwnLog::Outside { state } if name.ends_with(".state") => {
-                        fs::rename(here.join(&name), state).map_err(Error::io("keep", here.join(&name)))?;
+                    OwnLog::Outside { state } if below.extension().is_some_and(|last| last == "state") => {
+                        keep(datadir, &below, state).map_err(Error::io("keep", place(&below)))?;
                     }
-                    _ => _ = remove(&here.join(&name))?,
+                    _ => _ = datadir.remove(&below).map_err(Error::io("remove", place(&below)))?,
                 }
             }
-            remove(&datadir.join(&carried.index))?;
+            datadir.remove(&carried.index).map_err(Error::io("remove", place(&carried.index)))?;
         }
     }
     Ok(())
 }
 
+/// Out of the tree, into a directory of our own.
+fn keep(datadir: &Dir, below: &Path, state: &Path) -> io::Result<()> {
+    let (Some(directory), Some(name)) = (state.parent(), state.file_name()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    datadir.shift(below, &Dir::open(directory)?, Path::new(name))
+}
+
 /// The index goes last: while it is there, what a crash has left undone is done again.
-fn rename(datadir: &Path, carried: &CarriedLog, files: &[String], own: &Path) -> Result<()> {
+fn rename(datadir: &Dir, carried: &CarriedLog, files: &[String], own: &Path) -> Result<()> {
     let (directory, base) = parts(&carried.base);
     let (own_directory, own_base) = parts(own);
-    let (from, to) = (datadir.join(&directory), datadir.join(&own_directory));
-    make_like(&to, datadir)?;
+    let place = |below: &Path| datadir.path().join(below);
+    let made = || {
+        let like = nix::sys::stat::fstat(datadir)?;
+        datadir.make_dirs(&own_directory, Rights { uid: like.st_uid, gid: like.st_gid, mode: 0o750 })
+    };
+    made().map_err(Error::io("create", place(&own_directory)))?;
     for name in files.iter().filter(|name| !name.ends_with(".index")) {
-        let new = to.join(format!("{own_base}{}", &name[base.len()..]));
-        fs::rename(from.join(name), &new).map_err(Error::io("rename", from.join(name)))?;
+        let (from, to) =
+            (directory.join(name), own_directory.join(format!("{own_base}{}", &name[base.len()..])));
+        datadir.shift(&from, datadir, &to).map_err(Error::io("rename", place(&from)))?;
     }
-    let old_index = datadir.join(&carried.index);
-    let lines: Vec<String> = log_lines(&old_index)?
+    let lines: Vec<String> = log_lines(datadir, &carried.index)?
         .iter()
         .filter_map(|line| line.rsplit_once('.'))
         .map(|(_, number)| format!("./{}.{number}", own.display()))
         .collect();
-    let new_index = to.join(format!("{own_base}.index"));
-    if new_index != old_index {
-        fs::copy(&old_index, &new_index).map_err(Error::io("write", &new_index))?;
-        let owner = fs::metadata(&old_index).map_err(Error::io("read", &old_index))?;
-        chown(&new_index, Some(owner.uid()), Some(owner.gid()))
-            .map_err(Error::io("change the owner of", &new_index))?;
+    let new_index = own_directory.join(format!("{own_base}.index"));
+    write_index(datadir, &new_index, &carried.index, &lines)?;
+    if new_index != carried.index {
+        datadir.remove(&carried.index).map_err(Error::io("remove", place(&carried.index)))?;
     }
-    write_index(&new_index, &lines)?;
-    if new_index != old_index {
-        remove(&old_index)?;
-    }
-    for path in [&from, &to] {
-        File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::io("flush", path))?;
+    for below in [&directory, &own_directory] {
+        let flushed = match below.as_os_str().is_empty() {
+            true => datadir.sync(),
+            false => datadir.dir(below).and_then(|dir| dir.sync()),
+        };
+        flushed.map_err(Error::io("flush", place(below)))?;
     }
     Ok(())
-}
-
-/// A directory of the owner and mode of another.
-fn make_like(directory: &Path, model: &Path) -> Result<()> {
-    if directory.exists() {
-        return Ok(());
-    }
-    let meta = fs::metadata(model).map_err(Error::io("read", model))?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(directory)
-        .map_err(Error::io("create", directory))?;
-    chown(directory, Some(meta.uid()), Some(meta.gid())).map_err(Error::io("change the owner of", directory))
 }
 
 /// Directory and base name.
@@ -139,7 +133,11 @@ fn parts(base: &Path) -> (PathBuf, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::binlog::localize_indexes;
+    use crate::datadir::top_entries;
 
     fn donors(dir: &Path) {
         let write = |name: &str, text: &str| fs::write(dir.join(name), text).unwrap();
@@ -155,9 +153,11 @@ mod tests {
     fn a_carried_log_takes_the_recipients_names_and_nothing_leads_elsewhere() {
         let dir = tempfile::tempdir().unwrap();
         donors(dir.path());
-        let carried = find(dir.path()).unwrap().unwrap();
+        localize_indexes(dir.path()).unwrap();
+        let tree = Dir::open(dir.path()).unwrap();
+        let carried = find(&tree).unwrap().unwrap();
         assert_eq!(carried.base, Path::new("db1-bin"));
-        adopt(dir.path(), &carried, &OwnLog::Inside("logs/db2-bin".into())).unwrap();
+        adopt(&tree, &carried, &OwnLog::Inside("logs/db2-bin".into())).unwrap();
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!(text("logs/db2-bin.index"), "./logs/db2-bin.000003\n./logs/db2-bin.000004\n");
         assert_eq!(
@@ -175,10 +175,41 @@ mod tests {
     fn a_recipient_that_logs_elsewhere_begins_with_the_state_alone() {
         let dir = tempfile::tempdir().unwrap();
         donors(dir.path());
-        let carried = find(dir.path()).unwrap().unwrap();
+        localize_indexes(dir.path()).unwrap();
+        let tree = Dir::open(dir.path()).unwrap();
+        let carried = find(&tree).unwrap().unwrap();
         let state = dir.path().join("kept");
-        adopt(dir.path(), &carried, &OwnLog::Outside { state: state.clone() }).unwrap();
+        adopt(&tree, &carried, &OwnLog::Outside { state: state.clone() }).unwrap();
         assert_eq!(fs::read_to_string(&state).unwrap(), "0-1-42\n");
         assert_eq!(top_entries(dir.path()).unwrap().len(), 2);
+    }
+
+    /// The servers' user can put anything in the tree at any moment: what it puts where root will write must not be followed.
+    #[test]
+    fn links_where_an_index_or_a_directory_will_be_lead_root_nowhere() {
+        let outside = tempfile::tempdir().unwrap();
+        let precious = outside.path().join("precious");
+        let planted: [(&str, &str, &Path); 4] = [
+            ("db2-bin.index", "db2-bin", &precious),
+            ("db2-bin.index.new", "db2-bin", &precious),
+            ("logs", "logs/db2-bin", outside.path()),
+            ("db1-bin.index", "db2-bin", &precious),
+        ];
+        for (at, own, target) in planted {
+            fs::write(&precious, "precious").unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            donors(dir.path());
+            localize_indexes(dir.path()).unwrap();
+            let tree = Dir::open(dir.path()).unwrap();
+            let carried = find(&tree).unwrap().unwrap();
+            // After the look, as one who races would.
+            drop(fs::remove_file(dir.path().join(at)));
+            std::os::unix::fs::symlink(target, dir.path().join(at)).unwrap();
+            drop(adopt(&tree, &carried, &OwnLog::Inside(own.into())));
+            let left: Vec<_> =
+                fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(left, ["precious"], "{at}");
+            assert_eq!(fs::read_to_string(&precious).unwrap(), "precious", "{at}");
+        }
     }
 }

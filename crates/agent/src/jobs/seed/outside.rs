@@ -4,15 +4,16 @@
 //! transactions that the new data have not would count as executed. The files move into a directory beside them, and back
 //! when the seed is taken back.
 
-use std::fs;
+use std::ffi::OsStr;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
-use job::crashsafe;
-use mysql::recover::files_of_logs;
+use mysql::recover::files_of_log;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use protocol::error::WireError;
 use protocol::ids::JobId;
+use sys::dir::{Dir, Rights};
 
 use crate::errors::system;
 
@@ -32,50 +33,28 @@ impl Outside {
 
     /// Sets them aside, and puts `state` in the place of a log's; does what is left to do when it was cut in its middle.
     pub(super) fn set_aside(&self, state: Option<&(PathBuf, PathBuf)>) -> Result<(), WireError> {
-        for base in &self.bases {
-            let Some(aside) = self.aside(base).filter(|aside| !is_complete(aside)) else { continue };
-            if base.parent().is_some_and(Path::exists) {
-                let files = files_of_logs(std::slice::from_ref(base))?;
-                move_all(&files, &aside)
-                    .map_err(|e| system(format!("the log {} cannot be set aside", base.display()), &e))?;
-            }
+        let logs = self.logs()?;
+        for log in logs.iter().filter(|log| !log.is_complete()) {
+            log.move_files(&log.aside).map_err(|e| log.failed("cannot be set aside", &e))?;
         }
-        for base in &self.bases {
-            if let Some(aside) = self.aside(base).filter(|aside| aside.exists()) {
-                complete(&aside).map_err(|e| system(format!("{} cannot be kept", aside.display()), &e))?;
-            }
+        for log in logs.iter().filter(|log| log.has(&log.aside)) {
+            log.complete().map_err(|e| log.failed("cannot be kept aside", &e))?;
         }
-        match state {
-            Some((from, to)) if from.exists() => {
-                let put = || {
-                    fs::copy(from, to)?;
-                    let owner = fs::metadata(from)?;
-                    chown(to, Some(owner.uid()), Some(owner.gid()))
-                };
-                put().map_err(|e| system(format!("{} cannot be written", to.display()), &e))
-            }
-            _ => Ok(()),
-        }
+        let Some((from, to)) = state else { return Ok(()) };
+        put_state(from, to).map_err(|e| system(format!("{} cannot be written", to.display()), &e))
     }
 
     /// Puts them back in the place of what the new server has written there, which is kept until [`Outside::remove`].
     pub(super) fn put_back(&self) -> Result<(), WireError> {
-        let failed =
-            |base: &Path, e: &io::Error| system(format!("the log {} cannot be put back", base.display()), e);
-        for base in &self.bases {
-            let Some(aside) = self.aside(base).filter(|aside| is_complete(aside)) else { continue };
-            // Where not everything was set aside no new server has run.
-            let files = files_of_logs(std::slice::from_ref(base))?;
-            move_all(&files, &of_new(&aside)).map_err(|e| failed(base, &e))?;
-            // From here on what lies in its place is old again, and a crash goes on with the moves.
-            crashsafe::remove_file(&aside.join(COMPLETE))
-                .map_err(|e| system(format!("{} cannot be used", aside.display()), &e))?;
+        let logs = self.logs()?;
+        // Where not everything was set aside no new server has run.
+        for log in logs.iter().filter(|log| log.is_complete()) {
+            // From the removal of the mark on what lies in its place is old again, and a crash goes on with the moves.
+            let put = log.move_files(&log.of_new).and_then(|()| log.begin_anew());
+            put.map_err(|e| log.failed("cannot be put back", &e))?;
         }
-        for base in &self.bases {
-            let (Some(aside), Some(directory)) = (self.aside(base), base.parent()) else { continue };
-            if aside.exists() {
-                restore(&aside, directory).map_err(|e| failed(base, &e))?;
-            }
+        for log in logs.iter().filter(|log| log.has(&log.aside)) {
+            log.restore(&log.aside).map_err(|e| log.failed("cannot be put back", &e))?;
         }
         Ok(())
     }
@@ -83,78 +62,133 @@ impl Outside {
     /// Takes [`Outside::put_back`] back: the new server finds what it had written.
     pub(super) fn set_aside_again(&self) -> Result<(), WireError> {
         self.set_aside(None)?;
-        for base in &self.bases {
-            let (Some(aside), Some(directory)) = (self.aside(base), base.parent()) else { continue };
-            let of_new = of_new(&aside);
-            if of_new.exists() {
-                restore(&of_new, directory)
-                    .map_err(|e| system(format!("the log {} cannot be used again", base.display()), &e))?;
-            }
+        for log in self.logs()?.iter().filter(|log| log.has(&log.of_new)) {
+            log.restore(&log.of_new).map_err(|e| log.failed("cannot be used again", &e))?;
         }
         Ok(())
     }
 
     /// Removes what was set aside, of either server, once there is no way back.
     pub(super) fn remove(&self) -> Result<(), WireError> {
-        let asides = self.bases.iter().filter_map(|base| self.aside(base));
-        for aside in asides.flat_map(|aside| [of_new(&aside), aside]) {
-            match fs::remove_dir_all(&aside) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(system(format!("{} cannot be removed", aside.display()), &e));
-                }
-                _ => {}
+        for log in self.logs()? {
+            for name in [&log.of_new, &log.aside] {
+                log.directory.remove(name).map_err(|e| log.failed("cannot be removed", &e))?;
             }
         }
         Ok(())
     }
 
-    fn aside(&self, base: &Path) -> Option<PathBuf> {
-        let name = base.file_name()?.to_string_lossy().into_owned();
-        Some(base.parent()?.join(format!("{PREFIX}{}.{name}", self.job)))
+    /// Those whose directory is there.
+    fn logs(&self) -> Result<Vec<Log>, WireError> {
+        let logs = self.bases.iter().map(|base| Log::of(base, self.job));
+        let open = |e: io::Error| system("the directory of a log cannot be opened".to_owned(), &e);
+        logs.filter_map(|log| log.map_err(open).transpose()).collect()
     }
 }
 
 /// Marks that everything was set aside: from now on, what lies in its place is the new server's.
 const COMPLETE: &str = ".complete";
 
-/// Where the new server's logs wait while the old ones are in place.
-fn of_new(aside: &Path) -> PathBuf {
-    let mut name = aside.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
+/// A log in a directory that its server's user may write: all is done relative to that directory as it was opened, and follows
+/// no link.
+#[derive(Debug)]
+struct Log {
+    directory: Dir,
+    base: String,
+    /// Where its files wait.
+    aside: PathBuf,
+    /// Where the new server's wait while the old ones are in place.
+    of_new: PathBuf,
 }
 
-fn is_complete(aside: &Path) -> bool {
-    aside.join(COMPLETE).exists()
-}
+impl Log {
+    fn of(base: &Path, job: JobId) -> io::Result<Option<Self>> {
+        let (Some(directory), Some(name)) = (base.parent(), base.file_name().and_then(OsStr::to_str)) else {
+            return Ok(None);
+        };
+        let directory = match Dir::open(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            directory => directory?,
+        };
+        let aside = format!("{PREFIX}{job}.{name}");
+        let of_new = format!("{aside}.new").into();
+        Ok(Some(Self { directory, base: name.to_owned(), aside: aside.into(), of_new }))
+    }
 
-fn complete(aside: &Path) -> io::Result<()> {
-    fs::File::create(aside.join(COMPLETE))?.sync_all()?;
-    fs::File::open(aside)?.sync_all()
-}
+    fn failed(&self, what: &str, error: &io::Error) -> WireError {
+        let place = self.directory.path().join(&self.base);
+        system(format!("the log {} {what}", place.display()), error)
+    }
 
-fn move_all(files: &[PathBuf], aside: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(aside)?;
-    for file in files {
-        if let Some(name) = file.file_name() {
-            fs::rename(file, aside.join(name))?;
+    fn has(&self, name: &Path) -> bool {
+        matches!(self.directory.metadata(name), Ok(Some(meta)) if meta.is_dir())
+    }
+
+    fn is_complete(&self) -> bool {
+        matches!(self.directory.metadata(&self.aside.join(COMPLETE)), Ok(Some(meta)) if meta.is_file())
+    }
+
+    fn complete(&self) -> io::Result<()> {
+        let aside = self.directory.dir(&self.aside)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+        aside.open_below(Path::new(COMPLETE), flags, Mode::S_IRUSR | Mode::S_IWUSR)?.sync_all()?;
+        aside.sync()
+    }
+
+    fn begin_anew(&self) -> io::Result<()> {
+        let aside = self.directory.dir(&self.aside)?;
+        aside.remove(Path::new(COMPLETE))?;
+        aside.sync()
+    }
+
+    /// Moves its files into a directory beside them, which is root's alone.
+    fn move_files(&self, to: &Path) -> io::Result<()> {
+        let own = Rights {
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            mode: 0o700,
+        };
+        self.directory.make_dirs(to, own)?;
+        let aside = self.directory.dir(to)?;
+        if !aside.is_ours_alone()? {
+            return Err(io::Error::other(format!("{} is another user's", aside.path().display())));
         }
+        for name in files_of_log(&self.directory, &self.base).map_err(io::Error::other)? {
+            self.directory.shift(Path::new(&name), &aside, Path::new(&name))?;
+        }
+        aside.sync()
     }
-    fs::File::open(aside)?.sync_all()
+
+    fn restore(&self, from: &Path) -> io::Result<()> {
+        let aside = self.directory.dir(from)?;
+        for name in aside.names()? {
+            aside.shift(Path::new(&name), &self.directory, Path::new(&name))?;
+        }
+        self.directory.sync()?;
+        self.directory.remove_dir(from)
+    }
 }
 
-fn restore(aside: &Path, directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(aside)? {
-        let entry = entry?;
-        fs::rename(entry.path(), directory.join(entry.file_name()))?;
-    }
-    fs::File::open(directory)?.sync_all()?;
-    fs::remove_dir(aside)
+/// Leaves the state of a log for the server that will write it. What the recovered data lack has none.
+fn put_state(from: &Path, to: &Path) -> io::Result<()> {
+    let opened = |path: &Path| match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => Ok((Dir::open(directory)?, PathBuf::from(name))),
+        _ => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    };
+    let (ours, state) = opened(from)?;
+    let Some(meta) = ours.metadata(&state)? else { return Ok(()) };
+    let bytes = ours.read(&state, MAX_STATE_BYTES)?.unwrap_or_default();
+    let (directory, name) = opened(to)?;
+    directory.write(&name, &bytes, Rights { mode: 0o640, ..Rights::from(&meta) })
 }
+
+/// A line for each server that ever wrote into a domain.
+const MAX_STATE_BYTES: u64 = 16 << 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn names(directory: &Path) -> Vec<String> {

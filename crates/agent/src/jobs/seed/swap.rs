@@ -22,7 +22,7 @@ use self::held::{inode, mark_at};
 use self::phase::Phase;
 
 #[cfg(test)]
-mod attack;
+mod attack_tests;
 mod held;
 mod phase;
 
