@@ -157,16 +157,22 @@ impl Asked<'_> {
         }
         let logs = self.scalar("show log_slave_updates", "SELECT @@GLOBAL.log_slave_updates").await?;
         let applies = match self.recorded.from.flavor {
-            Flavor::Mariadb => {
-                let sql = "SELECT @@GLOBAL.gtid_slave_pos";
-                !self.scalar("show gtid_slave_pos", sql).await?.is_empty()
-            }
+            Flavor::Mariadb => match self.session.records("list its sources", "SHOW ALL SLAVES STATUS").await
+            {
+                Ok(sources) => !sources.is_empty(),
+                // Not every account may see them; a server that was promoted remembers that it was a replica.
+                Err(_) => {
+                    let sql = "SELECT @@GLOBAL.gtid_slave_pos";
+                    !self.scalar("show gtid_slave_pos", sql).await?.is_empty()
+                }
+            },
             Flavor::Mysql => server::replica_status(&mut self.session).await?.is_some(),
         };
         Ok(match logs == "0" && applies {
             true => Availability::Gone(
                 "the source is a replica that does not log what it applies (log_slave_updates is OFF): replicate from its own \
-                 source, or switch it on there"
+                 source, or switch it on there; of a server that was promoted, only an account with REPLICA MONITOR sees that it is \
+                 no replica any more"
                     .to_owned(),
             ),
             false => Availability::Available,

@@ -28,6 +28,9 @@ pub struct Identity {
     pub inode: u64,
 }
 
+/// Where the kernel names the descriptors of this process, for nobody else to plant anything.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
 /// A directory, open.
 #[derive(Debug)]
 pub struct Dir {
@@ -37,12 +40,15 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens a directory; a link in its place is refused. Links further up are followed: they are for its parents' owners.
+    /// Opens a directory; a link in its place is refused. Links further up are followed: they are for its parents' owners. What
+    /// [`Dir::by_descriptor`] names is the directory that is held.
     ///
     /// # Errors
     /// It is not there, or no directory.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let is_held = path.parent() == Some(Path::new(DESCRIPTORS));
+        let follow = if is_held { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | follow;
         Ok(Self { fd: open(path, flags, Mode::empty())?, path: path.to_owned() })
     }
 

@@ -261,8 +261,16 @@ async fn in_other_domain(source: &Mysqld) {
 async fn promote(stage: &mut Stage) {
     stage.primary.take().unwrap().kill9().await.unwrap();
     let donor = &stage.world.donor.db;
-    let stop = if donor.vendor().is_mysql() { "STOP REPLICA" } else { "STOP SLAVE" };
-    donor.exec(stop).await.unwrap();
+    let statements = match donor.vendor().is_mysql() {
+        true => ["STOP REPLICA", "RESET REPLICA ALL"],
+        false => ["STOP SLAVE", "RESET SLAVE ALL"],
+    };
+    for statement in statements {
+        donor.exec(statement).await.unwrap();
+    }
+    if !donor.vendor().is_mysql() {
+        donor.exec("GRANT REPLICA MONITOR ON *.* TO repl@'127.0.0.1'").await.unwrap();
+    }
     donor.exec("INSERT INTO shop.writes (note) VALUES ('the first of its own')").await.unwrap();
 }
 

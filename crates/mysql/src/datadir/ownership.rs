@@ -52,10 +52,12 @@ impl Ownership {
 pub fn give_to(root: &Path, owner: &Ownership) -> Result<()> {
     let top = Dir::open(root).map_err(Error::io("open", root))?;
     give_all(&top, owner)?;
-    // Last, and by its own name: until then nobody else comes in.
-    let parent = root.parent().unwrap_or(Path::new("/"));
-    let parent = Dir::open(parent).map_err(Error::io("open", parent))?;
-    give(&parent, root.file_name().unwrap_or_default(), owner).map_err(Error::io("give", root))
+    // Last: until then nobody else comes in.
+    let itself = || {
+        std::os::unix::fs::fchown(&top, Some(owner.uid), Some(owner.gid))?;
+        label(&top.by_descriptor().join("."), owner)
+    };
+    itself().map_err(Error::io("change the owner or label of", root))
 }
 
 fn give_all(dir: &Dir, owner: &Ownership) -> Result<()> {
@@ -80,10 +82,15 @@ fn give(dir: &Dir, name: &OsStr, owner: &Ownership) -> io::Result<()> {
     if (meta.uid(), meta.gid()) != (owner.uid, owner.gid) {
         dir.give(Path::new(name), owner.uid, owner.gid)?;
     }
-    let Some(label) = &owner.label else { return Ok(()) };
     // No call labels what lies in a directory that is given by its descriptor.
-    let path = dir.by_descriptor().join(name);
-    if label_of(&path).as_ref() == Some(label) { Ok(()) } else { set_label(&path, label) }
+    label(&dir.by_descriptor().join(name), owner)
+}
+
+fn label(path: &Path, owner: &Ownership) -> io::Result<()> {
+    match &owner.label {
+        Some(label) if label_of(path).as_ref() != Some(label) => set_label(path, label),
+        _ => Ok(()),
+    }
 }
 
 /// The label of a file or link itself.

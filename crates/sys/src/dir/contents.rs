@@ -154,7 +154,7 @@ impl Dir {
     /// A path to this very directory, wherever it lies by now, for calls that know paths only.
     #[must_use]
     pub fn by_descriptor(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+        Path::new(super::DESCRIPTORS).join(self.fd.as_raw_fd().to_string())
     }
 
     fn parent_of(&self, below: &Path) -> io::Result<Option<Self>> {
@@ -212,6 +212,8 @@ mod tests {
         dir.make_dirs(Path::new("a/b/c"), rights()).unwrap();
         dir.make_dirs(Path::new("a/b/c"), rights()).unwrap();
         assert!(dir.remove(Path::new("a")).unwrap() && !dir.remove(Path::new("a")).unwrap());
+        let again = Dir::open(&dir.by_descriptor()).unwrap();
+        assert_eq!(again.identity().unwrap(), dir.identity().unwrap());
         nix::unistd::mkfifo(&held.join("pipe"), Mode::S_IRWXU).unwrap();
         assert!(dir.read(Path::new("pipe"), 9).unwrap_err().to_string().contains("no regular file"));
     }
