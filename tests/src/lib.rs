@@ -15,4 +15,5 @@ pub mod rows;
 pub mod tree;
 pub mod truth;
 pub mod volume;
+pub mod witness;
 pub mod world;
