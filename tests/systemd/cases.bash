@@ -266,6 +266,14 @@ first_start_is_closed() {
   on db2 install -m 0600 /dev/stdin /etc/orchestrator-agent/repl.cnf <<<$'[client]\nuser=repl\npassword=repl\nssl-mode=DISABLED'
   on db2 sed -i '/^\[seed\]/a replication_credentials = "/etc/orchestrator-agent/repl.cnf"' /etc/orchestrator-agent/agent.toml
   pause_at start:end
+  # A unit that does not pass the word on.
+  on db2 mkdir -p /run/systemd/system/mariadb.service.d
+  on db2 bash -c 'printf "[Service]\nExecStart=\nExecStart=/usr/sbin/mariadbd\n" >/run/systemd/system/mariadb.service.d/own.conf'
+  on db2 systemctl daemon-reload
+  said=$(ctl seed plan db2 --from db1 --stop-mysql --replicate-from db1:3306 2>&1 || true)
+  [[ $said == *"does not pass MYSQLD_OPTS on"* ]] || fail "a start that is open to writes was planned: $said"
+  on db2 rm /run/systemd/system/mariadb.service.d/own.conf
+  on db2 systemctl daemon-reload
   new_generation
   ctl --yes seed start db2 --from db1 --stop-mysql --replicate-from db1:3306 >"$bed_dir/seed.log" 2>&1 &
   seed_pid=$!

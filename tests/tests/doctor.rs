@@ -13,6 +13,7 @@ use e2e::world::{Host, Provider, World, WorldOptions};
 use protocol::host::FindingState;
 use protocol::params::AgentDoctorParams;
 use serde_json::Value;
+use testkit::agent::Program;
 
 async fn state(world: &World, host: &Host, what: &str) -> (FindingState, String) {
     let findings = world.call(host, AgentDoctorParams {}).await;
@@ -67,4 +68,54 @@ async fn what_a_host_lacks_is_told_until_it_is_mended() {
     world.recipient.db.stop().await.unwrap();
     let (log_in, words) = state(&world, &world.recipient, "log-in").await;
     assert!(log_in == FindingState::Unknown && words.contains("mysql db2 start"), "{words}");
+}
+
+/// What the program says of the host of this agent, without its agent.
+async fn here(host: &Host, more: &[&str]) -> (Option<i32>, String) {
+    let mut command = tokio::process::Command::new(Program::Agent.path().unwrap());
+    let output = command
+        .arg("doctor")
+        .arg("--config")
+        .arg(host.agent.config_path())
+        .args(more)
+        .output()
+        .await
+        .unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_itself_tells_it_without_a_bus_and_without_an_agent() {
+    let mut world =
+        World::start(WorldOptions { provider: Provider::Directory, ..WorldOptions::default() }).await;
+    // Beside the agent that runs.
+    let (code, said) = here(&world.donor, &["--all"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    for what in [
+        "fine     bus connection",
+        "fine     mysql log-in",
+        "weak     snapshot snapshots",
+        "snapshot create db1",
+    ] {
+        assert!(said.contains(what), "no {what:?} in {said}");
+    }
+    world.donor.agent.stop().unwrap();
+    world.nats.kill9();
+    let (code, said) = here(&world.donor, &["--json"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    let told: Value = serde_json::from_str(&said).unwrap();
+    let findings = told["findings"].as_array().unwrap();
+    let connection = findings.iter().find(|finding| finding["what"] == "connection").unwrap();
+    assert!(
+        connection["state"] == "missing" && connection["mend"].as_str().unwrap().contains("servers"),
+        "{said}"
+    );
+    assert!(
+        findings.iter().any(|finding| finding["what"] == "log-in" && finding["state"] == "fine"),
+        "{said}"
+    );
+    let (code, said) = here(&world.donor, &["--set", "agent.clutser=x"]).await;
+    assert!(code == Some(78) && said.contains("clutser"), "{said}");
 }

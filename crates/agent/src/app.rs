@@ -172,7 +172,11 @@ fn tell_of_double(host: &Arc<Host>, other: &Heartbeat) {
     tokio::task::spawn_blocking(move || host.emit(event));
 }
 
-fn agent_id(config: &Config) -> anyhow::Result<AgentId> {
+/// The agent's name: the configured one, else the host's.
+///
+/// # Errors
+/// The host's name is none.
+pub(crate) fn agent_id(config: &Config) -> anyhow::Result<AgentId> {
     if let Some(id) = &config.agent.id {
         return Ok(id.clone());
     }
@@ -254,13 +258,17 @@ fn make_host(
     })
 }
 
-fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
+/// What makes snapshots by this configuration, or why nothing does.
+pub(crate) fn provider(config: &Config) -> Result<Arc<dyn snapshot::Provider>, String> {
     let Some(provider) = &config.snapshot.provider else {
         return Err("no snapshot.provider is configured".to_owned());
     };
     let state_dir = config.agent.state_dir.join("snapshots");
-    let provider = snapshot::registry::build(provider, &state_dir).map_err(|e| chain(&e))?;
-    let provider: Arc<dyn snapshot::Provider> = Arc::from(provider);
+    snapshot::registry::build(provider, &state_dir).map(Arc::from).map_err(|e| chain(&e))
+}
+
+fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
+    let provider = provider(config)?;
     let state_file = config.agent.state_dir.join("mounts.json");
     let mounts = MountTable::open(provider.clone(), &config.snapshot.mount_root, &state_file)
         .map_err(|e| chain(&e))?;

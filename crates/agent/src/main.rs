@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use config::{Config, LogFormat, Overrides};
 use reload::{Reload, SetLevel};
 use sys::text::{Log, LogLines};
@@ -49,14 +49,31 @@ const LAST_READS: Duration = Duration::from_secs(2);
 #[command(version)]
 struct Args {
     /// Configuration file [default: /etc/orchestrator-agent/agent.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// Set one key, over file and environment, for example --set agent.cluster=shop
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value, global = true)]
     set: Vec<(String, String)>,
     /// Check the configuration and end: 0 when it can be used, 78 when not
     #[arg(long)]
     check_config: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What it can do besides being the agent.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look at what seeds, snapshots and replicas would lack on this host, with what mends it: 0 when nothing is missing, 1 when
+    /// something is, 78 when the configuration cannot be used. Needs neither the bus nor a running agent, and changes nothing
+    Doctor {
+        /// What is fine, too
+        #[arg(long)]
+        all: bool,
+        /// Every finding as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -78,6 +95,9 @@ fn main() -> ExitCode {
         println!("the configuration can be used");
         return ExitCode::SUCCESS;
     }
+    if let Some(Command::Doctor { all, json }) = args.command {
+        return examine(&config, all, json);
+    }
     let set_level = match init_log(&config) {
         Ok(set_level) => set_level,
         Err(error) => {
@@ -93,6 +113,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn examine(config: &Config, all: bool, json: bool) -> ExitCode {
+    let looked =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from);
+    let findings = match looked.and_then(|runtime| runtime.block_on(doctor::here(config))) {
+        Ok(findings) => findings,
+        Err(error) => {
+            eprintln!("orchestrator-agent: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let told = if json { doctor::json(&findings) } else { doctor::text(&findings, all) };
+    println!("{told}");
+    if doctor::lacks(&findings) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn run(config: Config, reload: Reload) -> anyhow::Result<()> {

@@ -6,6 +6,9 @@
 
 use std::path::{Path, PathBuf};
 
+use protocol::mysql::Flavor;
+
+use crate::config::ServiceConfig;
 use crate::error::Result;
 use crate::hold::{drop_in_named, remove, write};
 use crate::instance::Instance;
@@ -34,6 +37,35 @@ fn render(unit: &str, options: &str) -> Option<String> {
 }
 
 impl Instance {
+    /// Why an application could write through the first start of a MariaDB that becomes a replica; `None` where it could not. MySQL
+    /// is told by what it persists.
+    pub async fn open_first_start(&self) -> Option<String> {
+        let settings = self.settings().await;
+        let is_mariadb = settings.flavor == Some(Flavor::Mariadb);
+        if !is_mariadb || settings.options.is_on("read-only") == Some(true) {
+            return None;
+        }
+        let cure = "set read_only = ON in its option file, and switch it off where that is meant";
+        match &self.config().service {
+            ServiceConfig::Direct(_) => return None,
+            ServiceConfig::Argv(_) => {
+                return Some(format!(
+                    "the commands that start it cannot tell it to come up read-only: {cure}"
+                ));
+            }
+            ServiceConfig::Systemd(_) | ServiceConfig::Auto => {}
+        }
+        let facts = match self.unit_facts().await {
+            Ok(Some(facts)) => facts,
+            Ok(None) => return None,
+            Err(error) => {
+                return Some(format!("its unit cannot be asked how it starts it ({error}): {cure}"));
+            }
+        };
+        let is_told = facts.passes_options_on() && render(&facts.unit, &facts.server_options()).is_some();
+        (!is_told).then(|| format!("{} does not pass MYSQLD_OPTS on to it: {cure}", facts.unit))
+    }
+
     /// Has the service's next start be read-only, until [`open_starts`](Self::open_starts). Nothing is done where no systemd runs it.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ const UNIT_NAMES: [&str; 3] = ["mariadb", "mysql", "mysqld"];
 /// Template units, for an instance named by the group suffix.
 const UNIT_TEMPLATES: [&str; 3] = ["mariadb@", "mysqld@", "mysql@"];
 /// What [`UnitFacts`] asks for.
-const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,SubState,Result,Restart,TriggeredBy,DropInPaths,NRestarts,\
+const PROPERTIES: &str = "--property=Id,ExecStart,LoadState,ActiveState,SubState,Result,Restart,TriggeredBy,DropInPaths,NRestarts,\
                           Job,ConditionResult,AssertResult,Environment";
 /// Exit code of a status command for "stopped" (LSB).
 const LSB_STOPPED: i32 = 3;
@@ -228,6 +228,11 @@ impl UnitFacts {
         quoted.or_else(plain).unwrap_or_default().to_owned()
     }
 
+    /// Whether that reaches the server: as both vendors' units have it.
+    pub(crate) fn passes_options_on(&self) -> bool {
+        self.get("ExecStart").split_whitespace().any(|word| matches!(word, "$MYSQLD_OPTS" | "${MYSQLD_OPTS}"))
+    }
+
     /// The units that start it when something happens, timers included.
     pub fn triggers(&self) -> impl Iterator<Item = &str> {
         self.get("TriggeredBy").split_whitespace()
@@ -375,6 +380,14 @@ mod tests {
         assert_eq!(of("LANG=C MYSQLD_OPTS=--port=3307 TZ=UTC"), "--port=3307");
         assert_eq!(of("LANG=C \"MYSQLD_OPTS=--a=1 --b\" TZ=UTC"), "--a=1 --b");
         assert_eq!(of("MYSQLD_OPTS= _WSREP_NEW_CLUSTER="), "");
+
+        let passes = |argv: &str| {
+            let line =
+                format!("ExecStart={{ path=/usr/sbin/mariadbd ; argv[]=/usr/sbin/mariadbd {argv} ; pid=0 }}");
+            UnitFacts::parse("mariadb.service", &line).passes_options_on()
+        };
+        assert!(passes("$MYSQLD_OPTS $_WSREP_NEW_CLUSTER") && passes("${MYSQLD_OPTS}"));
+        assert!(!passes("--user=mysql") && !passes("$MYSQLD_OPTS_OF_OURS"));
     }
 
     #[test]

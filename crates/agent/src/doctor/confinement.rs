@@ -6,18 +6,17 @@ use std::path::Path;
 use protocol::host::Finding;
 use protocol::mysql::ServerInfo;
 
-use super::{fine, weak};
-use crate::host::Host;
+use super::{Place, fine, weak};
 
 const AREA: &str = "mysql";
 const WHAT: &str = "confinement";
 
 /// Nothing where the server does not run.
-pub(super) fn of_server(host: &Host, info: &ServerInfo) -> Option<Finding> {
+pub(super) fn of_server(place: &Place<'_>, info: &ServerInfo) -> Option<Finding> {
     let context = fs::read_to_string(format!("/proc/{}/attr/current", info.pid?)).unwrap_or_default();
     let staged =
         info.datadir.as_deref().and_then(Path::parent).unwrap_or(Path::new("/")).join(".orch-seed-*");
-    Some(told(context.trim_matches(['\0', '\n']), &staged, &host.config.snapshot.mount_root))
+    Some(told(context.trim_matches(['\0', '\n']), &staged, &place.config.snapshot.mount_root))
 }
 
 fn told(context: &str, staged: &Path, mounts: &Path) -> Finding {

@@ -1,4 +1,4 @@
-//! What is around the server: the bus, snapshots, space for a copy, programs.
+//! What is around the server: snapshots, space for a copy, programs.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,9 +6,10 @@ use std::time::Duration;
 use protocol::host::Finding;
 use protocol::mysql::ServerInfo;
 
-use super::{fine, missing, unknown, weak};
-use crate::host::{Host, blocking, chain};
-use crate::owned::owner;
+use snapshot::Owner;
+
+use super::{Place, fine, missing, unknown, weak};
+use crate::host::{blocking, chain};
 
 /// A large datadir takes longer to count than anybody waits for a doctor.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -19,39 +20,28 @@ const PACKAGES: [(&str, &str); 3] = [
     ("systemd", "mysql.service with commands of your own, see the sample configuration"),
 ];
 
-pub(super) fn bus(host: &Host) -> Vec<Finding> {
-    let events = match host.outbox.trouble() {
-        None => fine("bus", "events", "they reach their stream"),
-        Some(why) => missing("bus", "events", why, "orchestrator-ctl bus setup, with a controller's account"),
-    };
-    let commands = if host.config.auth.accept_unsigned {
-        let mend =
-            "auth.accept_unsigned = false, and auth.trusted with the public keys of those who may command";
-        weak("bus", "commands", "unsigned ones are accepted: whoever may publish may do everything", mend)
-    } else {
-        fine("bus", "commands", "only signed ones are accepted")
-    };
-    vec![events, commands]
-}
-
-pub(super) async fn snapshots(host: &Host) -> Vec<Finding> {
+pub(super) async fn snapshots(place: &Place<'_>, datadir: Option<&Path>) -> Vec<Finding> {
     let area = "snapshot";
-    let snapshots = match &host.snapshots {
-        Ok(snapshots) => snapshots.clone(),
+    let provider = match &place.provider {
+        Ok(provider) => provider.clone(),
         Err(why) => {
             let mend = "[snapshot.provider] in the agent's configuration, if this host is to be a donor";
             return vec![weak(area, "provider", why, mend)];
         }
     };
     let lacks =
-        host.capabilities.iter().find(|capability| capability.name == "snapshot" && !capability.available);
+        place.capabilities.iter().find(|capability| capability.name == "snapshot" && !capability.available);
     if let Some(lacks) = lacks {
         let why = lacks.reason.as_deref().unwrap_or("it cannot make snapshots here");
         return vec![missing(area, "provider", why, "[snapshot.provider] in the agent's configuration")];
     }
-    let owner = owner(host);
-    let listed = blocking(move || snapshots.list(&owner).map_err(Into::into)).await;
-    let create = format!("orchestrator-ctl snapshot create {}", host.id);
+    let owner = Owner {
+        host: place.id.clone(),
+        cluster: place.config.agent.cluster.clone(),
+        datadir: datadir.map(Path::to_owned).or_else(|| place.config.mysql.datadir.clone()),
+    };
+    let listed = blocking(move || owner.list(provider.as_ref()).map_err(Into::into)).await;
+    let create = format!("orchestrator-ctl snapshot create {}", place.id);
     let there = match listed {
         Err(error) => unknown(area, "snapshots", error.message, create),
         Ok(list) => {
@@ -67,11 +57,11 @@ pub(super) async fn snapshots(host: &Host) -> Vec<Finding> {
     vec![fine(area, "provider", "it can make snapshots here"), there]
 }
 
-pub(super) async fn seeds(host: &Host, info: &ServerInfo) -> Vec<Finding> {
+pub(super) async fn seeds(place: &Place<'_>, info: &ServerInfo) -> Vec<Finding> {
     let area = "seed";
-    let mut found = vec![replication(host)];
-    let settings = host.instance.settings().await;
-    found.push(match settings.program(host.instance.config()) {
+    let mut found = vec![replication(place)];
+    let settings = place.instance.settings().await;
+    found.push(match settings.program(place.instance.config()) {
         Some((_, program)) => fine(area, "server program", program.display().to_string()),
         None => missing(
             area,
@@ -81,20 +71,20 @@ pub(super) async fn seeds(host: &Host, info: &ServerInfo) -> Vec<Finding> {
         ),
     });
     if let Some(datadir) = &info.datadir {
-        found.push(space(host, datadir).await);
+        found.push(space(place, datadir).await);
     }
     found
 }
 
-fn replication(host: &Host) -> Finding {
+fn replication(place: &Place<'_>) -> Finding {
     let (area, what) = ("seed", "replication account");
-    let Some(file) = &host.config.seed.replication_credentials else {
+    let Some(file) = &place.config.seed.replication_credentials else {
         let mend = "seed.replication_credentials in the agent's configuration: a [client] group with user and password, mode 0600";
         return weak(area, what, "none: this host cannot be made a replica (--replicate-from)", mend);
     };
     match mysql::check_secret_file(file) {
         Err(error) => missing(area, what, chain(&error), format!("chmod 0600 {}", file.display())),
-        Ok(()) if host.config.seed.sources.is_any() => weak(
+        Ok(()) if place.config.seed.sources.is_any() => weak(
             area,
             what,
             "whoever may plan a seed chooses to which server it is shown",
@@ -105,14 +95,14 @@ fn replication(host: &Host) -> Finding {
 }
 
 /// Old and new data lie side by side until the new ones have started.
-async fn space(host: &Host, datadir: &Path) -> Finding {
+async fn space(place: &Place<'_>, datadir: &Path) -> Finding {
     let (area, what) = ("seed", "space");
     let mend = "make room or a larger volume; `seed start --replace` does without, and loses the old data if it fails";
-    let used = host.instance.disk_usage_within(datadir, PATIENCE).await;
-    let (used, free) = match (used, host.instance.disk_free(datadir)) {
+    let used = place.instance.disk_usage_within(datadir, PATIENCE).await;
+    let (used, free) = match (used, place.instance.disk_free(datadir)) {
         (Ok(Some(used)), Ok(free)) => (used.allocated_bytes, free.available_bytes),
         (Ok(None), _) => {
-            let again = format!("ask again later, or orchestrator-ctl mysql {} disk-usage", host.id);
+            let again = format!("ask again later, or orchestrator-ctl mysql {} disk-usage", place.id);
             return unknown(area, what, "the datadir is still being counted", again);
         }
         (Err(error), _) | (_, Err(error)) => return unknown(area, what, chain(&error), "df"),
@@ -122,8 +112,8 @@ async fn space(host: &Host, datadir: &Path) -> Finding {
     if free > used { fine(area, what, detail) } else { weak(area, what, detail, mend) }
 }
 
-pub(super) fn programs(host: &Host) -> Vec<Finding> {
-    let of = host.capabilities.iter().filter_map(|capability| {
+pub(super) fn programs(place: &Place<'_>) -> Vec<Finding> {
+    let of = place.capabilities.iter().filter_map(|capability| {
         let (_, mend) = PACKAGES.iter().find(|(name, _)| *name == capability.name)?;
         Some(match &capability.reason {
             None => fine("host", &capability.name, "there"),

@@ -3,13 +3,13 @@
 use protocol::host::Finding;
 use protocol::mysql::{Layout, ServerInfo, ServerState};
 
-use super::{fine, missing, unknown, weak};
-use crate::host::{Host, chain};
+use super::{Place, fine, missing, unknown, weak};
+use crate::host::chain;
 
 const AREA: &str = "mysql";
 
-pub(super) async fn look(host: &Host, info: &ServerInfo) -> Vec<Finding> {
-    let mut found = vec![log_in(host, info).await, service(host).await];
+pub(super) async fn look(place: &Place<'_>, info: &ServerInfo) -> Vec<Finding> {
+    let mut found = vec![log_in(place, info).await, service(place).await];
     if let Some(layout) = &info.layout {
         found.push(binary_log(layout));
         found.push(in_one_place(layout));
@@ -18,13 +18,13 @@ pub(super) async fn look(host: &Host, info: &ServerInfo) -> Vec<Finding> {
     found
 }
 
-async fn log_in(host: &Host, info: &ServerInfo) -> Finding {
+async fn log_in(place: &Place<'_>, info: &ServerInfo) -> Finding {
     let what = "log-in";
     if info.state == ServerState::Stopped {
         let detail = "the server is stopped: what only it can tell was not looked at";
-        return unknown(AREA, what, detail, format!("orchestrator-ctl mysql {} start", host.id));
+        return unknown(AREA, what, detail, format!("orchestrator-ctl mysql {} start", place.id));
     }
-    match host.instance.connect().await {
+    match place.instance.connect().await {
         Ok(session) => {
             session.close().await;
             let version = info.version.as_ref().map_or("a server", |version| version.text.as_str());
@@ -38,9 +38,9 @@ async fn log_in(host: &Host, info: &ServerInfo) -> Finding {
     }
 }
 
-async fn service(host: &Host) -> Finding {
+async fn service(place: &Place<'_>) -> Finding {
     let what = "service";
-    match host.instance.unit_facts().await {
+    match place.instance.unit_facts().await {
         Ok(Some(facts)) if facts.is_masked() => {
             let mend = format!("systemctl unmask {}", facts.unit);
             weak(AREA, what, format!("{} is masked: the agent cannot start it", facts.unit), mend)

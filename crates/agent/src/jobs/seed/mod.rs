@@ -289,10 +289,16 @@ async fn hindered(host: &Host, donor: &DonorFacts) -> Option<String> {
         filters::of_donor(donor.volatile.as_deref().unwrap_or_default(), takes_filtered),
         at_each_start.unwrap_or_else(|_| Availability::Gone("its init-file could not be read".to_owned())),
     ];
-    found.into_iter().find_map(|found| match found {
+    let why = found.into_iter().find_map(|found| match found {
         Availability::Gone(why) => Some(why),
         _ => None,
-    })
+    });
+    match why {
+        Some(why) => Some(why),
+        None => host.instance.open_first_start().await.map(|why| {
+            format!("an application could write to MySQL on {} before it is a replica, for {why}", host.id)
+        }),
+    }
 }
 
 /// As what this server would follow a source.
