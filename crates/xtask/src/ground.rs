@@ -37,7 +37,6 @@ impl Ground {
                     ("crates/mysql/src/hold.rs", "systemd's run directory is root's"),
                     ("crates/mysql/src/rundir.rs", "a private server's run directory is root's"),
                     ("crates/mysql/src/binlog/apply.rs", "a temporary directory of root's"),
-                    ("crates/agent/src/jobs/seed/stages/verify.rs", "the seed's directory is root's"),
                     ("crates/snapshot/src/", "its trees lie in directories of root's"),
                 ],
             )?,

@@ -3,7 +3,6 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use nix::unistd::{getegid, geteuid};
 use sys::dir::{Dir, Rights};
 
 use crate::error::{Error, Result};
@@ -63,9 +62,8 @@ fn below(settings: &Settings, path: &Path) -> Option<PathBuf> {
 /// [`Error::Io`].
 pub fn make_directories(root: &Path, relative: &[PathBuf]) -> Result<()> {
     let dir = Dir::open(root).map_err(Error::io("open", root))?;
-    let own = Rights { uid: geteuid().as_raw(), gid: getegid().as_raw(), mode: 0o750 };
     for path in relative {
-        dir.make_dirs(path, own).map_err(Error::io("create", root.join(path)))?;
+        dir.make_dirs(path, Rights::own(0o750)).map_err(Error::io("create", root.join(path)))?;
     }
     Ok(())
 }

@@ -29,6 +29,12 @@ impl From<&Metadata> for Rights {
 }
 
 impl Rights {
+    /// Those of the user of this process.
+    #[must_use]
+    pub fn own(mode: u32) -> Self {
+        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), mode }
+    }
+
     /// Gives an open file or directory these.
     ///
     /// # Errors
@@ -125,6 +131,14 @@ impl Dir {
         Ok(())
     }
 
+    /// Sets the permission bits of this very directory.
+    ///
+    /// # Errors
+    /// As `fchmod(2)`.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(nix::sys::stat::fchmod(&self.fd, Mode::from_bits_truncate(mode))?)
+    }
+
     /// Moves what lies below, itself if it is a link, to a place below another directory of the same file system; what lies there
     /// is replaced.
     ///
@@ -173,8 +187,7 @@ mod tests {
     use super::*;
 
     fn rights() -> Rights {
-        let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-        Rights { uid, gid, mode: 0o640 }
+        Rights::own(0o640)
     }
 
     #[test]

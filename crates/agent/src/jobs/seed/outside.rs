@@ -143,12 +143,7 @@ impl Log {
 
     /// Moves its files into a directory beside them, which is root's alone.
     fn move_files(&self, to: &Path) -> io::Result<()> {
-        let own = Rights {
-            uid: nix::unistd::geteuid().as_raw(),
-            gid: nix::unistd::getegid().as_raw(),
-            mode: 0o700,
-        };
-        self.directory.make_dirs(to, own)?;
+        self.directory.make_dirs(to, Rights::own(0o700))?;
         let aside = self.directory.dir(to)?;
         if !aside.is_ours_alone()? {
             return Err(io::Error::other(format!("{} is another user's", aside.path().display())));

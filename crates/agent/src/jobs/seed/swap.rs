@@ -16,6 +16,7 @@ use job::crashsafe;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use protocol::ids::JobId;
+use sys::dir::{Dir, Rights};
 
 pub(crate) use self::held::Held;
 use self::held::{inode, mark_at};
@@ -176,9 +177,8 @@ impl Layout {
 
     /// Lets a server's user through to staging, which has a datadir's own mode by then, and to nothing else.
     pub(crate) fn let_through(&self) -> Result<(), SwapError> {
-        use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(&self.root, fs::Permissions::from_mode(0o711))
-            .map_err(io_error("set the mode of", &self.root))
+        let through = |held: &Self| Dir::open(&held.root)?.set_mode(0o711);
+        self.on_held(|held| through(held).map_err(io_error("set the mode of", &self.root)))
     }
 
     /// Whether the new tree is in the datadir's place.
@@ -231,7 +231,12 @@ impl Layout {
 
     /// The mark travels with the new tree.
     fn mark(&self) -> Result<(), SwapError> {
-        Ok(crashsafe::write(&self.staging().join(MARKER), self.job.to_string().as_bytes(), 0o600)?)
+        let mark = || {
+            let staging = Dir::open(&self.staging())?;
+            staging.write(Path::new(MARKER), self.job.to_string().as_bytes(), Rights::own(0o600))?;
+            staging.sync()
+        };
+        mark().map_err(io_error("mark", &self.staging()))
     }
 
     /// Puts the old tree back; does nothing when it is there.
@@ -255,23 +260,21 @@ impl Layout {
         if !self.is_on_top()? {
             return Ok(());
         }
-        match fs::remove_file(self.datadir.join(MARKER)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &self.datadir.join(MARKER))(error))
-            }
-            _ => Ok(()),
-        }
+        self.take_marker_away()
     }
 
     /// Removes the marker of an earlier seed whose old tree is gone: nobody asks for it any more.
     pub(crate) fn remove_marker_but_of(&self, kept: &[JobId]) -> Result<(), SwapError> {
         let marker = self.datadir.join(MARKER);
         match mark_at(&marker).map_err(io_error("read", &marker))? {
-            Some(mark) if !kept.iter().any(|job| mark.text == job.to_string()) => {
-                fs::remove_file(&marker).map_err(io_error("remove", &marker))
-            }
+            Some(mark) if !kept.iter().any(|job| mark.text == job.to_string()) => self.take_marker_away(),
             _ => Ok(()),
         }
+    }
+
+    fn take_marker_away(&self) -> Result<(), SwapError> {
+        let removed = Dir::open(&self.datadir).and_then(|datadir| datadir.remove(Path::new(MARKER)));
+        removed.map(drop).map_err(io_error("remove", &self.datadir.join(MARKER)))
     }
 
     /// Removes everything of this seed but the tree in the datadir's place. Slow for a large tree.

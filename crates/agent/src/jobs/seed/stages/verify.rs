@@ -1,6 +1,5 @@
 //! What arrived is a datadir, belongs to the right user and holds nothing that must not be cloned.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -87,9 +86,8 @@ fn prove(
     if nix::unistd::geteuid().is_root() {
         datadir::give_to(staging, &target.owner)?;
     }
-    let mode = std::fs::Permissions::from_mode(target.mode);
-    std::fs::set_permissions(staging, mode)
-        .map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
+    let made = sys::dir::Dir::open(staging).and_then(|dir| dir.set_mode(target.mode));
+    made.map_err(|e| system(format!("cannot set the mode of {}", staging.display()), &e))?;
     // Before the swap, or a power cut leaves a datadir whose names are there and whose bytes are not.
     flush(staging)?;
     Ok(removed.len())
