@@ -235,6 +235,12 @@ fn each_guard_refuses_its_own_case() {
         (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mariadb, [10, 6, 1]))),
         (Guard::VersionCompatible, |_, m, _| m.server.version = Some(version(Flavor::Mysql, [10, 11, 6]))),
         (Guard::LayoutCompatible, |_, m, _| m.server.layout.as_mut().unwrap().innodb_page_size = 4096),
+        (Guard::LayoutCompatible, |d, m, _| {
+            // A stopped recipient whose options say nothing has one file.
+            d.layout.as_mut().unwrap().innodb_data_file_path =
+                Some("ibdata1:12M;ibdata2:12M:autoextend".into());
+            m.server.layout.as_mut().unwrap().innodb_data_file_path = None;
+        }),
         (Guard::LayoutCompatible, |_, m, _| m.server.layout.as_mut().unwrap().lower_case_table_names = 1),
         (Guard::LayoutCompatible, |_, m, _| {
             m.server.layout.as_mut().unwrap().innodb_log_group_home_dir = Some("/redo".into());

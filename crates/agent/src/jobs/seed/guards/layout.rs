@@ -9,6 +9,9 @@ use protocol::snapshot::Consistency;
 use super::{pass, refuse, warn};
 use crate::jobs::seed::facts::RecipientFacts;
 
+/// Of both vendors, where a stopped server's option files say nothing.
+const DATA_FILE_PATH: &str = "ibdata1:12M:autoextend";
+
 pub(super) fn layout_compatible(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
     let (Some(theirs), Some(ours)) = (&donor.layout, &me.server.layout) else {
         return warn(Guard::LayoutCompatible, "a file layout is unknown: compare it by hand".to_owned());
@@ -71,9 +74,10 @@ fn layout_differences(theirs: &Layout, ours: &Layout) -> Vec<String> {
             theirs.lower_case_table_names, ours.lower_case_table_names
         ));
     }
-    if let (Some(a), Some(b)) = (&theirs.innodb_data_file_path, &ours.innodb_data_file_path)
-        && a != b
-    {
+    let files =
+        |layout: &Layout| layout.innodb_data_file_path.clone().unwrap_or_else(|| DATA_FILE_PATH.to_owned());
+    let (a, b) = (files(theirs), files(ours));
+    if a != b {
         differences.push(format!("innodb_data_file_path ({a} / {b})"));
     }
     differences
