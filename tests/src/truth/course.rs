@@ -123,7 +123,13 @@ impl History {
             Self::DonorIsMember => begin_group(&stage.world.donor.db).await,
             Self::EqualUuids => clone_uuid(stage).await,
             Self::DonorCrashed => stage.world.donor.db.kill9().await.unwrap(),
-            Self::DonorWasStopped => stage.world.donor.db.stop().await.unwrap(),
+            Self::DonorWasStopped => {
+                // A log that begins behind transactions of every kind.
+                in_other_domain(&stage.world.donor.db).await;
+                stage.world.donor.db.exec("FLUSH BINARY LOGS").await.unwrap();
+                stage.world.donor.db.exec("INSERT INTO shop.items (note) VALUES ('last')").await.unwrap();
+                stage.world.donor.db.stop().await.unwrap();
+            }
             _ => {}
         }
         if matches!(self, Self::DonorCrashed | Self::DonorWasStopped) {

@@ -21,7 +21,7 @@ const GTID_EVENT: u8 = 162;
 const GTID_LIST_EVENT: u8 = 163;
 /// The upper bits of the count in MariaDB's list are flags.
 const LIST_COUNT_MASK: u32 = 0x0fff_ffff;
-/// Sets of more members are none that we read (MySQL marks those with tags in the count's upper bytes).
+/// Sets of more members are none that a server has.
 const MOST_MEMBERS: u64 = 1 << 20;
 
 /// Where a stopped server stands.
@@ -107,12 +107,13 @@ impl Found {
             PREVIOUS_GTIDS_EVENT => self.set = Some(set_of(&mut reader)),
             GTID_LIST_EVENT => {
                 self.has_list = true;
+                // The last of each server in a domain, and the domain's own last one behind the others.
                 let count = reader.u32().ok_or_else(damaged)? & LIST_COUNT_MASK;
                 for _ in 0..count {
                     let (domain, server) = (reader.u32(), reader.u32());
                     let gtid = domain.zip(server).zip(reader.u64());
                     let ((domain, server), sequence) = gtid.ok_or_else(damaged)?;
-                    self.keep(Gtid { domain, server, sequence });
+                    self.last.insert(domain, Gtid { domain, server, sequence });
                 }
             }
             GTID_EVENT => {
@@ -123,14 +124,6 @@ impl Found {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Of several servers in a domain the list has the last of each.
-    fn keep(&mut self, gtid: Gtid) {
-        let known = self.last.entry(gtid.domain).or_insert(gtid);
-        if gtid.sequence >= known.sequence {
-            *known = gtid;
-        }
     }
 
     /// `None` where nothing was found that tells it; none within where GTIDs are not used.
@@ -145,12 +138,27 @@ impl Found {
     }
 }
 
-/// `Gtid_set::encode` of sets without tags: for each server its uuid and intervals whose ends are not in them.
+/// `Gtid_set::encode` (`rpl_gtid_set.cc`): for each server its uuid and intervals whose ends are not in them. Once a server has seen a
+/// GTID with a tag, the count's highest byte says so, the count lies a byte higher, and each uuid is followed by a tag.
 fn set_of(reader: &mut Reader<'_>) -> Option<String> {
-    let servers = reader.u64().filter(|count| *count <= MOST_MEMBERS)?;
+    const TAGGED: u64 = 1;
+    let count = reader.u64()?;
+    let (servers, is_tagged) = match count >> 56 {
+        0 => (count, false),
+        TAGGED => ((count << 8) >> 16, true),
+        _ => return None,
+    };
     let mut members = Vec::new();
-    for _ in 0..servers {
+    for _ in 0..Some(servers).filter(|count| *count <= MOST_MEMBERS)? {
         let mut member = uuid::Uuid::from_slice(reader.bytes(16)?).ok()?.to_string();
+        if is_tagged {
+            // Twice the length, then as many letters, digits and underscores.
+            let length = usize::from(reader.bytes(1)?[0] >> 1);
+            let tag = std::str::from_utf8(reader.bytes(length)?).ok()?;
+            let is_plain = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            member += &Some(tag).filter(|_| is_plain).map(|tag| format!(":{tag}"))?;
+            member.truncate(member.trim_end_matches(':').len());
+        }
         for _ in 0..reader.u64().filter(|count| *count <= MOST_MEMBERS)? {
             let (first, end) = reader.u64().zip(reader.u64())?;
             let last = end.checked_sub(1)?;
@@ -237,8 +245,19 @@ mod tests {
         let set = "abababab-abab-abab-abab-abababababab:1-5:9".to_owned();
         assert_eq!(told(Flavor::Mysql, &events(&body)), Some(Some(set)));
         assert_eq!(told(Flavor::Mysql, &events(&0_u64.to_le_bytes())), Some(None));
-        body[6] = 1;
+        body[7] = 2;
         assert_eq!(told(Flavor::Mysql, &events(&body)), None, "a form that is not known");
+        let mut tagged = ((1_u64 << 56) | (2 << 8) | 1).to_le_bytes().to_vec();
+        for tag in ["", "load"] {
+            tagged.extend([0xab; 16]);
+            tagged.push(u8::try_from(tag.len() << 1).unwrap());
+            tagged.extend(tag.bytes());
+            tagged.extend(1_u64.to_le_bytes());
+            tagged.extend([1_u64.to_le_bytes(), 3_u64.to_le_bytes()].concat());
+        }
+        let uuid = "abababab-abab-abab-abab-abababababab";
+        let set = format!("{uuid}:1-2,{uuid}:load:1-2");
+        assert_eq!(told(Flavor::Mysql, &events(&tagged)), Some(Some(set)));
         assert_eq!(told(Flavor::Mysql, &events(&[1, 0])), None);
     }
 }
