@@ -122,6 +122,10 @@ impl History {
             Self::SeveralDomains => in_other_domain(stage.source()).await,
             Self::DonorIsMember => begin_group(&stage.world.donor.db).await,
             Self::EqualUuids => clone_uuid(stage).await,
+            Self::Persisted => {
+                let recipient = &stage.world.recipient.db;
+                recipient.exec("SET PERSIST replica_exec_mode = 'IDEMPOTENT'").await.unwrap();
+            }
             Self::DonorCrashed => stage.world.donor.db.kill9().await.unwrap(),
             Self::DonorWasStopped => {
                 // A log that begins behind transactions of every kind.

@@ -37,6 +37,7 @@ pub enum History {
     DonorWasPromoted,
     DonorIsMember,
     EqualUuids,
+    Persisted,
     MemoryTable,
     TemporaryTable,
     ReplicasTemporaryTable,
@@ -47,7 +48,7 @@ pub enum History {
 
 impl History {
     /// Every one.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::UnderWrites,
         Self::LogsRotated,
         Self::DonorIsReplica,
@@ -81,6 +82,7 @@ impl History {
         Self::DonorWasPromoted,
         Self::DonorIsMember,
         Self::EqualUuids,
+        Self::Persisted,
         Self::MemoryTable,
         Self::TemporaryTable,
         Self::ReplicasTemporaryTable,
@@ -126,6 +128,7 @@ impl History {
             Self::DonorWasPromoted => "donor-was-promoted",
             Self::DonorIsMember => "donor-is-member",
             Self::EqualUuids => "equal-uuids",
+            Self::Persisted => "persisted",
             Self::MemoryTable => "memory-table",
             Self::TemporaryTable => "temporary-table",
             Self::ReplicasTemporaryTable => "replicas-temporary-table",
@@ -175,6 +178,7 @@ impl History {
                 "the donor was a replica, logged nothing of its source, and writes itself now"
             }
             Self::DonorIsMember => "the donor is a member of a replication group",
+            Self::Persisted => "the recipient was told by `SET PERSIST` to pass over missing rows",
             Self::EqualUuids => "the recipient was cloned with its `auto.cnf`",
             Self::MemoryTable => "a table of the engine MEMORY has rows",
             Self::TemporaryTable => {
@@ -192,7 +196,7 @@ impl History {
     /// Whether a server can have it.
     #[must_use]
     pub fn is_possible(self, is_mysql: bool) -> bool {
-        is_mysql || !matches!(self, Self::GtidsOff | Self::DonorIsMember | Self::EqualUuids)
+        is_mysql || !matches!(self, Self::GtidsOff | Self::DonorIsMember | Self::EqualUuids | Self::Persisted)
     }
 
     /// The plan's words where it must refuse.
@@ -206,6 +210,7 @@ impl History {
             Self::EqualServerIds => Some("server_id"),
             Self::SourceFilters => Some("binlog-ignore-db"),
             Self::EqualUuids => Some("server_uuid"),
+            Self::Persisted => Some("replica-exec-mode = IDEMPOTENT"),
             Self::MemoryTable => Some("MEMORY"),
             Self::TemporaryTable => Some("binlog_format"),
             _ => None,

@@ -282,12 +282,21 @@ async fn hindered(host: &Host, donor: &DonorFacts) -> Option<String> {
     use mysql::history::{Availability, filters, init_file};
     let settings = host.instance.settings().await;
     let takes_filtered = host.config.seed.filtered_replicas;
-    let options = settings.options.clone();
-    let at_each_start = tokio::task::spawn_blocking(move || init_file::check(&settings)).await;
+    let mut options = settings.options.clone();
+    // What it was told by `SET PERSIST` stays its own, and counts after its option files.
+    let looked = tokio::task::spawn_blocking(move || {
+        let datadir = settings.datadir.clone().unwrap_or_default();
+        (init_file::check(&settings), mysql::recover::persisted_options(&datadir))
+    });
+    let (at_each_start, persisted) = match looked.await {
+        Ok((at_each_start, persisted)) => (at_each_start, persisted),
+        Err(_) => (Availability::Gone("its init-file could not be read".to_owned()), Vec::new()),
+    };
+    options.add_command_line(persisted.iter().map(String::as_str));
     let found = [
         filters::of_own(&options, takes_filtered),
         filters::of_donor(donor.volatile.as_deref().unwrap_or_default(), takes_filtered),
-        at_each_start.unwrap_or_else(|_| Availability::Gone("its init-file could not be read".to_owned())),
+        at_each_start,
     ];
     let why = found.into_iter().find_map(|found| match found {
         Availability::Gone(why) => Some(why),
