@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 
 use testkit::agent::Agent;
 use testkit::mysqld::Mysqld;
+use testkit::poll;
 
 use crate::tree;
+use crate::world::PATIENCE;
 
 /// What there is at one moment.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,16 +48,24 @@ impl Witness {
         }
     }
 
-    /// Fails unless all is as it was.
+    /// Fails unless all is as it was; what agent and server do by themselves meanwhile, such as a look at a version, may end first.
     ///
     /// # Panics
     /// When something is not, with what it is.
-    pub fn assert_same(&self, now: &Self, after: &str) {
+    pub async fn still_holds(&self, agent: &Agent, server: &Mysqld, after: &str) {
+        let Some(difference) = self.difference(agent, server) else { return };
+        poll::until_async(PATIENCE, format!("{after}: {difference}"), || async {
+            self.difference(agent, server).is_none().then_some(())
+        })
+        .await;
+    }
+
+    fn difference(&self, agent: &Agent, server: &Mysqld) -> Option<String> {
+        let now = Self::look(agent, server);
         let made: Vec<_> = now.files.difference(&self.files).collect();
         let gone: Vec<_> = self.files.difference(&now.files).collect();
-        assert!(made.is_empty() && gone.is_empty(), "{after}: {made:?} new, {gone:?} gone");
-        assert_eq!((&self.server, &self.children), (&now.server, &now.children), "{after}: processes");
-        assert_eq!(self.listening, now.listening, "{after}: ports");
+        let rest = |it: &Self| format!("{:?} {:?} {:?}", it.server, it.children, it.listening);
+        (*self != now).then(|| format!("{made:?} new, {gone:?} gone; {} was {}", rest(&now), rest(self)))
     }
 }
 

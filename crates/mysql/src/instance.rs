@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use protocol::mysql::{Coordinates, ServerInfo, ServerState, ServerVersion};
 
 use crate::client::{Address, Login, Session};
-use crate::config::MysqlConfig;
+use crate::config::{MysqlConfig, ServiceConfig};
 use crate::connections::OwnConnections;
 use crate::error::{Error, Result};
 use crate::errorlog::{self, LogFile};
@@ -222,8 +222,11 @@ impl Instance {
     }
 
     async fn binary_version(&self, settings: &Settings) -> Option<ServerVersion> {
-        // A host may have another vendor's server installed beside the one that it is configured with.
-        let (prefix, binary) = settings.program(self.config())?;
+        let (prefix, binary) = match &self.config().service {
+            // A host may have another vendor's server installed beside the one that it is configured with.
+            ServiceConfig::Direct(_) => settings.program(self.config())?,
+            _ => (Vec::new(), settings.binary.clone()?),
+        };
         let file = match prefix.as_slice() {
             [program, .., root] if program.ends_with("chroot") => {
                 Path::new(root).join(binary.strip_prefix("/").unwrap_or(&binary))

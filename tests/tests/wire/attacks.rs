@@ -93,7 +93,7 @@ impl Target {
             Outcome::Error(error) => assert_eq!(error.code, code, "{way}: {}", error.message),
             Outcome::Result(result) => panic!("{way}: done, {result}"),
         }
-        self.before.assert_same(&Witness::look(&self.agent, &self.db), &way);
+        self.before.still_holds(&self.agent, &self.db, &way).await;
         self.tried += 1;
     }
 

@@ -3,7 +3,7 @@
 use super::{Asked, Availability};
 use crate::error::Result;
 use crate::options::Options;
-use crate::position;
+use crate::position::{self, server_code};
 
 /// What begins the names of options by which a replica leaves out what its source has logged, or applies it elsewhere.
 const OWN: [&str; 7] = [
@@ -21,9 +21,15 @@ const SKIPS: [&str; 2] = ["slave-skip-errors", "replica-skip-errors"];
 /// With `IDEMPOTENT` a row that is missing is passed over.
 const MODES: [&str; 2] = ["slave-exec-mode", "replica-exec-mode"];
 
+const ER_UNKNOWN_SYSTEM_VARIABLE: u16 = 1193;
+
 /// Whether the source's log has all that is written there, in a form that a copy can go on from.
 pub(super) async fn check(asked: &mut Asked<'_>) -> Result<Availability> {
-    let format = asked.scalar("show binlog_format", "SELECT @@GLOBAL.binlog_format").await?;
+    let format = match asked.scalar("show binlog_format", "SELECT @@GLOBAL.binlog_format").await {
+        // Deprecated in MySQL: a server without it logs rows only.
+        Err(error) if server_code(&error) == Some(ER_UNKNOWN_SYSTEM_VARIABLE) => String::new(),
+        format => format?,
+    };
     if format.eq_ignore_ascii_case("STATEMENT") && !asked.follower.takes_statements {
         return Ok(Availability::Gone(
             "the source logs statements (binlog_format = STATEMENT): one that uses a session's temporary table, which no copy has, \
