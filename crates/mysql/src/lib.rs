@@ -29,6 +29,7 @@ pub mod lock;
 pub mod options;
 pub mod outside;
 mod peer;
+pub mod persisted;
 mod position;
 mod power;
 pub mod process;

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use protocol::mysql::Coordinates;
 use sys::dir::Dir;
 
-pub use self::identity::{carry_own, files_of_log, persist_read_only, persisted_options};
+pub use self::identity::{carry_own, files_of_log, persist_read_only};
 pub use self::logs::OwnLog;
 use crate::binlog::localize_indexes;
 use crate::error::{Error, Result};

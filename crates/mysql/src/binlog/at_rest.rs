@@ -1,6 +1,8 @@
 //! Where a server that was shut down stands, by the log that it closed: nobody is there to be asked.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 
 use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity};
@@ -8,8 +10,9 @@ use protocol::mysql::{BinlogPosition, Coordinates, Flavor, LogIdentity};
 use super::format;
 use super::{LogFile, LogKind, index_of, problem, read_index};
 use crate::datadir::{is_replica_file, top_entries};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gtid::{self, Gtid};
+use crate::persisted;
 use crate::settings::Settings;
 
 /// The last event of a log whose server was shut down, or that is closed for good.
@@ -46,11 +49,26 @@ pub fn at_rest(settings: &Settings, flavor: Flavor) -> Result<Option<AtRest>> {
         return Ok(None);
     };
     let logs = read_index(&index, datadir, &settings.root)?;
-    let Some(last) = logs.files.last() else { return Ok(None) };
+    // An earlier log that was closed by a shutdown says nothing of what the newest had, if that is gone.
+    let text = fs::read_to_string(&index).map_err(Error::io("read the log index", &index))?;
+    let newest = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
+    let newest = newest.and_then(|line| Path::new(line).file_name());
+    let Some(last) = logs.files.last().filter(|last| newest == Some(OsStr::new(&last.name))) else {
+        return Ok(None);
+    };
     match flavor {
+        _ if engine_lags(settings, datadir) => Ok(None),
         Flavor::Mariadb if logs_nothing_of_its_source(settings, datadir) => Ok(None),
         _ => of_file(last, flavor),
     }
+}
+
+/// With 0 a commit is in the binary log up to a second before it is in the engine's: a server that was killed behind the end of its
+/// log lacks rows that the log has.
+fn engine_lags(settings: &Settings, datadir: &Path) -> bool {
+    let mut options = settings.options.clone();
+    options.add_command_line(persisted::options(datadir).iter().map(String::as_str));
+    options.get("innodb-flush-log-at-trx-commit") == Some("0")
 }
 
 fn logs_nothing_of_its_source(settings: &Settings, datadir: &Path) -> bool {
@@ -230,6 +248,25 @@ mod tests {
         let file = log(&[torn, some[3].clone()]);
         let named = LogFile { name: "b.1".into(), path: file.path().into(), size_bytes: 0 };
         assert!(of_file(&named, Flavor::Mariadb).unwrap_err().to_string().contains("damaged"));
+    }
+
+    #[test]
+    fn a_log_that_is_not_the_newest_or_whose_engine_may_lag_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let closed = log(&[list(&[(0, 1, 5)]), event_of(STOP_EVENT, 1, &[])]);
+        fs::copy(closed.path(), dir.path().join("binlog.000001")).unwrap();
+        let index = |lines: &str| fs::write(dir.path().join("binlog.index"), lines).unwrap();
+        let told = |flush: &str| {
+            let mut settings =
+                Settings { datadir: Some(dir.path().to_owned()), root: "/".into(), ..Settings::default() };
+            settings.options.add_command_line(["--log-bin=binlog", flush]);
+            at_rest(&settings, Flavor::Mariadb).unwrap().map(|at_rest| at_rest.coordinates.gtid)
+        };
+        index("./binlog.000001\n");
+        assert_eq!(told("--innodb-flush-log-at-trx-commit=1"), Some(Some("0-1-5".into())));
+        assert_eq!(told("--innodb_flush_log_at_trx_commit=0"), None);
+        index("./binlog.000001\n./binlog.000002\n");
+        assert_eq!(told("--innodb-flush-log-at-trx-commit=1"), None, "the newest is gone");
     }
 
     #[test]

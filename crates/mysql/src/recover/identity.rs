@@ -12,13 +12,12 @@ use sys::dir::{Dir, Rights};
 use crate::binlog::names_below;
 use crate::datadir::{is_own, is_replica_file};
 use crate::error::{Error, Result};
+use crate::persisted::FILE as PERSISTED;
 
 /// Larger files are neither keys nor settings.
 const MAX_FILE_BYTES: u64 = 16 << 20;
 /// A private directory has few files, and is not deep.
 const MAX_DEPTH: usize = 4;
-/// Where MySQL keeps what `SET PERSIST` was told.
-const PERSISTED: &str = "mysqld-auto.cnf";
 
 /// Copies what is the recipient's own from its old datadir into the new one, in place of all that another's may
 /// lie there; the old datadir stays as it is. Can be repeated. Returns the names.
@@ -112,22 +111,6 @@ pub fn persist_read_only(datadir: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// What a MySQL server was told by `SET PERSIST`, as options of a command line: it counts after every option file. Empty where nothing
-/// is persisted or can be read; a server does not start on a file that it cannot read.
-#[must_use]
-pub fn persisted_options(datadir: &Path) -> Vec<String> {
-    let read = || Dir::open(datadir)?.read(Path::new(PERSISTED), MAX_FILE_BYTES);
-    let persisted: Value = match read() {
-        Ok(Some(bytes)) => serde_json::from_slice(&bytes).unwrap_or_default(),
-        _ => return Vec::new(),
-    };
-    let groups = persisted.as_object().into_iter().flat_map(|all| all.values());
-    let variables = groups.filter_map(Value::as_object).flatten();
-    variables
-        .filter_map(|(name, variable)| Some(format!("--{name}={}", variable.get("Value")?.as_str()?)))
-        .collect()
-}
-
 /// The files of a log that lies outside a datadir, by its base name in its directory: what testifies about its old data there.
 ///
 /// # Errors
@@ -155,20 +138,6 @@ mod tests {
 
     use super::*;
     use crate::datadir::top_entries;
-
-    #[test]
-    fn what_was_persisted_reads_as_options() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(persisted_options(dir.path()), Vec::<String>::new());
-        let text = r#"{"Version": 2, "mysql_dynamic_variables": {"replica_exec_mode": {"Value": "IDEMPOTENT", "Metadata": {}}},
-            "mysql_static_variables": {"replica_skip_errors": {"Value": "1062"}}}"#;
-        fs::write(dir.path().join(PERSISTED), text).unwrap();
-        let mut told = persisted_options(dir.path());
-        told.sort();
-        assert_eq!(told, ["--replica_exec_mode=IDEMPOTENT", "--replica_skip_errors=1062"]);
-        fs::write(dir.path().join(PERSISTED), "[1]").unwrap();
-        assert_eq!(persisted_options(dir.path()), Vec::<String>::new());
-    }
 
     #[test]
     fn the_recipients_own_files_come_along_and_nothing_that_speaks_of_its_old_data() {

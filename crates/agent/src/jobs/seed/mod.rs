@@ -286,7 +286,7 @@ async fn hindered(host: &Host, donor: &DonorFacts) -> Option<String> {
     // What it was told by `SET PERSIST` stays its own, and counts after its option files.
     let looked = tokio::task::spawn_blocking(move || {
         let datadir = settings.datadir.clone().unwrap_or_default();
-        (init_file::check(&settings), mysql::recover::persisted_options(&datadir))
+        (init_file::check(&settings), mysql::persisted::options(&datadir))
     });
     let (at_each_start, persisted) = match looked.await {
         Ok((at_each_start, persisted)) => (at_each_start, persisted),
