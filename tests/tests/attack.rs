@@ -199,3 +199,84 @@ async fn whoever_hears_the_bus_gets_no_token_of_an_offer() {
     }
     assert!(sealed >= 2, "reply and start of the offer went by: {sealed} of {messages}");
 }
+
+/// Attacker: whoever may publish in another's name (the generated permissions let nobody). Tells a key of his own in the
+/// recipient's plan, so that the donor seals the token to him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_in_the_recipients_name_gets_no_token_where_its_key_is_known() {
+    let world = world(|_, _| {}).await;
+    world.snapshot().await;
+    let keys = world.donor.agent.dir().join("hosts.keys");
+    let keys = keys.to_str().unwrap();
+    let said = world.ctl(&["--host-keys", keys, "key", "pin"]).await;
+    assert_eq!((said.status.code(), said.stdout.lines().count()), (Some(0), 2), "{said:?}");
+    let text = fs::read_to_string(keys).unwrap();
+    let again = world.ctl(&["--host-keys", keys, "key", "pin"]).await;
+    assert_eq!(
+        (again.status.code(), fs::read_to_string(keys).unwrap()),
+        (Some(0), text.clone()),
+        "{again:?}"
+    );
+    let other = nkeys::KeyPair::new_user().public_key();
+    let rest = text.lines().find(|line| line.starts_with("db2 ")).unwrap();
+    fs::write(keys, format!("db1 {other}\n{rest}\n")).unwrap();
+    let changed = world.ctl(&["--host-keys", keys, "key", "pin", "db1"]).await;
+    assert_eq!(changed.status.code(), Some(3), "{changed:?}");
+    assert!(changed.stderr.contains("key pin --replace db1"), "{changed:?}");
+    let refused = world.ctl(&["--host-keys", keys, "host", "db1", "info"]).await;
+    assert_eq!(refused.status.code(), Some(77), "{refused:?}");
+    assert!(refused.stderr.contains("another key"), "{refused:?}");
+    let replaced = world.ctl(&["--host-keys", keys, "key", "pin", "--replace", "db1"]).await;
+    assert_eq!(replaced.status.code(), Some(0), "{replaced:?}");
+
+    let survey = SeedSurveyParams { snapshot: None, foreign: false, stream: None };
+    let donor = world.call(&world.donor, survey).await;
+    let options = protocol::seed::SeedOptions { stop_mysql: true, ..Default::default() };
+    let mut plan = world.call(&world.recipient, SeedPlanParams { donor, options }).await;
+
+    // The recipient is held, so that the stranger is always the first to answer.
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(world.recipient.agent.pid().unwrap()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let own = nkeys::XKey::new();
+    plan.seal_key = Some(own.public_key());
+    let bus = async_nats::connect(world.nats.url()).await.unwrap();
+    let mut asked = bus.subscribe("orch.v1.cmd.db2.seed.plan").await.unwrap();
+    let mut heard = bus.subscribe("_INBOX.>").await.unwrap();
+    bus.flush().await.unwrap();
+    let speaking = bus.clone();
+    tokio::spawn(async move {
+        while let Some(message) = asked.next().await {
+            let request: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+            let reply = serde_json::json!({"version": 1, "id": request["id"], "host": "db2", "result": plan});
+            speaking.publish(message.reply.unwrap(), reply.to_string().into()).await.unwrap();
+        }
+    });
+    let seed = ["--timeout", "2s", "seed", "start", "db2", "--from", "db1", "--stop-mysql"];
+    let sure = world.ctl(&[&["--host-keys", keys], &seed[..]].concat()).await;
+    assert_eq!(sure.status.code(), Some(77), "{sure:?}");
+    assert!(
+        sure.stderr.contains("this reply is not db2's") && sure.stderr.contains("not signed"),
+        "{sure:?}"
+    );
+    assert!(stolen(&own, &mut heard).await.is_none(), "no offer was asked for");
+
+    // What the keys keep from happening: without them the stranger has the token.
+    world.ctl(&seed).await;
+    assert!(stolen(&own, &mut heard).await.is_some(), "the attack is one");
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+}
+
+/// The token of an offer that went by, if this key opens it.
+async fn stolen(own: &nkeys::XKey, heard: &mut async_nats::Subscriber) -> Option<Vec<u8>> {
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(500), heard.next()).await {
+        let reply: serde_json::Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+        let offer = &reply["result"]["offer"];
+        let offer = if offer.is_null() { &reply["result"] } else { offer };
+        let (Some(token), Some(by)) = (offer["token"].as_str(), offer["sealed_by"].as_str()) else {
+            continue;
+        };
+        let by = nkeys::XKey::from_public_key(by).unwrap();
+        return own.open(&data_encoding::HEXLOWER.decode(token.as_bytes()).unwrap(), &by).ok();
+    }
+    None
+}

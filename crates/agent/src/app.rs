@@ -24,9 +24,9 @@ use transfer::Throttle;
 use crate::config::{Config, Live};
 use crate::handler::AgentHandler;
 use crate::host::{Host, Looked, Snapshots, chain};
+use crate::keys::Keys;
 use crate::publish::{self, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
-use crate::seal::SealKey;
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
 use crate::{guardian, jobs, observe, prune, queries, schedule, supervised};
@@ -63,8 +63,8 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
         .context("what runs on snapshots cannot be read (on-snapshot.json)")?;
 
     let (looks, asked) = mpsc::unbounded_channel();
-    let seal_key = SealKey::open_or_make(&config.agent.state_dir)?;
-    let host = make_host(config, (id, seal_key), runner, outbox, bus, runs, looks);
+    let keys = Keys::open_or_make(&config.agent.state_dir)?;
+    let host = make_host(config, (id, keys), runner, outbox, bus, runs, looks);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -117,7 +117,7 @@ async fn serve(
     bus::heartbeat::watch_for_doubles(host.bus.clone(), host.id.clone(), host.boot, tell, shutdown.clone());
     let serving = bus::serve(
         host.bus.clone(),
-        ServeConfig::new(host.id.clone()),
+        ServeConfig { signer: Some(Arc::clone(&host.keys.reply)), ..ServeConfig::new(host.id.clone()) },
         handler,
         authority,
         replies,
@@ -216,7 +216,7 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
 
 fn make_host(
     config: Config,
-    (id, seal_key): (AgentId, SealKey),
+    (id, keys): (AgentId, Keys),
     runner: Runner,
     outbox: Outbox,
     bus: Bus,
@@ -236,7 +236,7 @@ fn make_host(
         id,
         boot: BootId::generate(),
         started_at: Timestamp::now(),
-        seal_key,
+        keys,
         snapshots,
         runner,
         outbox,

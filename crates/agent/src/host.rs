@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use transfer::Throttle;
 
 use crate::config::Live;
-use crate::seal::SealKey;
+use crate::keys::Keys;
 use crate::state::acting::Acting;
 use crate::state::admitted::Admitted;
 use crate::state::doomed::Doomed;
@@ -40,8 +40,8 @@ pub(crate) struct Host {
     pub(crate) boot: BootId,
     /// When it started.
     pub(crate) started_at: Timestamp,
-    /// What opens secrets that were sealed to it.
-    pub(crate) seal_key: SealKey,
+    /// Its own keys.
+    pub(crate) keys: Keys,
     /// The MySQL instance.
     pub(crate) instance: Instance,
     /// What makes snapshots, or why there is none.

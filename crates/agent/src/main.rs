@@ -9,6 +9,7 @@ mod guardian;
 mod handler;
 mod host;
 mod jobs;
+mod keys;
 mod load;
 mod observe;
 mod owned;

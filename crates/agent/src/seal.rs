@@ -5,9 +5,6 @@
 //! (`xkey`, as NATS itself uses for auth callout), made at the agent's first start, kept in its state directory, and told by
 //! `agent.info`.
 
-use std::path::Path;
-
-use anyhow::Context as _;
 use nkeys::XKey;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::AgentId;
@@ -26,20 +23,8 @@ impl std::fmt::Debug for SealKey {
 }
 
 impl SealKey {
-    /// The host's key; made when there is none.
-    pub(crate) fn open_or_make(state_dir: &Path) -> anyhow::Result<Self> {
-        let path = state_dir.join("seal.xk");
-        if path.exists() {
-            let seed = sys::file::read_secret(&path)?;
-            let key = XKey::from_seed(seed.trim());
-            return key.map(Self).with_context(|| {
-                format!("{} holds no key: remove it, and a new one is made", path.display())
-            });
-        }
-        let key = XKey::new();
-        let seed = key.seed().context("a new key has no seed")?;
-        sys::file::write(&path, seed.as_bytes(), 0o600)?;
-        Ok(Self(key))
+    pub(crate) fn new(key: XKey) -> Self {
+        Self(key)
     }
 
     /// What others seal to.
@@ -137,13 +122,11 @@ mod tests {
 
     #[test]
     fn a_sealed_secret_is_opened_by_its_host_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let key = SealKey::open_or_make(dir.path()).unwrap();
+        let key = SealKey(XKey::new());
         let to = XKey::from_public_key(&key.public()).unwrap();
         let sealed = seal("secret", &to).unwrap();
         assert!(!sealed.text.expose().contains("secret"));
-        let again = SealKey::open_or_make(dir.path()).unwrap();
-        assert_eq!(again.open(&sealed.text, &sealed.by).unwrap().expose(), "secret", "after a restart too");
+        assert_eq!(key.open(&sealed.text, &sealed.by).unwrap().expose(), "secret");
         let other = SealKey(XKey::new());
         assert!(other.open(&sealed.text, &sealed.by).unwrap_err().message.contains("another key"));
         assert!(key.open(&sealed.text, &other.public()).is_err(), "of another donor's key");

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use nkeys::KeyPair;
 use protocol::command::{Call, Class, Command};
-use protocol::envelope::{HEADER_KEY, HEADER_SIGNATURE, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
+use protocol::envelope::{MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
 use protocol::ids::{AgentId, JobId, RequestId};
 use protocol::seed::TransferProgress;
-use protocol::signature;
 use protocol::subject::Subject;
 use serde_json::Value;
 
@@ -21,6 +20,7 @@ use crate::conn::Bus;
 use crate::durable::{self, Queued};
 use crate::error::{BusError, Result};
 use crate::events::{self, EventFilter, EventStream};
+use crate::signer::{HostKeys, Signer};
 
 /// How to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,13 +68,8 @@ impl Default for Window {
 pub struct Client {
     bus: Bus,
     signer: Option<Arc<Signer>>,
+    agents: Option<Arc<HostKeys>>,
     actor: String,
-}
-
-/// The key and its public form, which is costly to derive for each call.
-struct Signer {
-    key: KeyPair,
-    public: String,
 }
 
 impl std::fmt::Debug for Client {
@@ -87,11 +82,13 @@ impl Client {
     /// `actor` is a remark where commands are signed, and the claim where they are not.
     #[must_use]
     pub fn new(bus: Bus, signer: Option<KeyPair>, actor: impl Into<String>) -> Self {
-        Self {
-            bus,
-            signer: signer.map(|key| Arc::new(Signer { public: key.public_key(), key })),
-            actor: actor.into(),
-        }
+        Self { bus, signer: signer.map(|key| Arc::new(Signer::new(key))), agents: None, actor: actor.into() }
+    }
+
+    /// From now on a reply is taken only when the host's key signed it, for this very request.
+    #[must_use]
+    pub fn with_host_keys(self, keys: HostKeys) -> Self {
+        Self { agents: Some(Arc::new(keys)), ..self }
     }
 
     /// The connection.
@@ -143,9 +140,12 @@ impl Client {
             return Err(BusError::Unsendable { what: format!("{command:?}"), why });
         }
         let (headers, body, _) = self.sealed(&subject, id, command, params.clone(), options.timeout)?;
-        let answer = self.bus.request(subject.to_string(), headers, body, options.timeout).await;
+        let answer = self.bus.request(subject.to_string(), headers, body.clone(), options.timeout).await;
         match (answer, options.queue) {
-            (Ok(message), _) => read_reply(agent, id, &message.payload).map(Answer::Result),
+            (Ok(message), _) => {
+                self.check_signed(agent, (&subject, &body), &message)?;
+                read_reply(agent, id, &message.payload).map(Answer::Result)
+            }
             (Err(BusError::NoResponders { .. }), Some(expiry)) => {
                 let class = Command::SPECS.iter().find(|s| s.name == command).map(|s| s.class);
                 if class == Some(Class::Query) {
@@ -189,14 +189,16 @@ impl Client {
         }
         let headers = match &self.signer {
             None => None,
-            Some(signer) => {
-                let mut headers = HeaderMap::new();
-                headers.insert(HEADER_SIGNATURE, signature::sign(&signer.key, subject, &body)?.as_str());
-                headers.insert(HEADER_KEY, signer.public.as_str());
-                Some(headers)
-            }
+            Some(signer) => Some(signer.sign_request(subject, &body)?),
         };
         Ok((headers, body.into(), deadline))
+    }
+
+    fn check_signed(&self, agent: &AgentId, asked: (&Subject, &[u8]), reply: &Message) -> Result<()> {
+        match &self.agents {
+            None => Ok(()),
+            Some(keys) => keys.check(agent, asked, reply.headers.as_ref(), &reply.payload),
+        }
     }
 
     /// Progress of one job as it comes; some of it may be missing.

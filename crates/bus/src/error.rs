@@ -113,6 +113,16 @@ pub enum BusError {
         /// What is wrong with it.
         why: String,
     },
+    /// A reply that is not proven to come from the host that was asked. What was asked may have been done all the same.
+    #[error("this reply is not {host}'s by the keys in {}: {why}", file.display())]
+    NotFromHost {
+        /// Who was asked.
+        host: AgentId,
+        /// The file that hosts' keys are read from.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A value cannot be sent: too large, or not JSON.
     #[error("{what} cannot be sent: {why}")]
     Unsendable {

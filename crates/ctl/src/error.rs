@@ -301,7 +301,9 @@ fn exit_of(error: &BusError) -> Exit {
         | BusError::NoResponders { .. }
         | BusError::Closed => Exit::Unreachable,
         BusError::TimedOut { .. } | BusError::NoJetStream { .. } => Exit::Retry,
-        BusError::NotPermitted { .. } | BusError::InboxRefused { .. } => Exit::Denied,
+        BusError::NotPermitted { .. } | BusError::InboxRefused { .. } | BusError::NotFromHost { .. } => {
+            Exit::Denied
+        }
         BusError::Config { .. } | BusError::InvalidId(_) | BusError::Unsendable { .. } => Exit::Usage,
         BusError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
         _ => Exit::Failed,
@@ -330,6 +332,9 @@ fn hint_of(error: &BusError) -> Option<String> {
             "JetStream must be enabled on the server and set up for this account"
         }
         BusError::NoJetStream { .. } => "`bus status` tells what is missing",
+        BusError::NotFromHost { .. } => {
+            "what was asked may have been done. A host that is new or was rebuilt: `key pin HOST`, with --replace for another key"
+        }
         BusError::TimedOut { .. } => "look whether it was done before you repeat it; --timeout waits longer",
         BusError::Agent(error) => match error.code {
             ErrorCode::Unauthenticated => {

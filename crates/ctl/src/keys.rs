@@ -1,9 +1,11 @@
 //! Seed files of nkeys: secrets that are never shown, in files closed to others.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 
 use nkeys::KeyPair;
+use protocol::ids::AgentId;
 
 use crate::error::{CtlError, Result};
 
@@ -29,6 +31,25 @@ pub fn read_seed(path: &Path) -> Result<KeyPair> {
     let no_seed = || failed(io::Error::new(io::ErrorKind::InvalidData, "it holds no nkey seed (SU…)"));
     let seed = text.lines().map(str::trim).find(|line| line.starts_with('S')).ok_or_else(no_seed)?;
     KeyPair::from_seed(seed).map_err(|_| no_seed())
+}
+
+/// Writes keys into the file of hosts' keys, each in the place of the one that its host had; other lines stay as they are.
+///
+/// # Errors
+/// The file cannot be read or written.
+pub fn pin(path: &Path, keys: &[(AgentId, String)]) -> Result<()> {
+    let failed = |source| CtlError::File { action: "write keys of hosts", path: path.to_owned(), source };
+    let before = match path.exists() {
+        true => sys::file::read_trusted(path).map_err(|error| failed(error.source))?,
+        false => String::new(),
+    };
+    let named: HashSet<&str> = keys.iter().map(|(host, _)| host.as_str()).collect();
+    let others = before
+        .lines()
+        .filter(|line| !line.split_whitespace().next().is_some_and(|host| named.contains(host)));
+    let new = keys.iter().map(|(host, key)| format!("{host} {key}\n"));
+    let text: String = others.map(|line| format!("{line}\n")).chain(new).collect();
+    sys::file::write(path, text.as_bytes(), 0o644).map_err(|error| failed(error.source))
 }
 
 #[cfg(test)]
@@ -62,5 +83,26 @@ mod tests {
         fs::write(&wrong, "SUPERSECRET").unwrap();
         let error = read_seed(&wrong).unwrap_err().render();
         assert!(!error.contains("SUPERSECRET") && error.contains("no nkey seed"), "{error}");
+    }
+
+    #[test]
+    fn a_pinned_key_takes_the_place_of_the_one_before_and_of_no_other_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hosts");
+        let (db1, db10): (AgentId, AgentId) = ("db1".parse().unwrap(), "db10".parse().unwrap());
+        let key = || KeyPair::new_user().public_key();
+        let (first, other, second) = (key(), key(), key());
+        pin(&path, &[(db1.clone(), first)]).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, format!("# rack 7\n{text}")).unwrap();
+        pin(&path, &[(db10.clone(), other.clone())]).unwrap();
+        pin(&path, &[(db1.clone(), second.clone())]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("# rack 7\ndb10 {other}\ndb1 {second}\n"));
+        let keys = bus::HostKeys::read(&path).unwrap();
+        assert_eq!((keys.of(&db1), keys.of(&db10)), (Some(second.as_str()), Some(other.as_str())));
+        for wrong in ["db1", "db1 SUSEED", "db1 nonsense", "../x U"] {
+            fs::write(&path, wrong).unwrap();
+            assert!(bus::HostKeys::read(&path).unwrap_err().to_string().contains("hosts:1: "), "{wrong}");
+        }
     }
 }

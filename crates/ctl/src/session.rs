@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bus::client::{Answer, Window};
 use bus::config::{Credentials, TlsConfig};
-use bus::{Bus, BusConfig, BusError, CallOptions, Client, Made};
+use bus::{Bus, BusConfig, BusError, CallOptions, Client, HostKeys, Made};
 use protocol::command::{Call, Class};
 use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, RequestId};
@@ -49,11 +49,17 @@ impl Session {
     pub async fn open(global: Global, out: Out) -> Result<Self> {
         let config = bus_config(&global, context::read(&global)?);
         let signer = global.sign_key.as_deref().map(keys::read_seed).transpose()?;
+        let host_keys = global.host_keys.as_deref().map(HostKeys::read).transpose();
+        let host_keys = host_keys.map_err(|source| CtlError::bus("cannot read the keys of hosts", source))?;
         let actor = global.actor.clone().unwrap_or_else(default_actor);
         let failed = |source| CtlError::bus("cannot reach the bus", source);
         let bus = Bus::connect(&config, "orchestrator-ctl").await.map_err(failed)?;
         bus.connected(global.timeout.min(CONNECT_LIMIT)).await.map_err(failed)?;
-        Ok(Self { client: Client::new(bus, signer, actor), out, global, event_stream: Arc::default() })
+        let mut client = Client::new(bus, signer, actor);
+        if let Some(keys) = host_keys {
+            client = client.with_host_keys(keys);
+        }
+        Ok(Self { client, out, global, event_stream: Arc::default() })
     }
 
     /// Sees to it that there is a stream of events: agents of least privilege may not make it, so the first use of this program

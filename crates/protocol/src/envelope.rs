@@ -12,7 +12,7 @@ use crate::ids::{AgentId, RequestId};
 pub const VERSION: u16 = 1;
 /// A longer request body is refused unread, in bytes.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
-/// Header with the signer's public nkey.
+/// Header with the signer's public nkey: the sender's of a command, the host's of a reply.
 pub const HEADER_KEY: &str = "Orch-Key";
 /// Header with the signature, base64url without padding.
 pub const HEADER_SIGNATURE: &str = "Orch-Signature";

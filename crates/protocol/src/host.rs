@@ -76,6 +76,9 @@ pub struct AgentInfo {
     /// The public key (a NATS `xkey`) that secrets for this host are sealed to; absent from agents that have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seal_key: Option<String>,
+    /// The public nkey that this host signs its replies with; absent from agents that sign none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_key: Option<String>,
 }
 
 /// How busy a host is; what could not be found is absent.

@@ -1,8 +1,12 @@
-//! Signed commands: what is signed, and with what.
+//! Signed commands and replies: what is signed, and with what.
 //!
 //! Subject permissions do not authenticate a command: an agent with ordinary permissions can make the server deliver a
 //! payload of its choice to another agent's command subject through a JetStream reply or deliver subject. So the
 //! sender's nkey (ed25519) signs the subject and the exact body, in which request id and deadline stand.
+//!
+//! The other way it is the same: whoever may publish on the asker's inbox can answer in a host's name. So a host signs its reply
+//! together with the exact request that it answers: a captured reply proves nothing of another question. The first bytes
+//! of what is signed say which of both it is.
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
@@ -29,6 +33,20 @@ pub enum SignatureError {
 /// Signs a request body for its subject. Durable commands are signed for the command subject that they stand for.
 pub fn sign(key: &KeyPair, subject: &Subject, body: &[u8]) -> Result<String, SignatureError> {
     let signature = key.sign(&signed_bytes(subject, body)).map_err(|_| SignatureError::NoSeed)?;
+    Ok(BASE64URL_NOPAD.encode(&signature))
+}
+
+/// Signs the reply to one request.
+///
+/// # Errors
+/// [`SignatureError::NoSeed`].
+pub fn sign_reply(
+    key: &KeyPair,
+    subject: &Subject,
+    request: &[u8],
+    reply: &[u8],
+) -> Result<String, SignatureError> {
+    let signature = key.sign(&replied_bytes(subject, request, reply)).map_err(|_| SignatureError::NoSeed)?;
     Ok(BASE64URL_NOPAD.encode(&signature))
 }
 
@@ -60,8 +78,26 @@ impl Verifier {
     /// # Errors
     /// [`SignatureError::Encoding`] or [`SignatureError::Mismatch`].
     pub fn verify(&self, signature: &str, subject: &Subject, body: &[u8]) -> Result<(), SignatureError> {
+        self.holds(signature, &signed_bytes(subject, body))
+    }
+
+    /// Checks that this key signed this reply to this request.
+    ///
+    /// # Errors
+    /// [`SignatureError::Encoding`] or [`SignatureError::Mismatch`].
+    pub fn verify_reply(
+        &self,
+        signature: &str,
+        subject: &Subject,
+        request: &[u8],
+        reply: &[u8],
+    ) -> Result<(), SignatureError> {
+        self.holds(signature, &replied_bytes(subject, request, reply))
+    }
+
+    fn holds(&self, signature: &str, bytes: &[u8]) -> Result<(), SignatureError> {
         let signature = BASE64URL_NOPAD.decode(signature.as_bytes()).map_err(|_| SignatureError::Encoding)?;
-        self.0.verify(&signed_bytes(subject, body), &signature).map_err(|_| SignatureError::Mismatch)
+        self.0.verify(bytes, &signature).map_err(|_| SignatureError::Mismatch)
     }
 }
 
@@ -83,6 +119,19 @@ fn signed_bytes(subject: &Subject, body: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(subject.as_bytes());
     bytes.push(0);
     bytes.extend_from_slice(body);
+    bytes
+}
+
+fn replied_bytes(subject: &Subject, request: &[u8], reply: &[u8]) -> Vec<u8> {
+    let subject = subject.to_string();
+    let mut bytes = Vec::with_capacity(subject.len() + request.len() + reply.len() + 32);
+    bytes.extend_from_slice(b"orch-reply-v1\0");
+    bytes.extend_from_slice(subject.as_bytes());
+    bytes.push(0);
+    // Its length, so that no byte of the reply passes for one of the request.
+    bytes.extend_from_slice(&(request.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(request);
+    bytes.extend_from_slice(reply);
     bytes
 }
 
@@ -113,5 +162,24 @@ mod tests {
         let signature = sign(&key, &subject("db1"), b"x").unwrap();
         let durable = Subject::DurableCommand { agent: "db1".parse().unwrap(), command: "seed.start".into() };
         verify(&key.public_key(), &signature, &durable, b"x").unwrap();
+    }
+
+    #[test]
+    fn a_signed_reply_answers_one_request_and_is_no_command() {
+        let key = KeyPair::new_user();
+        let host = Verifier::new(&key.public_key()).unwrap();
+        let signature = sign_reply(&key, &subject("db1"), b"ask", b"answer").unwrap();
+        host.verify_reply(&signature, &subject("db1"), b"ask", b"answer").unwrap();
+        for (of, request, reply) in [
+            ("db2", &b"ask"[..], &b"answer"[..]),
+            ("db1", b"asked", b"answer"),
+            ("db1", b"ask", b"answers"),
+            ("db1", b"aska", b"nswer"),
+        ] {
+            assert!(host.verify_reply(&signature, &subject(of), request, reply).is_err(), "{of}");
+        }
+        assert!(host.verify(&signature, &subject("db1"), b"answer").is_err());
+        let stranger = Verifier::new(&KeyPair::new_user().public_key()).unwrap();
+        assert!(stranger.verify_reply(&signature, &subject("db1"), b"ask", b"answer").is_err());
     }
 }

@@ -13,6 +13,8 @@ use nix::unistd::geteuid;
 
 /// A secret file is small; more is a mistake.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
+/// A line for each of ten thousand hosts is far less.
+const MAX_TRUSTED_BYTES: u64 = 16 << 20;
 
 /// What failed, on what.
 #[derive(Debug, thiserror::Error)]
@@ -140,15 +142,35 @@ pub fn share_blocks(original: &File, copy: &File) -> io::Result<()> {
 /// # Errors
 /// As [`check_secret`], or it is no text, or longer than 64 KiB.
 pub fn read_secret(path: &Path) -> Result<String, Error> {
-    let file = open_secret(path)?;
+    read_bounded(&open_checked(path, Others::Nobody)?, path, MAX_SECRET_BYTES)
+}
+
+/// Reads a file that says what is to be believed: anybody may read it, only root or we may have written it.
+///
+/// # Errors
+/// It is not there, others may write to it, it belongs to another user, it is no text, or longer than 16 MiB.
+pub fn read_trusted(path: &Path) -> Result<String, Error> {
+    read_bounded(&open_checked(path, Others::Readers)?, path, MAX_TRUSTED_BYTES)
+}
+
+fn read_bounded(file: &File, path: &Path, most: u64) -> Result<String, Error> {
     let mut text = String::new();
-    let read = (&file).take(MAX_SECRET_BYTES + 1).read_to_string(&mut text);
+    let read = file.take(most + 1).read_to_string(&mut text);
     match read.map_err(Error::on("read", path))? {
-        bytes if bytes as u64 > MAX_SECRET_BYTES => {
-            Err(Error::on("read", path)(io::Error::other("it is longer than any secret")))
+        bytes if bytes as u64 > most => {
+            Err(Error::on("read", path)(io::Error::other(format!("it is longer than {most} bytes"))))
         }
         _ => Ok(text),
     }
+}
+
+/// Whom else a file may be open to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    /// To nobody: it holds a secret.
+    Nobody,
+    /// To readers: only what it says must not be anybody's.
+    Readers,
 }
 
 /// Checks a secret file that somebody else reads: a regular file of root's or of our own, closed to others. Who is not root may be
@@ -157,10 +179,10 @@ pub fn read_secret(path: &Path) -> Result<String, Error> {
 /// # Errors
 /// It is not there, or one of these does not hold; the source says which, and what to do.
 pub fn check_secret(path: &Path) -> Result<(), Error> {
-    open_secret(path).map(drop)
+    open_checked(path, Others::Nobody).map(drop)
 }
 
-fn open_secret(path: &Path) -> Result<File, Error> {
+fn open_checked(path: &Path, others: Others) -> Result<File, Error> {
     let own_uid = geteuid().as_raw();
     let refuse = |why: String| Error::on("use", path)(io::Error::new(io::ErrorKind::PermissionDenied, why));
     // Orchestrators hand out secrets behind links of root's; anybody else's link could name another file of root's.
@@ -173,20 +195,24 @@ fn open_secret(path: &Path) -> Result<File, Error> {
     options.read(true).custom_flags(OFlag::O_NONBLOCK.bits());
     let file = options.open(path).map_err(Error::on("read", path))?;
     let meta = file.metadata().map_err(Error::on("look at", path))?;
-    match exposure(&meta, own_uid) {
+    match exposure(&meta, own_uid, others) {
         None => Ok(file),
         Some(why) => Err(refuse(why)),
     }
 }
 
-/// Why a file is no place for a secret of that user.
-fn exposure(meta: &Metadata, own_uid: u32) -> Option<String> {
+/// Why a file is no place for a secret of that user, or for what that user is to believe.
+fn exposure(meta: &Metadata, own_uid: u32, others: Others) -> Option<String> {
     let mode = meta.mode() & 0o777;
-    let forbidden = if meta.uid() == 0 && own_uid != 0 { 0o037 } else { 0o077 };
+    let (forbidden, should) = match others {
+        Others::Readers => (0o022, "go-w"),
+        Others::Nobody if meta.uid() == 0 && own_uid != 0 => (0o037, "600"),
+        Others::Nobody => (0o077, "600"),
+    };
     if !meta.is_file() {
         Some("it is no regular file".to_owned())
     } else if mode & forbidden != 0 {
-        Some(format!("its mode {mode:04o} opens it to others; run chmod 600 on it"))
+        Some(format!("its mode {mode:04o} opens it to others; run chmod {should} on it"))
     } else if meta.uid() != 0 && meta.uid() != own_uid {
         Some(format!("it belongs to user {}; it must belong to root or to user {own_uid}", meta.uid()))
     } else {
@@ -294,8 +320,18 @@ mod tests {
             with_mode(&path, mode);
             fs::metadata(&path).unwrap()
         };
-        assert_eq!(exposure(&meta(0o640), 4711), None, "root's file may be read by its group");
-        assert!(exposure(&meta(0o640), 0).is_some() && exposure(&meta(0o644), 4711).is_some());
+        assert_eq!(
+            exposure(&meta(0o640), 4711, Others::Nobody),
+            None,
+            "root's file may be read by its group"
+        );
+        assert!(exposure(&meta(0o640), 0, Others::Nobody).is_some());
+        assert!(exposure(&meta(0o644), 4711, Others::Nobody).is_some());
+        with_mode(&path, 0o644);
+        assert_eq!(read_trusted(&path).unwrap(), "hidden\n", "no secret: all may read it");
+        with_mode(&path, 0o664);
+        let error = read_trusted(&path).unwrap_err();
+        assert!(error.source.to_string().contains("go-w"), "{error}");
         with_mode(&path, 0o600);
         let link = dir.path().join("link");
         symlink(&path, &link).unwrap();
@@ -305,5 +341,6 @@ mod tests {
         chown(&path, Some(65_534), None).unwrap();
         let error = check_secret(&path).unwrap_err();
         assert!(error.source.to_string().contains("it belongs to user 65534"), "{error}");
+        assert!(read_trusted(&path).is_err(), "another user's word");
     }
 }

@@ -22,7 +22,8 @@ pub(crate) fn info(host: &Host) -> AgentInfo {
         config_digest: config_digest(&host.config),
         accepts_unsigned: host.config.auth.accept_unsigned,
         capabilities: host.capabilities.iter().cloned().chain([events(host)]).collect(),
-        seal_key: Some(host.seal_key.public()),
+        seal_key: Some(host.keys.seal.public()),
+        reply_key: Some(host.keys.reply.public().to_owned()),
     }
 }
 

@@ -22,6 +22,7 @@ use super::{Denied, Handler, Incoming, ServeConfig, audit, reply_to, service::Se
 use crate::auth::{Actor, Authority};
 use crate::conn::Bus;
 use crate::dedupe::{Admission, Fingerprint, ReplyCache};
+use crate::signer::HEADERS_MAX;
 
 /// All that a request needs on its way.
 pub(crate) struct Intake {
@@ -70,7 +71,22 @@ impl Intake {
     /// Serves one message from the command subject.
     pub(super) async fn answer(&self, message: async_nats::Message) {
         let handled = self.process(&message.subject, message.headers.as_ref(), &message.payload).await;
-        reply_to(&self.bus, message.reply, handled.body).await;
+        self.send(message, handled.body).await;
+    }
+
+    /// Refuses one message from the command subject unread.
+    pub(super) async fn refuse(&self, message: async_nats::Message, error: WireError) {
+        let body = self.reply(None, Err(error));
+        self.send(message, body).await;
+    }
+
+    /// Sends the reply to a message, signed as this host's.
+    async fn send(&self, asked: async_nats::Message, body: Bytes) {
+        let headers = match (&self.config.signer, Subject::parse(&asked.subject)) {
+            (Some(signer), Ok(subject)) => signer.sign_reply(&subject, &asked.payload, &body).ok(),
+            _ => None,
+        };
+        reply_to(&self.bus, asked.reply, headers, body).await;
     }
 
     /// Serves one request, from wherever it came.
@@ -251,7 +267,7 @@ impl Intake {
             Err(error) => Outcome::Error(error),
         };
         let body = self.encode(id, outcome);
-        let limit = self.bus.client().max_payload();
+        let limit = self.bus.client().max_payload().saturating_sub(HEADERS_MAX);
         if body.len() <= limit {
             return body;
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -21,6 +22,7 @@ use crate::auth::{Actor, Authority};
 use crate::conn::Bus;
 use crate::dedupe::ReplyCache;
 use crate::error::Result;
+use crate::signer::Signer;
 
 mod audit;
 mod intake;
@@ -90,6 +92,8 @@ pub struct ServeConfig {
     pub durable: bool,
     /// At shutdown, wait so long for commands at work.
     pub drain: Duration,
+    /// Signs replies; absent: they are not signed.
+    pub signer: Option<Arc<Signer>>,
 }
 
 impl ServeConfig {
@@ -103,6 +107,7 @@ impl ServeConfig {
             max_ahead: Duration::from_secs(7 * 24 * 3600),
             durable: true,
             drain: Duration::from_secs(10),
+            signer: None,
         }
     }
 }
@@ -143,15 +148,18 @@ pub async fn serve(
                         drop(permit);
                     });
                 }
-                Err(_) => reply_busy(&intake, message).await,
+                Err(_) => {
+                    let error = WireError::new(ErrorCode::Busy, "too many commands wait here already").retryable();
+                    intake.refuse(message, error).await;
+                }
             },
             Some(message) = asks.next() => {
                 let body = serde_json::to_vec(&handler.heartbeat()).unwrap_or_default();
-                reply_to(&bus, message.reply, body.into()).await;
+                reply_to(&bus, message.reply, None, body.into()).await;
             }
             Some(message) = inquiries.next() => {
                 if let Some(body) = service.answer(&message.subject) {
-                    reply_to(&bus, message.reply, body).await;
+                    reply_to(&bus, message.reply, None, body).await;
                 }
             }
             else => break,
@@ -163,7 +171,7 @@ pub async fn serve(
         bus.client().flush().await.ok();
         while let Some(message) = commands.next().await {
             let error = WireError::new(ErrorCode::ShuttingDown, "the agent is stopping").retryable();
-            reply_to(&bus, message.reply, intake.reply(None, Err(error))).await;
+            intake.refuse(message, error).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(2).min(drain), leaving).await.ok();
@@ -174,15 +182,9 @@ pub async fn serve(
     Ok(())
 }
 
-async fn reply_busy(intake: &Intake, message: async_nats::Message) {
-    let error = WireError::new(ErrorCode::Busy, "too many commands wait here already").retryable();
-    let body = intake.reply(None, Err(error));
-    reply_to(&intake.bus, message.reply, body).await;
-}
-
 /// Replies, unless the reply subject is one that acts: `allow_responses` would let the asker make this agent publish to
 /// JetStream's API or to another agent's commands.
-pub(crate) async fn reply_to(bus: &Bus, reply: Option<async_nats::Subject>, body: Bytes) {
+async fn reply_to(bus: &Bus, reply: Option<async_nats::Subject>, headers: Option<HeaderMap>, body: Bytes) {
     let Some(reply) = reply else { return };
     if subject::acts(&reply) {
         tracing::warn!(
@@ -191,7 +193,7 @@ pub(crate) async fn reply_to(bus: &Bus, reply: Option<async_nats::Subject>, body
         );
         return;
     }
-    if let Err(error) = bus.publish(reply.into_string(), None, body).await {
+    if let Err(error) = bus.publish(reply.into_string(), headers, body).await {
         tracing::debug!(error = %error, "a reply could not be sent; the asker may ask again with the same id");
     }
 }

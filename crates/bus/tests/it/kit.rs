@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bus::config::BusConfig;
 use bus::dedupe::CacheLimits;
-use bus::{Authority, Bus, Client, Denied, Handler, Incoming, ReplyCache, ServeConfig, serve};
+use bus::{Authority, Bus, Client, Denied, Handler, Incoming, ReplyCache, ServeConfig, Signer, serve};
 use jiff::Timestamp;
 use nkeys::KeyPair;
 use protocol::error::WireError;
@@ -163,6 +163,8 @@ impl Handler for TestHandler {
 pub(crate) struct TestAgent {
     pub(crate) handler: Arc<TestHandler>,
     pub(crate) authority: Arc<Authority>,
+    /// What its replies are signed with.
+    pub(crate) key: String,
     shutdown: CancellationToken,
     task: Option<JoinHandle<()>>,
 }
@@ -190,17 +192,19 @@ impl TestAgent {
         let handler = Arc::new(handler);
         let authority = Arc::new(authority);
         let shutdown = CancellationToken::new();
+        let signer = Arc::new(Signer::new(KeyPair::new_user()));
+        let key = signer.public().to_owned();
         let replies = ReplyCache::open(&dir.path().join("replies"), CacheLimits::default()).unwrap();
         let serving = serve(
             bus.clone(),
-            ServeConfig::new(id.clone()),
+            ServeConfig { signer: Some(signer), ..ServeConfig::new(id.clone()) },
             handler.clone(),
             authority.clone(),
             Arc::new(replies),
             shutdown.clone(),
         );
         let task = tokio::spawn(async move { serving.await.unwrap() });
-        let agent = Self { handler, authority, shutdown, task: Some(task) };
+        let agent = Self { handler, authority, key, shutdown, task: Some(task) };
         // On the bus as soon as it answers. A server does not say across accounts that nobody listens yet: ask again soon.
         let patience = Duration::from_secs(1);
         let subject = format!("orch.v1.cmd.{}.test.ready", protocol::subject::encode_host(id));

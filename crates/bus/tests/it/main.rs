@@ -9,6 +9,7 @@ mod kit;
 mod outage;
 mod permissions;
 mod serve;
+mod signed;
 mod store;
 mod tls;
 mod wait;

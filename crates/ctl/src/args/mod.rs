@@ -54,6 +54,9 @@ pub struct Global {
     /// File with the nkey seed that signs commands, mode 0600
     #[arg(long, env = "ORCH_SIGN_KEY", value_name = "FILE", global = true, help_heading = "Bus")]
     pub sign_key: Option<PathBuf>,
+    /// Hosts' keys, as `key pin` writes them: a reply that the host's key has not signed is not taken
+    #[arg(long, env = "ORCH_HOST_KEYS", value_name = "FILE", global = true, help_heading = "Bus")]
+    pub host_keys: Option<PathBuf>,
     /// CA certificates (PEM) to trust for the bus
     #[arg(long, env = "ORCH_TLS_CA", value_name = "FILE", global = true, help_heading = "Bus")]
     pub tls_ca: Option<PathBuf>,
@@ -213,6 +216,17 @@ pub enum KeyCmd {
         /// What the key is for; both for a person who logs in and signs with one key
         #[arg(long = "for", value_enum, value_delimiter = ',', value_name = "USE")]
         uses: Vec<KeyUse>,
+    },
+    /// Writes down the keys that hosts sign their replies with, into the file of --host-keys
+    #[command(
+        after_help = "To be sure of a key compare it with what `key show /var/lib/orchestrator-agent/reply.nk` prints on the host."
+    )]
+    Pin {
+        /// Hosts as the fleet knows them [default: all that answer]
+        hosts: Vec<AgentId>,
+        /// Take another key than the file has, of a host that was rebuilt
+        #[arg(long, requires = "hosts")]
+        replace: bool,
     },
     /// Shows the public key of a seed file
     Show {

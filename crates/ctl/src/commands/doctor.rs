@@ -31,7 +31,7 @@ pub(super) async fn run(session: &Session, args: DoctorArgs) -> Result<()> {
     if examined.iter().any(lacks) { Err(CtlError::Told(Exit::Failed)) } else { Ok(()) }
 }
 
-async fn everyone(session: &Session) -> Result<Vec<AgentId>> {
+pub(super) async fn everyone(session: &Session) -> Result<Vec<AgentId>> {
     let mut hosts: Vec<AgentId> = session.fleet().await?.into_iter().map(|beat| beat.agent).collect();
     hosts.sort();
     hosts.dedup();

@@ -1,16 +1,26 @@
-//! Keys: they need no bus.
+//! Keys: those of people are made without a bus, those of hosts are asked for.
 
+use bus::HostKeys;
+use futures_util::{StreamExt as _, stream};
+use protocol::ids::AgentId;
+use protocol::params::AgentInfoParams;
 use serde_json::json;
 
-use crate::args::{KeyCmd, KeyUse};
-use crate::error::Result;
+use crate::args::{Global, KeyCmd, KeyUse};
+use crate::error::{CtlError, Result};
 use crate::keys;
 use crate::output::Out;
+use crate::session::Session;
+
+/// Hosts that are asked at once.
+const AT_ONCE: usize = 64;
 
 pub(super) fn run(command: &KeyCmd, out: &Out) -> Result<()> {
     let (public, file) = match command {
         KeyCmd::Generate { file, .. } => (keys::generate(file)?, file),
         KeyCmd::Show { file } => (keys::read_seed(file)?.public_key(), file),
+        // Asks hosts: `pin` below.
+        KeyCmd::Pin { .. } => return Ok(()),
     };
     out.result(&json!({"public_key": public, "file": file}), |_| public.clone());
     if let KeyCmd::Generate { uses, .. } = command {
@@ -32,4 +42,74 @@ pub(super) fn run(command: &KeyCmd, out: &Out) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks hosts for the keys that they sign replies with, and writes down those that are new.
+pub(super) async fn pin(mut global: Global, out: Out, hosts: Vec<AgentId>, replace: bool) -> Result<()> {
+    // What is in the file must not keep its own replacement from being asked for.
+    let Some(file) = global.host_keys.take() else {
+        return Err(CtlError::usage(
+            "which file?",
+            "give --host-keys FILE or ORCH_HOST_KEYS; it is made when it is missing",
+        ));
+    };
+    let pinned = match file.exists() {
+        true => {
+            HostKeys::read(&file).map_err(|source| CtlError::bus("cannot read the keys of hosts", source))?
+        }
+        false => HostKeys::none(&file),
+    };
+    let session = Session::open(global, out).await?;
+    let hosts = match hosts.is_empty() {
+        true => super::doctor::everyone(&session).await?,
+        false => hosts,
+    };
+    let asked = stream::iter(hosts).map(|host| pin_one(&session, host, &pinned, replace)).buffered(AT_ONCE);
+    let (told, failures): (Vec<_>, Vec<_>) =
+        asked.collect::<Vec<_>>().await.into_iter().partition(Result::is_ok);
+    let new: Vec<(AgentId, String)> = told.into_iter().filter_map(Result::ok).flatten().collect();
+    if !new.is_empty() {
+        keys::pin(&file, &new)?;
+    }
+    let settled = super::settle(&session, failures.into_iter().filter_map(Result::err).collect());
+    session.close().await;
+    settled
+}
+
+/// The key to write down, if it is not there yet.
+async fn pin_one(
+    session: &Session,
+    host: AgentId,
+    pinned: &HostKeys,
+    replace: bool,
+) -> Result<Option<(AgentId, String)>> {
+    let info = session.call(&host, AgentInfoParams {}).await?;
+    let refused =
+        |reason: String| CtlError::Refused { host: host.clone(), reasons: vec![reason], guards: Vec::new() };
+    let Some(key) = info.reply_key else {
+        return Err(refused(format!("it signs no replies: version {} is too old", info.version)));
+    };
+    let before = pinned.of(&host);
+    let state = match before {
+        Some(before) if before == key => "known",
+        Some(_) if replace => "replaced",
+        Some(before) => {
+            return Err(refused(format!(
+                "it tells {key}, the file has {before}: if it was rebuilt, compare `key show` of reply.nk in its state directory, \
+                 then `key pin --replace {host}`"
+            )));
+        }
+        None => "new",
+    };
+    // Whoever names a key must have it.
+    let with =
+        pinned.clone().with(&host, &key).map_err(|source| CtlError::bus("cannot use its key", source))?;
+    let sure = session.client.clone().with_host_keys(with);
+    if let Err(source) = sure.call(&host, AgentInfoParams {}, &session.options()).await {
+        return Err(session.explain(&host, "agent.info", source).await);
+    }
+    session
+        .out
+        .result(&json!({"host": host, "key": key, "state": state}), |_| format!("{host} {key} {state}"));
+    Ok((state != "known").then_some((host, key)))
 }

@@ -12,8 +12,9 @@ mod raw;
 mod seed;
 mod snapshot;
 
-use crate::args::{BusCmd, Cli, Cmd};
+use crate::args::{BusCmd, Cli, Cmd, KeyCmd};
 use crate::error::{CtlError, Result};
+use crate::exit::Exit;
 use crate::output::Out;
 use crate::session::Session;
 
@@ -25,6 +26,7 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
     let Cli { global, command } = cli;
     // Keys and configurations are made without a bus.
     let command = match command {
+        Cmd::Key(KeyCmd::Pin { hosts, replace }) => return key::pin(global, out, hosts, replace).await,
         Cmd::Key(command) => return key::run(&command, &out),
         Cmd::Bus(BusCmd::Config(args)) => return bus::config(args, &out),
         other => other,
@@ -64,4 +66,16 @@ fn confirm(session: &Session, question: &str) -> Result<()> {
         return Ok(());
     }
     Err(CtlError::Usage { what: "not confirmed; nothing was done".to_owned(), hint: None })
+}
+
+/// One failure is the program's own; several are reported here and the worst one counts.
+fn settle(session: &Session, mut failures: Vec<CtlError>) -> Result<()> {
+    match failures.len() {
+        0 => Ok(()),
+        1 => Err(failures.remove(0)),
+        _ => {
+            failures.iter().for_each(|failure| crate::report(&session.out, failure));
+            Err(CtlError::Told(Exit::worst(failures.iter().map(CtlError::exit))))
+        }
+    }
 }

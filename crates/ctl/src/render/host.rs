@@ -24,6 +24,7 @@ pub fn agent_info(info: &AgentInfo) -> String {
             "commands",
             Some(if info.accepts_unsigned { "UNSIGNED ONES TOO" } else { "signed only" }.to_owned()),
         ),
+        ("signs by", info.reply_key.clone()),
     ]);
     text.push('\n');
     let row = |c: &protocol::host::Capability| {

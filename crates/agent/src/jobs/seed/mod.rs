@@ -82,7 +82,7 @@ impl Kind for Start {
 pub(crate) async fn plan_here(host: &Host, donor: &DonorFacts, options: &SeedOptions) -> SeedPlan {
     let mut me = facts(host, donor, options, None).await;
     me.reach = probe::reach(&donor.addresses).await;
-    SeedPlan { seal_key: Some(host.seal_key.public()), ..plan::plan(donor, &me, options) }
+    SeedPlan { seal_key: Some(host.keys.seal.public()), ..plan::plan(donor, &me, options) }
 }
 
 /// `seed.start`: refuses in the reply what the first stage would refuse.
@@ -113,7 +113,7 @@ pub(crate) async fn begin(
     admit_plan(host, &params, None).await?;
     let job = JobId::generate();
     let token = match &params.offer.sealed_by {
-        Some(by) => host.seal_key.open(&params.offer.token, by)?,
+        Some(by) => host.keys.seal.open(&params.offer.token, by)?,
         None => params.offer.token.clone(),
     };
     let mut kept = params;

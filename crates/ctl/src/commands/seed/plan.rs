@@ -7,12 +7,12 @@ use protocol::params::{SeedPlanParams, SeedSurveyParams};
 use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
 use serde::Serialize;
 
+use super::super::settle;
 use crate::args::{DonorArgs, SeedOptionArgs};
 use crate::donor::{Choice, DonorOptions, choose_donor};
 use crate::error::{CtlError, Result};
-use crate::exit::Exit;
+use crate::render;
 use crate::session::Session;
-use crate::{render, report};
 
 /// A plan with the choice that led to it.
 #[derive(Debug, Clone, Serialize)]
@@ -156,16 +156,4 @@ fn refusal(plan: &SeedPlan) -> Option<CtlError> {
         plan.refusals().map(|guard| format!("{}: {}", render::name(guard.guard), guard.message)).collect();
     let guards = plan.refusals().map(|guard| guard.guard).collect();
     (!reasons.is_empty()).then(|| CtlError::Refused { host: plan.recipient.clone(), reasons, guards })
-}
-
-/// One failure is the program's own; several are reported here and the worst one counts.
-pub(super) fn settle(session: &Session, mut failures: Vec<CtlError>) -> Result<()> {
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.remove(0)),
-        _ => {
-            failures.iter().for_each(|failure| report(&session.out, failure));
-            Err(CtlError::Told(Exit::worst(failures.iter().map(CtlError::exit))))
-        }
-    }
 }

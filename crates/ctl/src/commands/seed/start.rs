@@ -7,7 +7,8 @@ use protocol::params::{SeedOfferParams, SeedReleaseParams, SeedStartParams};
 use protocol::seed::{Offer, SeedOptions, Transport};
 use serde_json::json;
 
-use super::plan::{Planned, prepare, settle};
+use super::super::settle;
+use super::plan::{Planned, prepare};
 use crate::args::{DonorArgs, RunArgs, SeedOptionArgs};
 use crate::error::{CtlError, Result};
 use crate::session::Session;
