@@ -135,6 +135,48 @@ async fn the_programs_of_a_stream_are_the_datas_owner_and_fenced_and_leave_no_li
     world.nothing_left(PATIENCE).await;
 }
 
+/// Attacker: the data's owner, whose server tells the donor's program which plugins to load.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_that_gives_a_stream_is_the_datas_owner_and_fenced() {
+    let dir = tempfile::Builder::new().prefix("oa-attack-").tempdir_in("/tmp").unwrap();
+    fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    let sign = dir.path().join("sign");
+    let talked_into = format!(
+        "{{ id -u; grep -E 'CapPrm|NoNewPrivs' /proc/self/status; touch {}; }} >&2; touch {{temporary}}/own && exit 9",
+        sign.display()
+    );
+    let world = world(move |id, agent| {
+        let words = words(&["sh", "-c", &talked_into]);
+        if id == "db1" {
+            agent.set("seed.streams.evil.give", words.clone());
+            agent.set("seed.streams.asked.give", words);
+            agent.set("seed.streams.asked.give_as_agent", true);
+        } else {
+            for name in ["evil", "asked"] {
+                agent.set(&format!("seed.streams.{name}.take"), self::words(&["cat"]));
+            }
+        }
+    })
+    .await;
+    let owner = fs::metadata(world.donor.db.datadir()).unwrap().uid();
+    for (name, user) in [("evil", owner), ("asked", nix::unistd::Uid::effective().as_raw())] {
+        let job = world.seed_from_stream(name, swiftly()).await;
+        let view = world.ended(&world.recipient, job).await;
+        let error = view.error.unwrap();
+        let told = [vec![error.message], error.causes].concat().join(" ");
+        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        let first = format!("{user} |");
+        assert!(told.contains("exit status: 9") && told.contains(&first), "{name}: {told}");
+        assert!(told.contains("NoNewPrivs: 1"), "{name}: {told}");
+        if user != 0 {
+            assert!(told.contains("CapPrm: 0000000000000000"), "{name}: {told}");
+        }
+        assert!(!sign.exists(), "{name}: it has written outside of its place");
+    }
+    world.recipient_is_as_it_was().await;
+    world.nothing_left(PATIENCE).await;
+}
+
 /// Private servers that were told an option file below this directory.
 fn private_servers(root: &Path) -> Vec<i32> {
     let marker = format!("--defaults-file={}/", root.display());

@@ -151,6 +151,8 @@ async fn any_pair_of_programs_makes_a_seed_and_a_failing_one_is_told_by_its_own_
         .agent
         .options()
         .set("seed.streams.files.give", words(&["tar", "-cf", "-", "-C", &tree, "."]))
+        // What lies in the snapshots' directory is root's alone.
+        .set("seed.streams.files.give_as_agent", true)
         .set("seed.streams.broken.give", words(&["sh", "-c", fails]))
         .set("seed.streams.silent.give", words(&["sleep", "600"]))
         .set("seed.stall_s", 3);

@@ -1,7 +1,7 @@
 //! The only place where the parts are wired together.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -277,8 +277,8 @@ fn make_snapshots(config: &Config) -> Result<Snapshots, String> {
 
 /// Private servers outlive an agent that was killed: they hold snapshots and staged trees that jobs go on with.
 async fn end_private_servers(host: &Host) {
-    for root in [jobs::snapshot::private_root(host), mysql::sandbox::RUN_ROOT.into()] {
-        let reaped = tokio::task::spawn_blocking(move || mysql::sandbox::reap_leftovers(&root)).await;
+    for root in [host.private_root(), PathBuf::from(mysql::sandbox::RUN_ROOT)] {
+        let reaped = tokio::task::spawn_blocking(move || mysql::sandbox::reap_leftovers(&root, None)).await;
         match reaped {
             Ok(Ok(0)) => {}
             Ok(Ok(ended)) => tracing::warn!(ended, "private servers of an earlier agent were ended"),

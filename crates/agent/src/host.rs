@@ -1,5 +1,6 @@
 //! What the agent knows and holds of its host: the one value that queries, jobs and background tasks share.
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -102,6 +103,12 @@ impl Snapshots {
 }
 
 impl Host {
+    /// Run directories of private servers, beside the mounts: servers of other users get through to both.
+    pub(crate) fn private_root(&self) -> PathBuf {
+        let mounts = &self.config.snapshot.mount_root;
+        mounts.parent().unwrap_or(mounts).join("private")
+    }
+
     /// The snapshots, or the typed error that says what is missing.
     pub(crate) fn snapshots(&self) -> Result<&Snapshots, WireError> {
         self.snapshots.as_ref().map_err(|reason| {

@@ -4,7 +4,6 @@
 //! whole paths of the agent's own making.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -13,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use job::crashsafe;
+use mysql::backup::Giver;
 use mysql::fence::Fence;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -21,7 +20,6 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 
 use crate::config::StreamConfig;
-use crate::errors::system;
 use crate::host::Host;
 
 /// Lines kept of what a program says, and bytes of each.
@@ -55,8 +53,10 @@ fn built_in(name: &str) -> Option<StreamConfig> {
             "--backup",
             "--stream=xbstream",
             "--target-dir={temporary}",
+            "--tmpdir={temporary}",
             "--socket={socket}",
         ]),
+        give_as_agent: false,
         take: argv(&[unpack, "-x", "-C", "{staging}"]),
         prepare: argv(&[name, "--prepare", "--target-dir={staging}"]),
     })
@@ -81,73 +81,42 @@ pub(crate) fn fill(argv: &[String], places: &[(&str, &Path)]) -> Result<Vec<Stri
     }
 }
 
-/// What the donor's program needs: a private directory with an option file, and the filled argv.
-pub(crate) async fn donor_argv(host: &Host, job: JobId, name: &str) -> Result<Vec<String>, WireError> {
+/// A program of the donor's, ready to be started.
+pub(crate) struct Donor {
+    argv: Vec<String>,
+    fence: Fence,
+}
+
+/// Makes the place of the donor's program, with what it logs in by, and fills in its argv.
+pub(crate) async fn donor(host: &Host, job: JobId, name: &str) -> Result<Donor, WireError> {
     let stream = find(host, name)?;
-    let settings = host.instance.settings().await;
-    let directory = donor_dir(host, job);
-    let temporary = directory.join("temporary");
-    fs::remove_dir_all(&directory)
-        .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
-        .map_err(|e| system(format!("cannot empty {}", directory.display()), &e))?;
-    for path in [&directory, &temporary] {
-        crashsafe::create_dir(path, 0o700)
-            .map_err(|e| system("the stream's directory cannot be made", &e))?;
-    }
-    let option_file = directory.join("options.cnf");
-    let text = option_text(host, settings.socket.as_deref())?;
-    crashsafe::write(&option_file, text.as_bytes(), 0o600)
-        .map_err(|e| system("the stream's option file cannot be written", &e))?;
-    let socket = settings.socket.unwrap_or_default();
-    let datadir = settings.datadir.unwrap_or_default();
-    fill(
+    let logs_in = stream.give.iter().any(|word| word.contains("{option_file}"));
+    let place = Giver::prepare(&host.instance, &donor_dir(host, job), logs_in).await?;
+    let argv = fill(
         &stream.give,
         &[
-            ("option_file", &option_file),
-            ("socket", &socket),
-            ("datadir", &datadir),
-            ("temporary", &temporary),
+            ("option_file", &place.option_file),
+            ("socket", &place.socket),
+            ("datadir", &place.datadir),
+            ("temporary", &place.temporary),
         ],
-    )
+    )?;
+    if stream.give_as_agent {
+        return Ok(Donor { argv, fence: Fence { user: None, ..place.fence } });
+    }
+    if place.fence.user.is_none() && nix::unistd::Uid::effective().is_root() {
+        tracing::warn!(
+            program = argv[0],
+            "it runs as root, since the agent's account has no password that it could log in with as another user"
+        );
+    }
+    Ok(Donor { argv, fence: place.fence })
 }
 
-/// Where a stream's program on the donor keeps what it needs; removed with the offer.
+/// Where a stream's program on the donor keeps what it needs; removed with the offer. Its user gets through to it, and not through the
+/// state directory.
 pub(crate) fn donor_dir(host: &Host, job: JobId) -> PathBuf {
-    host.config.agent.state_dir.join("offers").join(format!("{job}.stream"))
-}
-
-/// The server's own options, then the account that the agent logs in with. The file is closed to others.
-fn option_text(host: &Host, socket: Option<&Path>) -> Result<String, WireError> {
-    let mysql = &host.config.mysql;
-    let mut text = String::new();
-    let defaults = match &mysql.defaults_file {
-        Some(file) => vec![file.clone()],
-        None => ["/etc/my.cnf", "/etc/mysql/my.cnf"]
-            .map(PathBuf::from)
-            .into_iter()
-            .filter(|f| f.exists())
-            .collect(),
-    };
-    for file in defaults.iter().chain(&mysql.client_option_file) {
-        text.push_str(&format!("!include {}\n", file.display()));
-    }
-    let quoted = |value: &str| format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""));
-    let mut account = String::new();
-    if let Some(user) = &mysql.user {
-        account.push_str(&format!("user={}\n", quoted(user)));
-    }
-    if let Some(path) = &mysql.password_file {
-        let secret =
-            fs::read_to_string(path).map_err(|e| system(format!("cannot read {}", path.display()), &e))?;
-        account.push_str(&format!("password={}\n", quoted(secret.lines().next().unwrap_or_default())));
-    }
-    if let Some(socket) = socket {
-        account.push_str(&format!("socket={}\n", socket.display()));
-    }
-    for group in ["mariabackup", "xtrabackup"] {
-        text.push_str(&format!("[{group}]\n{account}"));
-    }
-    Ok(text)
+    host.private_root().join(format!("give-{job}"))
 }
 
 /// A program at work, leader of its own process group, which is killed when this is dropped.
@@ -166,8 +135,8 @@ pub(crate) struct Giving {
 
 impl Giving {
     /// Starts it.
-    pub(crate) fn start(argv: &[String]) -> Result<Self, String> {
-        let mut running = Running::start(argv, Stdio::null(), Stdio::piped(), None)?;
+    pub(crate) fn start(donor: &Donor) -> Result<Self, String> {
+        let mut running = Running::start(&donor.argv, Stdio::null(), Stdio::piped(), Some(&donor.fence))?;
         let output = running.child.stdout.take().map(OwnedFd::from);
         let output = output.ok_or_else(|| format!("{} has no standard output", running.name))?;
         Ok(Self { running, output })

@@ -8,6 +8,7 @@ mod logs;
 mod own;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -36,6 +37,8 @@ pub struct RecoverOptions {
     pub program: (Vec<String>, PathBuf),
     /// Parent of the private server's run directory.
     pub run_root: PathBuf,
+    /// As [`SandboxOptions::run_held`].
+    pub run_held: Option<Arc<Dir>>,
     /// Of the recipient's own options: see [`Settings::format_arguments`](crate::Settings::format_arguments).
     pub arguments: Vec<String>,
     /// Where the recipient writes its binary log.
@@ -99,6 +102,7 @@ pub async fn recover(
         binary: Some(binary),
         prefix,
         run_root: options.run_root,
+        run_held: options.run_held,
         log_bin: carried.as_ref().map(|log| log.base.display().to_string()),
         extra_args: arguments,
         buffer_pool_bytes: options.buffer_pool_bytes,

@@ -30,16 +30,25 @@ pub(crate) fn socket(run_dir: &Path) -> PathBuf {
     own(run_dir, "s")
 }
 
+/// Whether a server that is told this directory can have its socket in it.
+///
+/// # Errors
+/// [`Error::Refused`].
+pub(crate) fn check_length(run_dir: &Path) -> Result<()> {
+    if socket(run_dir).as_os_str().len() <= MAX_SOCKET_PATH {
+        return Ok(());
+    }
+    let reason =
+        format!("{} is too long for a Unix socket; choose a shorter run directory", run_dir.display());
+    Err(Error::Refused { reason })
+}
+
 /// Makes a run directory, and what is missing above it, whatever the umask is. `others` may get through to the socket. Can be repeated.
 ///
 /// # Errors
 /// [`Error::Refused`] for a path that is too long or that belongs to somebody else, [`Error::Io`].
 pub(crate) fn make(run_dir: &Path, owner: &Metadata, others: bool) -> Result<()> {
-    if socket(run_dir).as_os_str().len() > MAX_SOCKET_PATH {
-        let reason =
-            format!("{} is too long for a Unix socket; choose a shorter run directory", run_dir.display());
-        return Err(Error::Refused { reason });
-    }
+    check_length(run_dir)?;
     if let Some(parent) = run_dir.parent() {
         make_parents(parent)?;
     }

@@ -11,6 +11,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,6 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
 use protocol::mysql::{Coordinates, Flavor, Layout, ServerVersion};
 use protocol::snapshot::Proof;
+use sys::dir::Dir;
 use tokio::process::Command;
 
 use self::check::{TABLES, check_table};
@@ -52,6 +54,9 @@ pub struct SandboxOptions {
     pub prefix: Vec<String>,
     /// Parent of its run directory (socket, pid file, temporary files, error log); short, for the socket's path.
     pub run_root: PathBuf,
+    /// That parent, held, where somebody else may rename what leads to it: all that is made, read and removed in it is
+    /// reached by this.
+    pub run_held: Option<Arc<Dir>>,
     /// Layout of the data, where it is not the default.
     pub layout: Option<Layout>,
     /// Base name of the binary log *inside* the datadir, to recover with it and read the GTID; absent: no binary log.
@@ -73,6 +78,7 @@ impl SandboxOptions {
             binary: None,
             prefix: Vec::new(),
             run_root: PathBuf::from(RUN_ROOT),
+            run_held: None,
             layout: None,
             log_bin: None,
             extra_args: Vec::new(),
@@ -188,16 +194,16 @@ impl Sandbox {
         }
         let (binary, version) = options.program().await?;
         let flavor = version.flavor;
-        let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
+        let owner = fs::metadata(&options.datadir).map_err(Error::io("read", &datadir))?;
         // What the host puts before its binary may need root, as `chroot` does.
         let user = User::owner_of(&owner).filter(|_| options.prefix.is_empty());
         let program = [options.prefix.clone(), vec![binary.display().to_string()]].concat();
-        let run = run_dir(&options.run_root, &owner)?;
+        let run = run_dir(&options.run_root, options.run_held.as_ref(), &owner)?;
         // A line of the index that leads elsewhere would lead to the live server's logs.
-        binlog::localize_indexes(&datadir)?;
+        binlog::localize_indexes(&options.datadir)?;
         let log_bin = options.log_bin.as_deref().and_then(|base| usable_log_bin(&datadir, base));
         let text = option_file(&options, &datadir, &run, flavor, owner.uid(), log_bin.is_some())?;
-        rundir::write_options(&run.path, &text, &owner)?;
+        rundir::write_options(&run.reached, &text, &owner)?;
         let mut command = Command::new(&program[0]);
         // As its own user it enters the directory: that it cannot is no fault of the data.
         command.args(&program[1..]).arg(told(&run.path)).current_dir(&datadir);
@@ -226,7 +232,7 @@ impl Sandbox {
     /// Its socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        rundir::socket(&self.run.path)
+        rundir::socket(&self.run.reached)
     }
 
     /// Pid of the private server.
@@ -366,7 +372,7 @@ impl Sandbox {
     }
 
     fn log(&self) -> LogFile {
-        LogFile::of(self.run.own("error.log"), self.owner)
+        LogFile::of(rundir::own(&self.run.reached, "error.log"), self.owner)
     }
 
     /// The first line of its error log that tells of damaged data.
@@ -457,12 +463,13 @@ fn cannot_enter(error: Error, datadir: &Path, uid: u32) -> Error {
 /// Ends private servers that a killed agent left behind, and removes their run directories. Returns how many. Blocking.
 ///
 /// A run directory whose lock is free has no agent any more. What is ended runs as root or as the owner of that directory's own part,
-/// and was told its option file, which only root could write.
+/// and was told its option file, which only root could write. `held` as in [`SandboxOptions::run_held`].
 ///
 /// # Errors
 /// [`Error::NotStopped`] when one of them stays.
-pub fn reap_leftovers(run_root: &Path) -> Result<usize> {
-    let Ok(entries) = fs::read_dir(run_root) else { return Ok(0) };
+pub fn reap_leftovers(run_root: &Path, held: Option<&Dir>) -> Result<usize> {
+    let reached = held.map_or_else(|| run_root.to_owned(), Dir::by_descriptor);
+    let Ok(entries) = fs::read_dir(reached) else { return Ok(0) };
     let mut reaped = 0;
     for path in entries.filter_map(|e| Some(e.ok()?.path())) {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
@@ -472,7 +479,7 @@ pub fn reap_leftovers(run_root: &Path) -> Result<usize> {
         }
         let Ok(Some(_lock)) = lock(&path) else { continue };
         if let Ok(own) = fs::symlink_metadata(rundir::own(&path, "")) {
-            find::end_servers(own.uid(), &told(&path), STOP_LIMIT)?;
+            find::end_servers(own.uid(), &told(&run_root.join(name)), STOP_LIMIT)?;
         }
         reaped += usize::from(fs::remove_dir_all(&path).is_ok());
     }

@@ -17,6 +17,7 @@ async fn options(server: &Mysqld, copy: &Path, own_log: OwnLog) -> RecoverOption
         datadir: copy.to_owned(),
         program: settings.program(instance(server).config()).unwrap(),
         run_root: server.base().to_owned(),
+        run_held: None,
         arguments: settings.format_arguments(copy),
         own_log,
         at_least: None,

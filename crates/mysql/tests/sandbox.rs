@@ -214,12 +214,12 @@ async fn what_a_killed_agent_left_is_reaped_and_what_a_living_one_uses_is_not() 
     let pid = fs::read_to_string(base.join("pid")).unwrap();
     let lives = || fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
     assert!(lives(), "the private server outlives it");
-    assert_eq!(sandbox::reap_leftovers(&base).unwrap(), 1);
+    assert_eq!(sandbox::reap_leftovers(&base, None).unwrap(), 1);
     assert!(!lives(), "it is gone when that returns");
 
     let sandbox = Sandbox::start(options(&server, server.datadir()), &|_| {}).await.unwrap();
     let runs = || fs::read_dir(&base).unwrap().filter(|e| name_of(e).starts_with("oa-sandbox-")).count();
-    assert_eq!(sandbox::reap_leftovers(&base).unwrap(), 0, "its agent lives");
+    assert_eq!(sandbox::reap_leftovers(&base, None).unwrap(), 0, "its agent lives");
     assert_eq!(runs(), 1);
     sandbox.stop().await;
     assert_eq!(runs(), 0);
@@ -306,4 +306,30 @@ async fn mysql_9_data_are_proven() {
     let proof = sandbox::verify(options, CheckBudget::default(), &|_| {}).await.unwrap();
     assert!(!proof.passed, "{}", proof.detail);
     assert_eq!(leftovers(server.base()), Vec::<String>::new());
+}
+
+/// Attacker: who may rename the parent of the run directory, as the datadir's owner may a seed's directory.
+#[tokio::test]
+async fn a_run_directory_is_made_in_the_parent_that_is_held_and_not_in_its_place() {
+    let mut server = mariadb().await;
+    server.stop().await.unwrap();
+    let (named, away) = (server.base().join("run"), server.base().join("away"));
+    fs::create_dir(&named).unwrap();
+    let held = std::sync::Arc::new(sys::dir::Dir::open(&named).unwrap());
+    fs::rename(&named, &away).unwrap();
+    let planted = server.base().join("planted");
+    fs::create_dir(&planted).unwrap();
+    std::os::unix::fs::symlink(&planted, &named).unwrap();
+    let options = SandboxOptions {
+        run_root: named.clone(),
+        run_held: Some(held.clone()),
+        ..SandboxOptions::new(server.datadir())
+    };
+    Sandbox::start(options, &|_| {}).await.unwrap_err();
+    assert_eq!(fs::read_dir(&planted).unwrap().count(), 0, "nothing was made in its place");
+    assert_eq!(leftovers(&away), Vec::<String>::new(), "and what was made in it is gone");
+
+    fs::create_dir(planted.join("oa-sandbox-7")).unwrap();
+    assert_eq!(sandbox::reap_leftovers(&named, Some(&held)).unwrap(), 0);
+    assert!(planted.join("oa-sandbox-7").exists(), "what lies in its place is not removed");
 }

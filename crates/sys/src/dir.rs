@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat2, renameat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat2, readlinkat, renameat2};
 use nix::sys::stat::{Mode, UtimensatFlags, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
@@ -125,6 +125,14 @@ impl Dir {
     /// As `symlink(2)`; a link on the way.
     pub fn make_link(&self, below: &Path, target: &Path) -> io::Result<()> {
         self.at(below, |dir, name| symlinkat(target, dir, name))
+    }
+
+    /// Where a link below leads.
+    ///
+    /// # Errors
+    /// As `readlink(2)`; a link on the way.
+    pub fn read_link(&self, below: &Path) -> io::Result<PathBuf> {
+        self.at(below, |dir, name| readlinkat(dir, name)).map(PathBuf::from)
     }
 
     /// Gives what lies below, itself if it is a link, to a user and group.

@@ -25,7 +25,12 @@ pub async fn with_stream() -> Arena {
     let tree = world.donor.db.base().join("snapshots").join(snapshot.as_str()).join("data");
     let words = |argv: &[&str]| argv.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let give = words(&["tar", "-cf", "-", "-C", &tree.display().to_string(), "."]);
-    world.donor.agent.options().set("seed.streams.files.give", give);
+    world
+        .donor
+        .agent
+        .options()
+        .set("seed.streams.files.give", give)
+        .set("seed.streams.files.give_as_agent", true);
     let taker = world.recipient.agent.options();
     taker.set("seed.streams.files.take", words(&["tar", "-xf", "-", "-C", "{staging}"]));
     taker.set("seed.streams.files.prepare", words(&["true"]));

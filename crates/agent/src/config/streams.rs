@@ -11,6 +11,8 @@ use serde::Deserialize;
 pub(crate) struct StreamConfig {
     /// On the donor: writes the stream to its standard output.
     pub(crate) give: Vec<String>,
+    /// On the donor: as the agent's own user, for a program that needs root. Otherwise as the data's owner.
+    pub(crate) give_as_agent: bool,
     /// On the recipient: reads it from its standard input and unpacks it into `{staging}`.
     pub(crate) take: Vec<String>,
     /// On the recipient, once all has arrived: makes a datadir of it that a server starts on; may be empty.

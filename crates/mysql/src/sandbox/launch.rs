@@ -4,10 +4,12 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use protocol::mysql::{BinlogPosition, Flavor};
+use sys::dir::Dir;
 
 use super::{RUN_PREFIX, SandboxOptions};
 use crate::error::{Error, Result};
@@ -53,19 +55,23 @@ impl LogEnd {
 /// was left behind.
 #[derive(Debug)]
 pub(super) struct RunDir {
+    /// As the server is told.
     pub(super) path: PathBuf,
+    /// As this process reaches it: through its parent where that is held.
+    pub(super) reached: PathBuf,
+    _parent: Option<Arc<Dir>>,
     _lock: Flock<File>,
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.path));
+        drop(fs::remove_dir_all(&self.reached));
     }
 }
 
 impl RunDir {
-    /// Where the server's own file of this name lies.
-    pub(super) fn own(&self, name: &str) -> PathBuf {
+    /// Where the server is told that its own file of this name lies.
+    fn own(&self, name: &str) -> PathBuf {
         rundir::own(&self.path, name)
     }
 }
@@ -115,20 +121,22 @@ pub(super) fn logged_position(line: &str) -> Option<BinlogPosition> {
     (!file.is_empty()).then_some(BinlogPosition { file, position })
 }
 
-pub(super) fn run_dir(root: &Path, owner: &Metadata) -> Result<RunDir> {
+pub(super) fn run_dir(root: &Path, held: Option<&Arc<Dir>>, owner: &Metadata) -> Result<RunDir> {
     // Short, for the socket's path.
     static NEXT: AtomicU32 = AtomicU32::new(0);
+    let parent = held.map_or_else(|| root.to_owned(), |held| held.by_descriptor());
     loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = root.join(format!("{RUN_PREFIX}{number}"));
-        if path.symlink_metadata().is_ok() {
+        let name = format!("{RUN_PREFIX}{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let (path, reached) = (root.join(&name), parent.join(&name));
+        if reached.symlink_metadata().is_ok() {
             // Another's, or what an agent left behind.
             continue;
         }
-        rundir::make(&path, owner, false)?;
+        rundir::check_length(&path)?;
+        rundir::make(&reached, owner, false)?;
         // Locked: another agent has made the same one in this moment.
-        if let Some(lock) = lock(&path).map_err(Error::io("lock", &path))? {
-            return Ok(RunDir { path, _lock: lock });
+        if let Some(lock) = lock(&reached).map_err(Error::io("lock", &path))? {
+            return Ok(RunDir { path, reached, _parent: held.cloned(), _lock: lock });
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) async fn give(
     private: &Private,
 ) -> Result<Value, StepError> {
     let name = params.stream.as_deref().unwrap_or_default();
-    let argv = streams::donor_argv(host, scope.job_id(), name).await?;
+    let donor = streams::donor(host, scope.job_id(), name).await?;
     let (progress, cancel) = (Arc::new(Progress::new()), Arc::new(Cancel::new()));
     let identity = match &private.identity {
         Some(kept) => {
@@ -50,7 +50,7 @@ pub(super) async fn give(
     private.listening(host, scope.job_id(), giver.addr())?;
     tell_open(host, scope.job_id(), giver.addr(), giver.fingerprint());
     let mut done = tokio::task::spawn_blocking(move || {
-        giver.give(&mut || Giving::start(&argv).map(|program| Box::new(program) as Box<dyn Program>))
+        giver.give(&mut || Giving::start(&donor).map(|program| Box::new(program) as Box<dyn Program>))
     });
     let mut looks = tokio::time::interval(HEALTH_INTERVAL);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,6 +1,7 @@
 //! A seed from a program's stream: unpacked as it arrives, then prepared. It cannot be resumed, so each run begins with an
 //! empty staging directory.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ mod ground;
 
 /// Between two looks at a program that prepares.
 const LOOK: Duration = Duration::from_millis(200);
+/// Longer than any position, bytes.
+const POSITION_MAX: u64 = 1 << 20;
 /// Where the programs leave the position, in the tree that they make.
 const POSITION_FILES: [&str; 2] = ["xtrabackup_binlog_info", "mariadb_backup_binlog_info"];
 
@@ -37,14 +40,15 @@ pub(super) async fn receive(
     options: RecipientOptions,
 ) -> Result<Transferred, StepError> {
     let layout = Target::of(scope)?.layout(scope.job_id())?;
-    let (staging, root) = (layout.staging(), layout.root().to_owned());
+    let staging = layout.staging();
     let owner = Target::of(scope)?.owner;
-    let ground = Ground { root, staging: staging.clone(), owner };
     // What an earlier run unpacked is of no use: the stream begins anew.
-    let fence = blocking(move || {
+    let (ground, fence) = blocking(move || {
         layout.remove().map_err(|e| system("the staging directory cannot be removed", &e))?;
         layout.prepare().map_err(|e| system("the staging directory cannot be made", &e))?;
-        ground.open()
+        let ground = Ground::of(&layout, owner)?;
+        let fence = ground.open()?;
+        Ok((ground, fence))
     })
     .await?;
     let stream = streams::find(host, name)?;
@@ -80,7 +84,7 @@ pub(super) async fn receive(
         }
     };
     await_end(scope, unpacking).await?;
-    let files = blocking(move || mysql::usage::walk(&staging).map_err(WireError::from)).await?.files;
+    let files = blocking(move || mysql::usage::walk(&ground.path()).map_err(WireError::from)).await?.files;
     let seconds = taken.elapsed.as_secs_f64().max(0.001);
     Ok(Transferred {
         stream: Some(name.to_owned()),
@@ -114,7 +118,8 @@ pub(super) async fn prepare(
     let stream = streams::find(host, name)?;
     let staging = layout.staging();
     let owner = Target::of(scope)?.owner;
-    let ground = Ground { root: layout.root().to_owned(), staging: staging.clone(), owner };
+    let way = layout.clone();
+    let ground = Arc::new(blocking(move || Ground::of(&way, owner)).await?);
     if !stream.prepare.is_empty() {
         // The program of the run before may be at work still, and two of them on one tree would spoil it.
         if scope.is_rerun() {
@@ -124,7 +129,7 @@ pub(super) async fn prepare(
             ));
         }
         let fence = blocking({
-            let ground = ground.clone();
+            let ground = Arc::clone(&ground);
             move || ground.open()
         })
         .await?;
@@ -133,9 +138,14 @@ pub(super) async fn prepare(
             .map_err(|words| StepError::new(ErrorCode::MissingCapability, words))?;
         await_end(scope, preparing).await?;
     }
-    blocking(move || ground.close()).await?;
+    let text = blocking(move || {
+        ground.close()?;
+        let tree = ground.tree().map_err(|e| system("the staged tree cannot be opened", &e))?;
+        let read = |file: &&str| tree.read(Path::new(file), POSITION_MAX).ok().flatten();
+        Ok(POSITION_FILES.iter().find_map(read).and_then(|text| String::from_utf8(text).ok()))
+    })
+    .await?;
     let flavor = params.offer.facts.version.as_ref().map_or(Flavor::Mariadb, |version| version.flavor);
-    let text = POSITION_FILES.iter().find_map(|file| std::fs::read_to_string(staging.join(file)).ok());
     Ok(text.and_then(|text| mysql::backup::position(&text, flavor)))
 }
 

@@ -4,17 +4,9 @@ pub(crate) mod create;
 pub(crate) mod remove;
 pub(crate) mod verify;
 
-use std::path::PathBuf;
-
 use protocol::error::WireError;
 
-use crate::host::{Host, Snapshots};
-
-/// Run directories of private servers, beside the mounts: servers of other users get through to both.
-pub(crate) fn private_root(host: &Host) -> PathBuf {
-    let mounts = &host.config.snapshot.mount_root;
-    mounts.parent().unwrap_or(mounts).join("private")
-}
+use crate::host::Snapshots;
 
 /// Gives a hold up; no error when it is not there.
 pub(crate) fn release_if_held(

@@ -14,7 +14,7 @@ use protocol::snapshot::{Proof, Snapshot};
 use serde_json::{Value, json};
 use snapshot::{MountMode, Mounted};
 
-use super::{private_root, release_if_held};
+use super::release_if_held;
 use crate::admission::Claims;
 use crate::host::{Host, Snapshots, blocking};
 use crate::jobs::kind::Kind;
@@ -105,7 +105,7 @@ async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> 
     let server = host.instance.info().await;
     let settings = host.instance.settings().await;
     let mut options = SandboxOptions::new(&mounted.datadir);
-    options.run_root = private_root(host);
+    options.run_root = host.private_root();
     // Crash recovery asks the binary log, where it lies in the datadir, which prepared transactions were committed.
     let log_bin = server.layout.as_ref().and_then(|layout| layout.log_bin.as_deref()?.file_name());
     options.log_bin = log_bin.and_then(|base| base.to_str()).map(str::to_owned);

@@ -4,6 +4,7 @@
 //! up and was shut down cleanly is swapped in. What fails here has touched nothing.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,9 +17,10 @@ use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use sys::dir::Dir;
 
 use super::super::notes::Recovered;
-use super::super::swap::{Layout, SwapError};
+use super::super::swap::{Held, Layout, SwapError};
 use super::super::{Target, follower};
 use super::replicate::{source, standing, still_available};
 use super::verify::flush;
@@ -106,13 +108,14 @@ impl Step<Host> for Recover {
         let way = layout.clone();
         blocking(move || way.let_through().map_err(|e| system("staging cannot be opened to its server", &e)))
             .await?;
-        let options = options(host, &params, &target, &layout).await?;
+        let held = hold(&layout).await?;
+        let options = options(host, &params, &target, &layout, &held).await?;
         let report = |progress: mysql::Progress| {
             let done = u64::from(progress.percent.unwrap_or(0));
             scope.report(done, progress.percent.map(|_| 100), json!({ "message": progress.message }));
         };
         let recovered = tokio::select! {
-            recovered = mysql::recover::recover(options, &report) => recovered,
+            recovered = mysql::recover::recover(options, &report) => recovered.map_err(|e| held.in_words(e.into())),
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
         let recovered = recovered.map_err(|error| {
@@ -157,12 +160,21 @@ async fn end_private(layout: &Layout) -> Result<(), StepError> {
         return Ok(());
     }
     mysql::recover::end_on(&layout.staging()).await?;
+    let held = hold(layout).await?;
     let root = layout.root().to_owned();
     let reaped = blocking(move || {
-        mysql::sandbox::reap_leftovers(&root)?;
+        mysql::sandbox::reap_leftovers(&root, Some(held.root()))?;
         Ok(())
     });
     reaped.await.map_err(StepError::from)
+}
+
+/// The seed's directory, whatever its name leads to from now on.
+async fn hold(layout: &Layout) -> Result<Held, StepError> {
+    let layout = layout.clone();
+    let held =
+        blocking(move || layout.hold().map_err(|e| system("the staging directory cannot be opened", &e)));
+    held.await.map_err(StepError::from)
 }
 
 async fn options(
@@ -170,6 +182,7 @@ async fn options(
     params: &SeedStartParams,
     target: &Target,
     layout: &Layout,
+    held: &Held,
 ) -> Result<RecoverOptions, StepError> {
     let settings = host.instance.settings().await;
     let config = host.instance.config();
@@ -183,19 +196,20 @@ async fn options(
             "no server program was found: name it (mysql.server_binary in the agent's configuration)",
         )
     })?;
-    let staging = layout.staging();
     let root = layout.root();
-    let run_root = if root.as_os_str().len() <= LONGEST_ROOT {
-        root.to_owned()
+    let (run_root, run_held) = if root.as_os_str().len() <= LONGEST_ROOT {
+        let again = Dir::open(&held.root().by_descriptor()).map_err(|e| system("it cannot be held", &e))?;
+        (root.to_owned(), Some(Arc::new(again)))
     } else {
-        mysql::sandbox::RUN_ROOT.into()
+        (mysql::sandbox::RUN_ROOT.into(), None)
     };
     Ok(RecoverOptions {
-        arguments: settings.format_arguments(&staging),
-        own_log: own.own_log(&target.datadir, layout),
-        datadir: staging,
+        arguments: settings.format_arguments(&layout.staging()),
+        own_log: own.own_log(&target.datadir, &held.layout()),
+        datadir: held.staging(),
         program,
         run_root,
+        run_held,
         at_least: params.offer.facts.at_least().cloned(),
         is_replica: params.options.replicate_from.is_some(),
         buffer_pool_bytes: buffer_pool_bytes(),

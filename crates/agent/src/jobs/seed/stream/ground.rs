@@ -1,117 +1,128 @@
 //! The ground on which the programs of a stream work: foreign bytes, which they may turn into files of the staged tree and into nothing else.
 
-use std::fs::{self, DirBuilder, File, Metadata};
+use std::fs::Metadata;
 use std::io;
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use mysql::datadir::Ownership;
 use mysql::fence::Fence;
 use mysql::process::User;
-use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Uid, fchown};
+use nix::unistd::Uid;
 use protocol::error::{ErrorCode, WireError};
+use sys::dir::Dir;
 
+use super::super::swap::{Held, Layout};
 use crate::errors::system;
 
+/// The staged tree in the seed's directory.
+const STAGED: &str = "data";
+/// Where the programs' temporary files go, beside it.
+const TEMPORARY: &str = "temporary";
 /// Set-uid and set-gid.
 const SPECIAL_RIGHTS: u32 = 0o6000;
 
-/// One seed's part of the file system.
-#[derive(Debug, Clone)]
+/// One seed's part of the file system. The directory is held: the data's owner may rename what leads to it.
+#[derive(Debug)]
 pub(super) struct Ground {
-    /// The directory with everything of this seed, ours.
-    pub(super) root: PathBuf,
-    /// The new tree, below it.
-    pub(super) staging: PathBuf,
+    held: Held,
+    layout: Layout,
     /// Whose the new tree will be.
-    pub(super) owner: Ownership,
+    owner: Ownership,
 }
 
 impl Ground {
-    fn temporary(&self) -> PathBuf {
-        self.root.join("temporary")
+    /// The ground of a seed whose directory is there.
+    pub(super) fn of(layout: &Layout, owner: Ownership) -> Result<Self, WireError> {
+        let held = layout.hold().map_err(|e| system("the staging directory cannot be opened", &e))?;
+        Ok(Self { held, layout: layout.clone(), owner })
     }
 
-    /// Gives the staged tree to its owner, with a directory for temporary files beside it, and makes the fence around both.
+    /// A path to the staged tree, for this process while this is held.
+    pub(super) fn path(&self) -> PathBuf {
+        self.held.staging()
+    }
+
+    /// The staged tree.
+    pub(super) fn tree(&self) -> io::Result<Dir> {
+        self.held.root().dir(Path::new(STAGED))
+    }
+
+    /// Gives the staged tree to its owner, with a directory for temporary files beside it, and makes the fence around both. The
+    /// fence is put around a program while this is held.
     pub(super) fn open(&self) -> Result<Fence, WireError> {
-        let temporary = self.temporary();
+        let root = self.held.root();
         let user = Some(User { uid: self.owner.uid, gid: self.owner.gid })
             .filter(|user| Uid::effective().is_root() && user.uid != 0);
         let open = || -> io::Result<()> {
-            match DirBuilder::new().mode(0o700).create(&temporary) {
+            match root.make_dir(Path::new(TEMPORARY), 0o700) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                 _ => {}
             }
             let Some(user) = user else { return Ok(()) };
             // The user gets through the seed's directory, which stays ours.
-            let root = open_dir(&self.root)?;
-            let mode = root.metadata()?.mode() | 0o011;
-            fchmod(root.as_fd(), Mode::from_bits_truncate(mode & 0o7777))?;
-            for path in [&self.staging, &temporary] {
-                let dir = open_dir(path)?;
-                fchown(dir.as_fd(), Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
-            }
-            Ok(())
+            root.set_mode(0o711)?;
+            [STAGED, TEMPORARY].iter().try_for_each(|name| root.give(Path::new(name), user.uid, user.gid))
         };
+        let place = self.layout.root();
         open().map_err(|e| {
-            system(format!("the stream's programs get no place below {}", self.root.display()), &e)
+            system(format!("the stream's programs get no place below {}", place.display()), &e)
         })?;
-        let writable = vec![self.staging.clone(), temporary.clone()];
-        Ok(Fence { user, writable, temporary: Some(temporary) })
+        let writable = [STAGED, TEMPORARY].map(|name| root.by_descriptor().join(name)).to_vec();
+        Ok(Fence { user, writable, temporary: Some(place.join(TEMPORARY)) })
     }
 
     /// Refuses a tree with anything in it that no datadir has: it would be swapped in, and root and the server follow links.
     pub(super) fn close(&self) -> Result<(), WireError> {
-        let _ = fs::remove_dir_all(self.temporary());
-        match self.first_intruder(&self.staging) {
+        let _ = self.held.root().remove(Path::new(TEMPORARY));
+        match self.tree().and_then(|tree| first_intruder(&tree, Path::new(""), 0)) {
             Ok(None) => Ok(()),
             Ok(Some((path, what))) => Err(WireError::new(
                 ErrorCode::Refused,
                 format!(
                     "the stream has made {} {what}: no datadir has such, so the donor or what it sent is not to be trusted",
-                    path.strip_prefix(&self.staging).unwrap_or(&path).display()
+                    path.display()
                 ),
             )),
-            Err(error) => Err(system(format!("cannot look through {}", self.staging.display()), &error)),
-        }
-    }
-
-    fn first_intruder(&self, dir: &Path) -> io::Result<Option<(PathBuf, &'static str)>> {
-        for entry in fs::read_dir(dir)? {
-            let path = entry?.path();
-            let meta = fs::symlink_metadata(&path)?;
-            if let Some(what) = self.intrudes(&path, &meta)? {
-                return Ok(Some((path, what)));
-            }
-            if meta.is_dir()
-                && let Some(found) = self.first_intruder(&path)?
-            {
-                return Ok(Some(found));
+            Err(error) => {
+                Err(system(format!("cannot look through {}", self.layout.staging().display()), &error))
             }
         }
-        Ok(None)
     }
+}
 
-    /// What is wrong with an entry of the tree.
-    fn intrudes(&self, path: &Path, meta: &Metadata) -> io::Result<Option<&'static str>> {
-        let kind = meta.file_type();
-        Ok(if kind.is_symlink() {
-            let leads = fs::read_link(path)?;
-            let depth = path.strip_prefix(&self.staging).map_or(0, |below| below.components().count() - 1);
-            (!stays_within(&leads, depth)).then_some("a link that leads out of it")
-        } else if kind.is_block_device() || kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
-            Some("a device, pipe or socket")
-        } else if meta.is_file() && meta.mode() & SPECIAL_RIGHTS != 0 {
-            Some("a file with the set-uid or set-gid bit")
-        } else if meta.is_file() && meta.nlink() > 1 {
-            Some("a file that has another name elsewhere")
-        } else {
-            None
-        })
+/// What no datadir has, in a directory `depth` levels below the top of the tree, where it is called `below`.
+fn first_intruder(dir: &Dir, below: &Path, depth: usize) -> io::Result<Option<(PathBuf, &'static str)>> {
+    for name in dir.names()? {
+        let name = Path::new(&name);
+        let Some(meta) = dir.metadata(name)? else { continue };
+        let path = below.join(name);
+        if let Some(what) = intrudes(dir, name, &meta, depth)? {
+            return Ok(Some((path, what)));
+        }
+        if meta.is_dir()
+            && let Some(found) = first_intruder(&dir.dir(name)?, &path, depth + 1)?
+        {
+            return Ok(Some(found));
+        }
     }
+    Ok(None)
+}
+
+/// What is wrong with an entry of the tree.
+fn intrudes(dir: &Dir, name: &Path, meta: &Metadata, depth: usize) -> io::Result<Option<&'static str>> {
+    let kind = meta.file_type();
+    Ok(if kind.is_symlink() {
+        (!stays_within(&dir.read_link(name)?, depth)).then_some("a link that leads out of it")
+    } else if kind.is_block_device() || kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
+        Some("a device, pipe or socket")
+    } else if meta.is_file() && meta.mode() & SPECIAL_RIGHTS != 0 {
+        Some("a file with the set-uid or set-gid bit")
+    } else if meta.is_file() && meta.nlink() > 1 {
+        Some("a file that has another name elsewhere")
+    } else {
+        None
+    })
 }
 
 /// Whether a link in a directory `depth` levels below the top of a tree stays in it.
@@ -130,24 +141,26 @@ fn stays_within(leads: &Path, mut depth: usize) -> bool {
     })
 }
 
-fn open_dir(path: &Path) -> io::Result<File> {
-    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-    File::options().read(true).custom_flags(flags.bits()).open(path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::Gid;
+    use protocol::ids::JobId;
 
     use super::*;
 
     fn ground(root: &Path) -> Ground {
         let owner = Ownership { uid: Uid::effective().as_raw(), gid: Gid::effective().as_raw(), label: None };
-        let ground = Ground { root: root.to_owned(), staging: root.join("data"), owner };
-        fs::create_dir_all(ground.staging.join("shop")).unwrap();
-        fs::write(ground.staging.join("shop/t.ibd"), "rows").unwrap();
-        symlink("../ibdata1", ground.staging.join("shop/near")).unwrap();
-        ground
+        let layout = Layout::of(&root.join("mysql"), JobId::generate()).unwrap();
+        layout.prepare().unwrap();
+        let staging = layout.staging();
+        fs::create_dir_all(staging.join("shop")).unwrap();
+        fs::write(staging.join("shop/t.ibd"), "rows").unwrap();
+        symlink("../ibdata1", staging.join("shop/near")).unwrap();
+        Ground::of(&layout, owner).unwrap()
     }
 
     #[test]
@@ -169,9 +182,39 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let ground = ground(dir.path());
             ground.close().unwrap();
-            plant(&ground.staging.join("shop"));
+            plant(&ground.layout.staging().join("shop"));
             let error = ground.close().unwrap_err();
             assert!(error.code == ErrorCode::Refused && error.message.contains(what), "{what}: {error:?}");
         }
+    }
+
+    /// Attacker: the data's owner, to whom the directory above belongs.
+    #[test]
+    fn a_seeds_directory_that_is_exchanged_for_a_link_gives_nothing_of_roots_away() {
+        if !Uid::effective().is_root() {
+            testkit::skip!("only root can give directories away");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let ground = ground(dir.path());
+        let ground = Ground { owner: Ownership { uid: 65_534, gid: 65_534, label: None }, ..ground };
+        let roots = tempfile::tempdir().unwrap();
+        for name in [STAGED, TEMPORARY] {
+            fs::create_dir(roots.path().join(name)).unwrap();
+            fs::write(roots.path().join(name).join("precious"), "").unwrap();
+        }
+        let (place, away) = (ground.layout.root(), dir.path().join("away"));
+        fs::rename(place, &away).unwrap();
+        symlink(roots.path(), place).unwrap();
+        let fence = ground.open().unwrap();
+        ground.close().unwrap();
+        for name in [STAGED, TEMPORARY] {
+            let meta = fs::symlink_metadata(roots.path().join(name)).unwrap();
+            assert_eq!(meta.uid(), 0, "{name} of root's was given away");
+            assert!(roots.path().join(name).join("precious").exists(), "{name} of root's was emptied");
+        }
+        assert_eq!(fs::metadata(away.join(STAGED)).unwrap().uid(), 65_534, "the held one was given");
+        assert!(fence.writable.iter().all(|path| !path.starts_with(place)), "{fence:?}");
+        let again = Ground::of(&ground.layout, ground.owner.clone()).unwrap_err();
+        assert!(again.message.contains("cannot be opened"), "{again:?}");
     }
 }

@@ -67,12 +67,17 @@ impl Held {
     }
 
     /// The layout whose paths lead through the held directories, wherever they have been moved to.
-    pub(super) fn layout(&self) -> Layout {
+    pub(crate) fn layout(&self) -> Layout {
         let datadir = match (self.layout.entrywise, self.layout.datadir.file_name()) {
             (false, Some(name)) => through(&self.place).join(name),
             _ => through(&self.place),
         };
         Layout { datadir, root: through(&self.root), held: true, ..self.layout.clone() }
+    }
+
+    /// The seed's directory.
+    pub(crate) fn root(&self) -> &Dir {
+        &self.root
     }
 
     /// A path to the staged tree for what this process does with it while this is held.
