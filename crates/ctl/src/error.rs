@@ -82,6 +82,14 @@ pub enum CtlError {
         /// What to do.
         hint: Option<String>,
     },
+    /// No host is as asked for.
+    #[error("{what}")]
+    NoHost {
+        /// What was asked for.
+        what: String,
+        /// What was perhaps meant.
+        hint: String,
+    },
     /// A record does not hold what was once written.
     #[error("{host}: the record was altered")]
     Altered {
@@ -154,6 +162,7 @@ impl CtlError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::Usage,
+            Self::NoHost { .. } => Exit::Unreachable,
             Self::Bus { source, .. } | Self::Call { source, .. } => exit_of(source),
             Self::Job { view, .. } if view.state == JobState::Aborted => Exit::Aborted,
             Self::Job { view, .. } => view.error.as_ref().map_or(Exit::Failed, Exit::of),
@@ -226,7 +235,7 @@ impl CtlError {
             Self::Usage { .. } => Some(ErrorCode::BadRequest),
             Self::Refused { guards, .. } if guards.is_empty() => Some(ErrorCode::PlanChanged),
             Self::Refused { .. } => Some(ErrorCode::Refused),
-            Self::NoDonor(_) | Self::NotFound { .. } => Some(ErrorCode::NotFound),
+            Self::NoDonor(_) | Self::NotFound { .. } | Self::NoHost { .. } => Some(ErrorCode::NotFound),
             Self::Bus { source, .. } | Self::Call { source, .. } => match **source {
                 BusError::TimedOut { .. } => Some(ErrorCode::TimedOut),
                 BusError::NotPermitted { .. } | BusError::InboxRefused { .. } => Some(ErrorCode::Forbidden),
@@ -269,6 +278,7 @@ impl CtlError {
     fn hint(&self) -> Option<String> {
         let given = match self {
             Self::Usage { hint, .. } | Self::Call { hint, .. } | Self::NotFound { hint, .. } => hint.clone(),
+            Self::NoHost { hint, .. } => Some(hint.clone()),
             Self::Refused { reasons, .. } if reasons.iter().any(|reason| reason.contains("--")) => {
                 Some("mend the cause or give leave with the option that it names".into())
             }

@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod audit;
+pub mod board;
 pub mod commands;
 pub mod context;
 pub mod donor;

@@ -30,10 +30,11 @@ impl Out {
         self.json
     }
 
-    /// True when a person looks on: bars may move.
+    /// True when a person looks on at a terminal that can move its cursor: bars may move.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        !self.json && io::stdout().is_terminal() && io::stderr().is_terminal()
+        let is_able = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        !self.json && is_able && io::stdout().is_terminal() && io::stderr().is_terminal()
     }
 
     /// True when nothing more can be written to stdout: nobody reads it any more (`… | head`), or it failed.
@@ -71,11 +72,6 @@ impl Out {
         } else {
             self.bytes(bytes);
         }
-    }
-
-    /// Clears the terminal for what is shown next: home, then what stands below, which flickers less than the whole screen at once.
-    pub fn clear_terminal(&self) {
-        self.bytes(b"\x1b[H\x1b[J");
     }
 
     fn bytes(&self, bytes: &[u8]) {

@@ -78,7 +78,12 @@ pub fn parse_timeout(text: &str) -> Result<std::time::Duration, String> {
 
 /// Reads an instant: RFC 3339, a local date and time, or how long ago (`2h`).
 pub fn parse_since(text: &str) -> Result<Timestamp, String> {
-    parse_since_at(text, Timestamp::now())
+    let now = Timestamp::now();
+    let since = parse_since_at(text, now)?;
+    if since > now + jiff::SignedDuration::from_mins(5) {
+        return Err(format!("{} has not come yet; a time without a zone is this machine's", time(since)));
+    }
+    Ok(since)
 }
 
 fn parse_since_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {

@@ -1,4 +1,5 @@
 //! The program against a real bus and scripted agents: hosts, errors, exit codes, events, keys.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on says where")]
 
 mod fake;
 
@@ -361,4 +362,88 @@ async fn two_processes_of_one_name_are_both_shown_and_told() {
     let ran = world.run("fleet").await;
     assert_eq!(ran.expect(0).out.matches("DUPLICATE").count(), 2, "{}", ran.out);
     assert!(ran.out.contains("db1: more than one process speaks in this name"), "{}", ran.out);
+}
+
+/// Starts ctl on a terminal of its own, 24 lines of 80.
+fn on_a_terminal(world: &World, term: &str, arguments: &str) -> tokio::process::Child {
+    let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
+    let line = format!("stty rows 24 cols 80; {program} --server {} {arguments}", world.server.url());
+    let mut script = tokio::process::Command::new("script");
+    script.args(["-qefc", &line, "/dev/null"]).env("TERM", term);
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    script.spawn().unwrap()
+}
+
+/// What comes until this text does.
+async fn until(stdout: &mut tokio::process::ChildStdout, text: &str) -> String {
+    let mut seen = String::new();
+    let reading = async {
+        let mut buffer = [0; 4096];
+        while !seen.contains(text) {
+            let n = tokio::io::AsyncReadExt::read(stdout, &mut buffer).await.unwrap();
+            assert_ne!(n, 0, "it ended before {text:?}: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+        }
+    };
+    tokio::time::timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("{MULTI}: no {text:?}"));
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_fleet_has_a_screen_of_its_own_and_gives_the_terminal_back() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    world.dead_host().await;
+    let mut watch = on_a_terminal(&world, "xterm-256color", "fleet --watch");
+    let (mut stdin, mut stdout) = (watch.stdin.take().unwrap(), watch.stdout.take().unwrap());
+    // What is blank already is not written: words come one by one.
+    let screen = until(&mut stdout, "keys").await;
+    assert!(screen.contains("\x1b[?1049h"), "an alternate screen: {screen:?}");
+    assert!(screen.contains("TROUBLE") && screen.contains("db9") && screen.contains("missing"), "{screen:?}");
+    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"q").await.unwrap();
+    until(&mut stdout, "\x1b[?1049l").await;
+    let status = tokio::time::timeout(LIMIT, watch.wait()).await.expect(MULTI).unwrap();
+    assert_eq!(status.code(), Some(0));
+
+    let mut plain = on_a_terminal(&world, "dumb", "fleet --watch");
+    let mut stdout = plain.stdout.take().unwrap();
+    let lines = until(&mut stdout, "db1").await;
+    assert!(!lines.contains('\x1b'), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_cluster_is_met_with_the_one_that_was_meant() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![]).await;
+    let ran = world.run("fleet --cluster shpo").await;
+    ran.expect(4);
+    assert!(
+        ran.err.contains("no host of cluster \"shpo\"") && ran.err.contains("did you mean shop?"),
+        "{}",
+        ran.err
+    );
+    let ran = world.run("fleet --dc elsewhere").await;
+    ran.expect(4);
+    assert!(ran.err.contains("there are dc1"), "{}", ran.err);
+    let ran = world.run("events --since 2099-01-01T00:00:00Z").await;
+    ran.expect(2);
+    assert!(ran.err.contains("has not come yet"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn man_pages_and_completions_are_made_without_a_bus() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("man");
+    run(ctl("nats://127.0.0.1:1", &format!("man {}", pages.display()))).await.expect(0);
+    let page = std::fs::read_to_string(pages.join("orchestrator-ctl-seed-start.1")).unwrap();
+    assert!(page.contains("\\-\\-from") && page.starts_with(".ie"), "{page}");
+    for (shell, sign) in [
+        ("bash", "complete -F"),
+        ("zsh", "#compdef orchestrator-ctl"),
+        ("fish", "complete -c orchestrator-ctl"),
+    ] {
+        let ran = run(ctl("nats://127.0.0.1:1", &format!("completions {shell}"))).await;
+        ran.expect(0);
+        assert!(ran.out.contains(sign) && ran.out.contains("seed"), "{shell}");
+    }
 }

@@ -138,6 +138,16 @@ pub enum Cmd {
     /// Configuration of the bus itself
     #[command(subcommand)]
     Bus(BusCmd),
+    /// Prints what lets a shell complete commands and options: `source <(orchestrator-ctl completions bash)`
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Writes a man page for each command into a directory
+    Man {
+        /// Where they go; made when it is missing
+        dir: PathBuf,
+    },
 }
 
 /// A host and what to do on it.

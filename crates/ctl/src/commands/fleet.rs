@@ -1,21 +1,24 @@
 //! The fleet: asked now, or watched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bus::events::{EventFilter, Since};
-use bus::fleet::FleetEntry;
+use bus::fleet::{FleetEntry, LiveFleet};
 use bus::{BusError, Health, Made};
 use futures_util::StreamExt;
 use jiff::{SignedDuration, Timestamp};
+use protocol::heartbeat::Heartbeat;
 use protocol::ids::AgentId;
 use tokio::time::{interval, timeout};
 
 use crate::args::FleetArgs;
+use crate::board::{self, Board};
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
 use crate::render::{self, Fleet, Missing, Seen};
 use crate::session::Session;
+use crate::suggest;
 use crate::watch::Interrupt;
 
 /// A host silent for longer than this is no longer missed.
@@ -49,7 +52,31 @@ async fn look(session: &Session, args: &FleetArgs) -> Result<()> {
         Seen { health: "alive", silent_s: 0, duplicate, heartbeat }
     });
     let fleet = Fleet { hosts: hosts.collect(), missing: known.into_values().collect(), blind };
+    unknown(&fleet, args)?;
     session.out.result(&filtered(fleet, args), |fleet| render::fleet(fleet, Timestamp::now()));
+    Ok(())
+}
+
+/// A cluster or data centre that no host names was mistyped: silence would look like a fleet that is gone.
+fn unknown(fleet: &Fleet, args: &FleetArgs) -> Result<()> {
+    let seen = |of: fn(&Heartbeat) -> &str| fleet.hosts.iter().map(move |seen| of(&seen.heartbeat));
+    let clusters =
+        seen(|beat| &beat.cluster).chain(fleet.missing.iter().map(|missing| missing.cluster.as_str()));
+    let dcs = seen(|beat| &beat.dc).chain(fleet.missing.iter().map(|missing| missing.dc.as_str()));
+    if fleet.hosts.is_empty() && fleet.missing.is_empty() {
+        return Ok(());
+    }
+    for (what, given, known) in [
+        ("cluster", &args.cluster, clusters.collect::<BTreeSet<_>>()),
+        ("data centre", &args.dc, dcs.collect()),
+    ] {
+        let Some(given) = given.as_deref().filter(|given| !known.contains(given)) else { continue };
+        let hint = suggest::hint(given, known.iter().copied()).unwrap_or_else(|| {
+            let first: Vec<&str> = known.iter().take(8).copied().collect();
+            format!("there are {}", first.join(", "))
+        });
+        return Err(CtlError::NoHost { what: format!("no host of {what} {given:?}"), hint });
+    }
     Ok(())
 }
 
@@ -89,10 +116,13 @@ fn filtered(mut fleet: Fleet, args: &FleetArgs) -> Fleet {
     fleet
 }
 
-/// Stays: the whole table once a second on a terminal, else a line for each host that changed.
+/// Stays: a screen of its own on a terminal, else a line for each host that changed.
 async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
     let failed = |source| CtlError::bus("cannot watch the fleet", source);
     let live = session.client.live_fleet().await.map_err(failed)?;
+    if session.out.is_terminal() {
+        return Box::pin(on_screen(session, args, &live)).await;
+    }
     let mut interrupt = Interrupt::listen()?;
     let mut tick = interval(Duration::from_secs(1));
     let mut told: BTreeMap<AgentId, String> = BTreeMap::new();
@@ -105,11 +135,6 @@ async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
             Fleet { hosts: live.entries().iter().map(seen).collect(), missing: Vec::new(), blind: None };
         let fleet = filtered(fleet, args);
         let now = Timestamp::now();
-        if session.out.is_terminal() {
-            session.out.clear_terminal();
-            session.out.text(&render::fleet(&fleet, now));
-            continue;
-        }
         for seen in fleet.hosts {
             // What changes with every heartbeat is no news.
             let line = changes(&seen);
@@ -123,6 +148,45 @@ async fn watch(session: &Session, args: &FleetArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn on_screen(session: &Session, args: &FleetArgs, live: &LiveFleet) -> Result<()> {
+    // Who was away before the first heartbeat is known from events alone.
+    let mut known = BTreeMap::new();
+    let blind = match timeout(EVENTS_LIMIT, known_hosts(session, &mut known)).await {
+        Ok(read) => read.err(),
+        Err(_) => Some("the stream of events takes too long to read".to_owned()),
+    };
+    let bus = session.client.bus();
+    board::run(Board::default(), |board| {
+        let entries = live.entries();
+        let speaking = speaking(&entries, bus.is_connected());
+        for entry in &entries {
+            known.remove(&entry.heartbeat.agent);
+        }
+        let fleet = Fleet {
+            hosts: entries.iter().map(seen).collect(),
+            missing: known.values().cloned().collect(),
+            blind: blind.clone(),
+        };
+        let fleet = filtered(fleet, args);
+        board.show(fleet.hosts, fleet.missing, speaking, fleet.blind);
+    })
+    .await
+}
+
+/// Whether the bus itself is silent: every host is overdue at once.
+fn speaking(entries: &[FleetEntry], connected: bool) -> board::Bus {
+    if !connected {
+        return board::Bus::Away;
+    }
+    let overdue = |entry: &FleetEntry| {
+        entry.silent_for > Duration::from_millis(entry.heartbeat.interval_ms.saturating_mul(3) / 2)
+    };
+    match entries.iter().map(|entry| entry.silent_for).min() {
+        Some(silent) if entries.iter().all(overdue) => board::Bus::Silent(silent.as_secs()),
+        _ => board::Bus::Speaks,
+    }
 }
 
 fn seen(entry: &FleetEntry) -> Seen {

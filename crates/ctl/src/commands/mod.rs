@@ -8,6 +8,7 @@ mod fleet;
 mod host;
 mod jobs;
 mod key;
+mod pages;
 mod raw;
 mod seed;
 mod snapshot;
@@ -29,6 +30,8 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
         Cmd::Key(KeyCmd::Pin { hosts, replace }) => return key::pin(global, out, hosts, replace).await,
         Cmd::Key(command) => return key::run(&command, &out),
         Cmd::Bus(BusCmd::Config(args)) => return bus::config(args, &out),
+        Cmd::Completions { shell } => return pages::completions(shell, &out),
+        Cmd::Man { dir } => return pages::man(&dir, &out),
         other => other,
     };
     let session = Session::open(global, out).await?;
@@ -53,7 +56,7 @@ async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
         Cmd::Raw(args) => raw::run(session, args).await,
         Cmd::Bus(BusCmd::Status) => Box::pin(bus::status(session)).await,
         Cmd::Bus(BusCmd::Setup(args)) => bus::setup(session, &args).await,
-        Cmd::Key(_) | Cmd::Bus(BusCmd::Config(_)) => Ok(()),
+        Cmd::Key(_) | Cmd::Bus(BusCmd::Config(_)) | Cmd::Completions { .. } | Cmd::Man { .. } => Ok(()),
     }
 }
 

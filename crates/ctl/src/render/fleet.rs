@@ -89,7 +89,39 @@ pub fn fleet(fleet: &Fleet, now: Timestamp) -> String {
     text
 }
 
-fn row(seen: &Seen, now: Timestamp) -> Vec<String> {
+/// What is known of one host from its heartbeat, for a person who looks into it.
+#[must_use]
+pub fn details(seen: &Seen, now: Timestamp) -> String {
+    let beat = &seen.heartbeat;
+    let mut text = super::pairs(&[
+        ("cluster", Some(format!("{} in {}", beat.cluster, beat.dc))),
+        ("agent", Some(format!("{}, up for {}", beat.version, units::age(beat.started_at, now)))),
+        ("heard of", Some(format!("{} ago", units::duration(seen.silent_s)))),
+        ("MySQL", Some(mysql(&beat.mysql))),
+        ("datadir", beat.mysql.datadir_bytes.map(units::size)),
+        ("free", beat.free_bytes.map(units::size)),
+        ("jobs", jobs(&beat.jobs)),
+        ("unsigned", beat.accepts_unsigned.then(|| "it takes unsigned commands".to_owned())),
+    ]);
+    if !beat.snapshots.is_empty() {
+        let row = |s: &protocol::heartbeat::SnapshotSummary| {
+            let state = match (s.usable, s.foreign, s.proven) {
+                (_, true, _) => "foreign",
+                (false, ..) => "unusable",
+                (.., true) => "proven",
+                _ => "",
+            };
+            vec![s.id.to_string(), format!("{} ago", units::age(s.created_at, now)), state.to_owned()]
+        };
+        text.push('\n');
+        text.push_str(&table(&["SNAPSHOT", "MADE", ""], beat.snapshots.iter().map(row).collect()));
+    }
+    text
+}
+
+/// A host as a row of the fleet's table.
+#[must_use]
+pub fn row(seen: &Seen, now: Timestamp) -> Vec<String> {
     let beat = &seen.heartbeat;
     let mut agent = match seen.health {
         "alive" => beat.version.clone(),

@@ -13,7 +13,7 @@ use sys::text::{indented as below, line};
 
 pub use bus::bus_status;
 pub use doctor::{Examined, doctor};
-pub use fleet::{Fleet, Missing, Seen, fleet, found};
+pub use fleet::{Fleet, Missing, Seen, details as fleet_details, fleet, found, row as fleet_row};
 pub use host::{
     agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
 };
