@@ -129,10 +129,12 @@ async fn two_agents_with_one_snapshot_root_give_and_remove_only_their_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_is_due_goes_beside_a_schedule_of_minutes() {
+async fn all_that_is_due_goes_beside_schedules_of_minutes_and_the_newest_is_proven() {
     let configure = |id: &str, agent: &mut testkit::agent::AgentOptions| {
         if id == "db1" {
             agent.set("snapshot.schedule", "* * * * *").set("snapshot.jitter_s", 0);
+            // However busy the machine of the test is.
+            agent.set("snapshot.verify_schedule", "* * * * *").set("seed.donor_limits.io_pressure_percent", 0.0);
         }
     };
     let configure: e2e::world::Configure = Box::new(configure);
@@ -149,4 +151,12 @@ async fn all_that_is_due_goes_beside_a_schedule_of_minutes() {
         (!due.iter().any(|id| ids.iter().any(|there| there.as_str() == id))).then_some(())
     })
     .await;
+    poll::until_async(PATIENCE, "the newest to be proven", || async {
+        let newest = listed(&world, &world.donor).await.into_iter().max_by_key(|s| s.created_at)?;
+        newest.is_proven().then_some(())
+    })
+    .await;
+    let jobs = world.call(&world.donor, JobsListParams { limit: 50, unfinished: false }).await;
+    let proof = jobs.iter().find(|job| job.kind == "snapshot.verify").unwrap();
+    assert_eq!(proof.actor, "schedule", "{proof:?}");
 }

@@ -1,4 +1,4 @@
-//! Snapshots by the clock, and the removal of those that retention no longer keeps.
+//! Snapshots and their proofs by the clock, and the removal of those that retention no longer keeps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use croner::Cron;
 use jiff::{SignedDuration, Timestamp};
 use protocol::ids::{RequestId, SnapshotId};
-use protocol::params::{SnapshotCreateParams, SnapshotRemoveParams};
+use protocol::params::{SnapshotCreateParams, SnapshotRemoveParams, SnapshotVerifyParams};
 use protocol::snapshot::Snapshot;
 use tokio_util::sync::CancellationToken;
 
@@ -14,27 +14,36 @@ use crate::host::Host;
 use crate::jobs::kind::Kind;
 use crate::jobs::snapshot::create::Create;
 use crate::jobs::snapshot::remove::Remove;
+use crate::jobs::snapshot::verify::Verify;
 use crate::jobs::{self, Origin};
+use crate::load;
 
 /// Retention is looked at this often, and after each scheduled snapshot.
 const RETENTION_PAUSE: Duration = Duration::from_secs(300);
 
-/// Runs schedule and retention until `shutdown`.
+/// Runs schedules and retention until `shutdown`.
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    // A proof whose time has come while the host was busy.
+    let mut owed = false;
     loop {
-        // Read anew each time: a reload may have changed it.
-        let cron = host.config.snapshot.schedule.as_deref().and_then(|text| text.parse::<Cron>().ok());
-        let next = cron.as_ref().and_then(|cron| next_run(&host, cron, Timestamp::now()));
+        // Read anew each time: a reload may have changed them.
+        let create = next_of(&host, host.config.snapshot.schedule.as_deref());
+        let verify = next_of(&host, host.config.snapshot.verify_schedule.as_deref());
+        let next = create.into_iter().chain(verify).min();
         let until = next.map_or(RETENTION_PAUSE, |at| until(at).min(RETENTION_PAUSE));
         tokio::select! {
             () = tokio::time::sleep(until) => {}
             () = shutdown.cancelled() => return,
         }
+        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= Timestamp::now());
         let work = async {
-            if next.is_some_and(|at| at <= Timestamp::now()) {
+            if is_due(create) {
                 finish::<Create>(&host, SnapshotCreateParams { keep_s: None, size_bytes: None }).await;
             }
             remove_expired(&host).await;
+            if owed || is_due(verify) {
+                owed = !prove_newest(&host).await;
+            }
         };
         tokio::select! {
             () = work => {}
@@ -49,6 +58,32 @@ async fn remove_expired(host: &Arc<Host>) {
     for snapshot in expired(&host.seen().snapshots, keep, keep_days, Timestamp::now()) {
         finish::<Remove>(host, SnapshotRemoveParams { snapshot, foreign: false }).await;
     }
+}
+
+/// Proves the newest of our snapshots that nobody has looked at; false when the host is too busy for it now.
+async fn prove_newest(host: &Arc<Host>) -> bool {
+    let Some(snapshot) = unproven(&host.seen().snapshots) else { return true };
+    let load = load::measure(host, &host.instance.info().await).await;
+    let reasons = load::overloaded(&load, &host.config.seed.donor_limits);
+    if !reasons.is_empty() {
+        tracing::info!(%snapshot, why = reasons.join("; "), "a scheduled proof waits until the host is calmer");
+        return false;
+    }
+    let budget_s = host.config.snapshot.verify_budget_s;
+    finish::<Verify>(host, SnapshotVerifyParams { snapshot, budget_s }).await;
+    true
+}
+
+/// The newest of our own that can be used and has no proof, neither that it is good nor that it is not. What an earlier proof did not
+/// reach counts as not looked at; older ones are no use once a newer one is proven.
+fn unproven(snapshots: &[Snapshot]) -> Option<SnapshotId> {
+    let ours = snapshots.iter().filter(|s| s.foreign.is_none() && s.is_usable());
+    let proven = ours.clone().filter(|s| s.is_proven()).map(|s| s.created_at).max();
+    let failed = |s: &Snapshot| {
+        s.meta.as_ref().and_then(|meta| meta.proof.as_ref()).is_some_and(|proof| !proof.passed)
+    };
+    let newest = ours.filter(|s| !s.is_proven() && !failed(s)).max_by_key(|s| s.created_at)?;
+    (proven.is_none_or(|proven| proven < newest.created_at)).then(|| newest.id.clone())
 }
 
 /// Begins a job and waits for its end.
@@ -66,6 +101,10 @@ async fn finish<K: Kind>(host: &Arc<Host>, params: K::Params) {
 
 fn until(at: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}
+
+fn next_of(host: &Host, schedule: Option<&str>) -> Option<Timestamp> {
+    next_run(host, &schedule?.parse::<Cron>().ok()?, Timestamp::now())
 }
 
 /// The next time, spread over the configured jitter; the same host is always equally late.

@@ -77,3 +77,33 @@ fn an_own_expiry_comes_first() {
     long.meta.as_mut().unwrap().expires_at = Some(now() + SignedDuration::from_hours(1));
     assert_eq!(ids(&[short, long], 1), ["s1"]);
 }
+
+#[test]
+fn the_newest_is_proven_unless_it_was_looked_at() {
+    let proof = |passed, unchecked_tables| Proof {
+        checked_at: now(),
+        passed,
+        detail: String::new(),
+        recovery_ms: 0,
+        recovered: None,
+        unchecked_tables,
+    };
+    let with = |age, proof| {
+        let mut snapshot = snapshot(age);
+        snapshot.meta.as_mut().unwrap().proof = Some(proof);
+        snapshot
+    };
+    let next = |list: &[Snapshot]| unproven(list).map(|id| id.to_string());
+    assert_eq!(next(&[snapshot(2), snapshot(1), snapshot(3)]).as_deref(), Some("s1"));
+    assert_eq!(next(&[with(1, proof(true, 0)), snapshot(2)]), None, "an older one is no use");
+    assert_eq!(next(&[with(1, proof(true, 7)), snapshot(2)]).as_deref(), Some("s1"), "not all was reached");
+    assert_eq!(
+        next(&[with(1, proof(false, 0)), snapshot(2)]).as_deref(),
+        Some("s2"),
+        "the next, when one is no good"
+    );
+    let mut foreign = snapshot(1);
+    foreign.foreign = Some("of another host".into());
+    assert_eq!(next(&[foreign, snapshot(2), with(3, proof(true, 0))]).as_deref(), Some("s2"));
+    assert_eq!(next(&[]), None);
+}

@@ -189,13 +189,17 @@ fn validate(config: &Config) -> Result<(), (String, String)> {
     if !(0.0..=300.0).contains(&config.snapshot.lock_wait_s) {
         return fail("snapshot.lock_wait_s", "expected 0 to 300 seconds".to_owned());
     }
-    if let Some(schedule) = &config.snapshot.schedule
-        && let Err(error) = schedule.parse::<croner::Cron>()
-    {
-        return fail(
-            "snapshot.schedule",
-            format!("expected a cron expression such as \"15 */6 * * *\": {error}"),
-        );
+    let schedules = [
+        ("snapshot.schedule", &config.snapshot.schedule),
+        ("snapshot.verify_schedule", &config.snapshot.verify_schedule),
+    ];
+    for (key, schedule) in schedules {
+        if let Some(Err(error)) = schedule.as_ref().map(|text| text.parse::<croner::Cron>()) {
+            return fail(key, format!("expected a cron expression such as \"15 */6 * * *\": {error}"));
+        }
+    }
+    if config.snapshot.verify_budget_s == 0 {
+        return fail("snapshot.verify_budget_s", "expected some seconds: 0 would check nothing".to_owned());
     }
     for (name, custom) in &config.custom {
         if custom.argv.first().is_none_or(|program| !program.starts_with('/')) {

@@ -65,6 +65,8 @@ fn what_types_cannot_say_is_checked_too() {
     assert!(error("[[auth.trusted]]\nkey = \"UX\"\nname = \"a\"\nroles = [\"read\"]\n").contains("auth"));
     assert!(error("[agent]\nstate_dir = \"relative\"\n").contains("absolute"));
     assert!(error("[snapshot]\nschedule = \"at noon\"\n").contains("snapshot.schedule"));
+    assert!(error("[snapshot]\nverify_schedule = \"at noon\"\n").contains("snapshot.verify_schedule"));
+    assert!(error("[snapshot]\nverify_budget_s = 0\n").contains("snapshot.verify_budget_s"));
 }
 
 #[test]

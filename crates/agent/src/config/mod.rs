@@ -105,7 +105,11 @@ pub(crate) struct SnapshotConfig {
     pub(crate) lock_wait_s: f64,
     /// When to make one: a cron expression of 5 fields, UTC; absent: only by command.
     pub(crate) schedule: Option<String>,
-    /// Spread over this many seconds after the scheduled time.
+    /// When to prove the newest snapshot: a cron expression likewise; absent: only by command.
+    pub(crate) verify_schedule: Option<String>,
+    /// Seconds that the tables of a scheduled proof are checked for.
+    pub(crate) verify_budget_s: u64,
+    /// Spread over this many seconds after the scheduled times.
     pub(crate) jitter_s: u64,
     /// Keep at least this many; 0 leaves removing to others.
     pub(crate) keep: u32,
@@ -123,6 +127,8 @@ impl Default for SnapshotConfig {
             mount_point: None,
             lock_wait_s: 5.0,
             schedule: None,
+            verify_schedule: None,
+            verify_budget_s: 3_600,
             jitter_s: 300,
             keep: 0,
             keep_days: 3,
