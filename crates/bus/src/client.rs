@@ -91,6 +91,12 @@ impl Client {
         Self { agents: Some(Arc::new(keys)), ..self }
     }
 
+    /// The same client, with the same key, in the name of another actor.
+    #[must_use]
+    pub fn in_name_of(&self, actor: impl Into<String>) -> Self {
+        Self { actor: actor.into(), ..self.clone() }
+    }
+
     /// The connection.
     #[must_use]
     pub fn bus(&self) -> &Bus {

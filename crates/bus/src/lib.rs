@@ -24,6 +24,7 @@ mod signer;
 pub mod status;
 pub mod store;
 mod streams;
+mod surely;
 mod wait;
 
 pub use auth::{Actor, Authority, AuthorityConfig, TrustedKey};

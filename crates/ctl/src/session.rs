@@ -9,7 +9,7 @@ use bus::config::{Credentials, TlsConfig};
 use bus::{Bus, BusConfig, BusError, CallOptions, Client, HostKeys, Made};
 use protocol::command::{Call, Class};
 use protocol::heartbeat::Heartbeat;
-use protocol::ids::{AgentId, RequestId};
+use protocol::ids::AgentId;
 use protocol::job::{JobState, JobView};
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -117,8 +117,7 @@ impl Session {
         }
     }
 
-    /// As [`Session::call`], and asks again once, under the same request id, when no answer came in time: the command
-    /// has one effect and the second answer tells what became of it.
+    /// As [`Client::call_surely`], with the person's options.
     ///
     /// # Errors
     /// The bus's own error, for callers that must know whether it may have run.
@@ -127,17 +126,7 @@ impl Session {
         host: &AgentId,
         params: C,
     ) -> std::result::Result<C::Reply, BusError> {
-        let options = CallOptions { request_id: Some(RequestId::generate()), ..self.options() };
-        let late = match self.client.call(host, params.clone(), &options).await {
-            Err(late @ BusError::TimedOut { .. }) => late,
-            other => return other,
-        };
-        match self.client.call(host, params, &options).await {
-            Ok(reply) => Ok(reply),
-            Err(BusError::Agent(error)) => Err(BusError::Agent(error)),
-            // Whatever stands in the way now, the first one may have been heard.
-            Err(_) => Err(late),
-        }
+        self.client.call_surely(host, params, &self.options()).await
     }
 
     /// Sends a change, or leaves it for the host with `--queue`; shows its result.

@@ -7,7 +7,7 @@ pub mod mysqld;
 pub mod nats;
 pub mod netns;
 pub mod poll;
-mod port;
+pub mod port;
 pub mod skip;
 pub mod vm;
 mod waits;

@@ -17,7 +17,7 @@ const COUNT: u16 = 20_000;
 
 /// A port that no other test takes.
 #[derive(Debug)]
-pub(crate) struct Port {
+pub struct Port {
     number: u16,
     _claim: UnixListener,
 }
@@ -27,7 +27,7 @@ impl Port {
     ///
     /// # Errors
     /// When there is none.
-    pub(crate) fn claim() -> Result<Self> {
+    pub fn claim() -> Result<Self> {
         let start = RandomState::new().build_hasher().finish() % u64::from(COUNT);
         let start = u16::try_from(start).unwrap_or_default();
         (0..COUNT).find_map(|step| Self::take(FIRST + (start + step) % COUNT)).context("no port is free")
@@ -41,7 +41,8 @@ impl Port {
     }
 
     /// Its number.
-    pub(crate) fn number(&self) -> u16 {
+    #[must_use]
+    pub fn number(&self) -> u16 {
         self.number
     }
 }

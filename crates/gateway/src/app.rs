@@ -1,0 +1,282 @@
+//! The only place where the parts are wired together.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bus::{Bus, Client, LiveFleet};
+use protocol::ids::AgentId;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api;
+use crate::ask::Ask;
+use crate::config::Config;
+use crate::hosts::Hosts;
+use crate::http::admit::{Admission, Serves};
+use crate::http::listen::{self, Connections, Server};
+use crate::names::Naming;
+use crate::orchestrator::{self, Node, NodeError, Registered, Rhythm};
+use crate::ports::{PortError, Ports};
+use crate::secrets::{self, SecretError};
+use crate::seeds::{self, Seeds};
+use crate::state::Gateway;
+use crate::tls::{self, TlsError};
+
+/// Hosts are looked at this often.
+const TICK: Duration = Duration::from_secs(1);
+/// The bus is tried again after so long.
+const BUS_PAUSE: Duration = Duration::from_secs(1);
+/// Requests under way at the end get so long; most of them are questions that are held.
+const LAST_ANSWERS: Duration = Duration::from_secs(3);
+
+/// The gateway cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// Its own directory cannot be used.
+    #[error("gateway.state_dir {dir} cannot be used")]
+    State {
+        /// The directory.
+        dir: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A port cannot be listened on.
+    #[error("listen: {address} cannot be listened on")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A name that the configuration's check let pass.
+    #[error("gateway.name: {0}")]
+    Name(String),
+    /// A secret cannot be read any more.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// A certificate cannot be read any more.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A node cannot be used.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The ports of hosts cannot be read.
+    #[error(transparent)]
+    Ports(#[from] PortError),
+    /// The bus's client cannot be set up.
+    #[error("bus")]
+    Bus(#[from] bus::BusError),
+}
+
+/// Runs the gateway until `stop`; `ready` is called once it listens.
+///
+/// # Errors
+/// What cannot be used; a bus or an orchestrator that is away is waited for instead.
+pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), GatewayError> {
+    let state_dir = config.gateway.state_dir.clone();
+    make_state_dir(&state_dir)?;
+    let in_state = |source| GatewayError::State { dir: state_dir.display().to_string(), source };
+    let seeds = Seeds::open(&state_dir).map_err(in_state)?;
+    let signer = config.gateway.sign_key_file.as_deref().map(secrets::sign_key).transpose()?;
+    let bus = Bus::connect(&config.bus, "orchestrator-gateway").await?;
+    let client = Client::new(bus, signer, "orchestrator-gateway");
+    // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
+    let Some(fleet) = first_look(&client, &stop).await else { return Ok(()) };
+    let hosts = Arc::new(known_hosts(&config)?);
+    for seed in seeds.unfinished() {
+        let record = seed.now();
+        hosts.heard(&record.recipient, Instant::now());
+        if let Some(donor) = record.donor() {
+            hosts.heard(donor, Instant::now());
+        }
+    }
+    hosts.refresh(&fleet.entries(), Instant::now());
+    seeds::resume(&client, seeds.unfinished());
+    let gateway = Arc::new(Gateway {
+        ask: Ask::new(client, fleet, Duration::from_millis(config.gateway.cache_ms)),
+        hosts,
+        seeds,
+        seed_options: config.seed.clone(),
+        read_only: config.gateway.read_only,
+        actors: config.listen.actors.clone(),
+        datadir_delete: config.gateway.datadir_delete,
+        hold: Duration::from_secs(config.gateway.hold_s),
+    });
+    let mut listeners = Listeners::open(&config, &gateway, &state_dir, stop.clone()).await?;
+    listeners.refresh().await;
+    ready();
+    let tasks = TaskTracker::new();
+    for node in nodes(&config)? {
+        let registered = listeners.registered.clone();
+        let rhythm = Rhythm {
+            ping: Duration::from_secs(config.orchestrator.ping_s),
+            resubmit: Duration::from_secs(config.orchestrator.resubmit_s),
+        };
+        tasks.spawn(orchestrator::register(node, registered, rhythm, stop.clone()));
+    }
+    tasks.close();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(TICK) => listeners.refresh().await,
+        }
+    }
+    let _ = tokio::time::timeout(LAST_ANSWERS, tasks.wait()).await;
+    gateway.ask.client().bus().close(LAST_ANSWERS).await;
+    Ok(())
+}
+
+fn make_state_dir(dir: &Path) -> Result<(), GatewayError> {
+    match sys::file::create_dir(dir, 0o700) {
+        Err(error) if error.source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(GatewayError::State { dir: dir.display().to_string(), source: error.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn known_hosts(config: &Config) -> Result<Hosts, GatewayError> {
+    let gateway = &config.gateway;
+    let naming = Naming::new(&gateway.name).map_err(GatewayError::Name)?;
+    let tokens = secrets::token_secret(&gateway.token_secret_file)?;
+    let forget_after = Duration::from_secs(gateway.forget_after_s);
+    Ok(Hosts::new(naming, tokens, gateway.hosts.clone(), forget_after))
+}
+
+fn nodes(config: &Config) -> Result<Vec<Node>, GatewayError> {
+    let orchestrator = &config.orchestrator;
+    let login = orchestrator.basic_auth_file.as_deref().map(secrets::login).transpose()?;
+    let node = |url: &String| Node::new(url, orchestrator.tls_ca.as_deref(), login.clone());
+    Ok(orchestrator.nodes.iter().map(node).collect::<Result<_, _>>()?)
+}
+
+/// The fleet as it answers first; none when the gateway is stopped before the bus is there.
+async fn first_look(client: &Client, stop: &CancellationToken) -> Option<LiveFleet> {
+    let mut told = false;
+    loop {
+        let look = tokio::select! {
+            () = stop.cancelled() => return None,
+            look = client.live_fleet() => look,
+        };
+        match look {
+            Ok(fleet) => return Some(fleet),
+            Err(error) if !told => {
+                tracing::warn!(
+                    "{}; the gateway listens once it has heard the fleet",
+                    sys::error::line(&error)
+                );
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = stop.cancelled() => return None,
+            () = tokio::time::sleep(BUS_PAUSE) => {}
+        }
+    }
+}
+
+/// The one listener of all hosts, or one for each.
+struct Listeners {
+    gateway: Arc<Gateway>,
+    server: Arc<Server>,
+    registered: Registered,
+    stop: CancellationToken,
+    address: std::net::IpAddr,
+    shared: Option<u16>,
+    ports: Option<Ports>,
+    open: HashMap<AgentId, (u16, CancellationToken)>,
+}
+
+impl Listeners {
+    async fn open(
+        config: &Config,
+        gateway: &Arc<Gateway>,
+        state_dir: &Path,
+        stop: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let listen = &config.listen;
+        let login = listen.basic_auth_file.as_deref().map(secrets::login).transpose()?;
+        let tls = match (&listen.tls_cert, &listen.tls_key) {
+            (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+            _ => None,
+        };
+        let server = Arc::new(Server {
+            admission: Admission { max_url_bytes: listen.max_url_bytes, login, hosts: gateway.hosts.clone() },
+            router: api::router(gateway.clone()),
+            tls,
+            clients: listen.clients.clone(),
+            header_timeout: listen.header_timeout(),
+            connections: Connections::new(listen.max_connections),
+        });
+        let shared = listen.shared_port();
+        if let Some(port) = shared {
+            let listener = bind(SocketAddr::new(listen.address, port)).await?;
+            tokio::spawn(listen::accept(server.clone(), listener, Serves::Named, stop.clone()));
+        }
+        let ports = listen.ports.map(|range| Ports::open(state_dir, range)).transpose()?;
+        Ok(Self {
+            gateway: gateway.clone(),
+            server,
+            registered: Registered::default(),
+            stop,
+            address: listen.address,
+            shared,
+            ports,
+            open: HashMap::new(),
+        })
+    }
+
+    /// Takes in who came and who left; each host is listened for before orchestrator is told of it.
+    async fn refresh(&mut self) {
+        for host in self.gateway.hosts.refresh(&self.gateway.ask.fleet(), Instant::now()) {
+            tracing::info!(agent = %host.agent, "a host has left and is no longer served");
+            self.gateway.ask.forget(&host.agent);
+            if let Some((_, stop)) = self.open.remove(&host.agent) {
+                stop.cancel();
+            }
+        }
+        let hosts = self.gateway.hosts.all();
+        let served: BTreeSet<AgentId> = hosts.iter().map(|host| host.agent.clone()).collect();
+        let mut registered = Vec::with_capacity(hosts.len());
+        for host in hosts {
+            let port = match (self.shared, self.open.get(&host.agent)) {
+                (Some(port), _) => port,
+                (None, Some((port, _))) => *port,
+                (None, None) => match self.listen_for(&host, &served).await {
+                    Ok(port) => port,
+                    Err(error) => {
+                        tracing::error!(agent = %host.agent, "{}", sys::error::line(&error));
+                        continue;
+                    }
+                },
+            };
+            registered.push((host, port));
+        }
+        *self.registered.write() = registered;
+    }
+
+    async fn listen_for(
+        &mut self,
+        host: &Arc<crate::hosts::Host>,
+        served: &BTreeSet<AgentId>,
+    ) -> Result<u16, GatewayError> {
+        let Some(ports) = &self.ports else { return Ok(0) };
+        let port = ports.of(&host.agent, served)?;
+        let listener = bind(SocketAddr::new(self.address, port)).await?;
+        let stop = self.stop.child_token();
+        let serves = Serves::One(host.clone());
+        tokio::spawn(listen::accept(self.server.clone(), listener, serves, stop.clone()));
+        self.open.insert(host.agent.clone(), (port, stop));
+        Ok(port)
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, GatewayError> {
+    TcpListener::bind(address).await.map_err(|source| GatewayError::Listen { address, source })
+}

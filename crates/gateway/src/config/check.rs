@@ -1,0 +1,124 @@
+//! What types cannot say, and whether the files are there. The key and the reason of the first thing that cannot work.
+
+use hyper::Uri;
+use sys::error::line;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::Config;
+use crate::names::Naming;
+use crate::secrets;
+
+type Checked = Result<(), (String, String)>;
+
+fn wrong(key: &str, reason: impl Into<String>) -> Checked {
+    Err((key.to_owned(), reason.into()))
+}
+
+/// Checks values by themselves.
+pub(super) fn values(config: &Config) -> Checked {
+    let gateway = &config.gateway;
+    if !gateway.state_dir.is_absolute() {
+        return wrong("gateway.state_dir", "expected an absolute path");
+    }
+    if let Err(reason) = Naming::new(&gateway.name) {
+        return wrong("gateway.name", reason);
+    }
+    if !(1..=55).contains(&gateway.hold_s) {
+        return wrong("gateway.hold_s", "expected 1 to 55 seconds: orchestrator waits 60");
+    }
+    if gateway.cache_ms > 10_000 {
+        return wrong("gateway.cache_ms", "expected at most 10000: older answers mislead orchestrator");
+    }
+    for (key, value) in [
+        ("gateway.forget_after_s", gateway.forget_after_s),
+        ("orchestrator.ping_s", config.orchestrator.ping_s),
+        ("orchestrator.resubmit_s", config.orchestrator.resubmit_s),
+        ("listen.header_timeout_s", config.listen.header_timeout_s),
+        ("listen.max_connections", config.listen.max_connections as u64),
+    ] {
+        if value == 0 {
+            return wrong(key, "expected at least 1");
+        }
+    }
+    if !(512..=32_768).contains(&config.listen.max_url_bytes) {
+        return wrong("listen.max_url_bytes", "expected 512 to 32768");
+    }
+    ports(config)?;
+    for node in &config.orchestrator.nodes {
+        let uri: Option<Uri> = node.parse().ok();
+        let scheme = uri.as_ref().and_then(Uri::scheme_str);
+        if !matches!(scheme, Some("http" | "https")) || uri.as_ref().and_then(Uri::host).is_none() {
+            return wrong("orchestrator.nodes", format!("{node:?} is no URL such as http://orc1:3001"));
+        }
+        if node.contains(['@', '?', '#']) {
+            return wrong(
+                "orchestrator.nodes",
+                "a node is scheme, host, port and prefix only; a password belongs into orchestrator.basic_auth_file",
+            );
+        }
+    }
+    level(&config.log.level)?;
+    config.bus.validate().map_err(|error| ("bus".to_owned(), line(&error)))
+}
+
+fn ports(config: &Config) -> Checked {
+    let listen = &config.listen;
+    if let Some([first, last]) = listen.ports {
+        if first == 0 || first > last {
+            return wrong("listen.ports", "expected first and last port, for example [3100, 3199]");
+        }
+        if listen.port.is_some() {
+            return wrong(
+                "listen.port",
+                "leave it away where listen.ports gives each host a port of its own",
+            );
+        }
+    }
+    if listen.tls_cert.is_some() != listen.tls_key.is_some() {
+        return wrong("listen.tls_cert", "tls_cert and tls_key go together");
+    }
+    Ok(())
+}
+
+/// A word that is no level would be taken for the name of a module, and nothing be logged any more.
+fn level(text: &str) -> Checked {
+    for part in text.split(',').map(str::trim) {
+        if !part.contains(['=', '[']) && part.parse::<LevelFilter>().is_err() {
+            return wrong(
+                "log.level",
+                format!("{part:?} is no level; expected error, warn, info, debug or trace"),
+            );
+        }
+    }
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(()),
+        Err(error) => wrong("log.level", error.to_string()),
+    }
+}
+
+/// Looks at the files that the configuration names, before anything is tried with them.
+pub(super) fn files(config: &Config) -> Checked {
+    let at = |key: &str| {
+        let key = key.to_owned();
+        move |error: secrets::SecretError| (key, line(&error))
+    };
+    secrets::token_secret(&config.gateway.token_secret_file).map_err(at("gateway.token_secret_file"))?;
+    if let Some(path) = &config.gateway.sign_key_file {
+        secrets::sign_key(path).map_err(at("gateway.sign_key_file"))?;
+    }
+    for (key, path) in [
+        ("listen.basic_auth_file", &config.listen.basic_auth_file),
+        ("orchestrator.basic_auth_file", &config.orchestrator.basic_auth_file),
+    ] {
+        if let Some(path) = path {
+            secrets::login(path).map_err(at(key))?;
+        }
+    }
+    if let (Some(cert), Some(key)) = (&config.listen.tls_cert, &config.listen.tls_key) {
+        crate::tls::acceptor(cert, key).map_err(|error| ("listen.tls_cert".to_owned(), line(&error)))?;
+    }
+    if let Some(ca) = &config.orchestrator.tls_ca {
+        crate::tls::connector(Some(ca)).map_err(|error| ("orchestrator.tls_ca".to_owned(), line(&error)))?;
+    }
+    bus::check_files(&config.bus).map_err(|(key, error)| (format!("bus.{key}"), line(&error)))
+}
