@@ -56,6 +56,7 @@ impl Ground {
                     ("crates/ctl/src/output.rs", "the way out"),
                     ("crates/ctl/src/main.rs", "the log's end"),
                     ("crates/agent/src/main.rs", "the log's end, and words on its own configuration"),
+                    ("crates/gateway/src/main.rs", "the log's end, and words on its own configuration"),
                 ],
             )?,
             rule(r"FICLONE|ioctl_ficlone", "share blocks by sys::file::share_blocks", &[])?,

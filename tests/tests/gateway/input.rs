@@ -30,9 +30,7 @@ struct Yard {
 
 async fn yard(more: &str) -> Yard {
     let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
-    let mut options = AgentOptions::new("db1", &nats.url());
-    options.set("mysql.defaults_file", "/nonexistent/my.cnf");
-    let agent = Agent::start(options).unwrap();
+    let agent = Agent::start(AgentOptions::new("db1", &nats.url())).unwrap();
     let asker = client(&nats.url()).await;
     serving(&asker, agent.id()).await;
     let commands = Arc::new(AtomicUsize::new(0));

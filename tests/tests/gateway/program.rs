@@ -67,11 +67,6 @@ impl Gateway {
         self.dir.path().join("gateway.toml")
     }
 
-    /// Its directory, which others may use too.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
     /// Starts it, again after a kill.
     pub(crate) fn boot(&mut self) {
         let log = File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
@@ -86,11 +81,6 @@ impl Gateway {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-    }
-
-    /// Its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.as_ref().unwrap().id()
     }
 
     /// What it has said so far.

@@ -13,10 +13,7 @@ use crate::program::Gateway;
 use crate::web;
 
 async fn agent(nats: &NatsServer, id: &str) -> Agent {
-    let mut options = AgentOptions::new(id, &nats.url());
-    // Nobody's server: a host is registered whatever runs on it.
-    options.set("mysql.defaults_file", "/nonexistent/my.cnf");
-    let agent = Agent::start(options).unwrap();
+    let agent = Agent::start(AgentOptions::new(id, &nats.url())).unwrap();
     serving(&client(&nats.url()).await, agent.id()).await;
     agent
 }

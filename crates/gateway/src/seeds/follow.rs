@@ -1,7 +1,7 @@
 //! Follows seeds to their end, through outages of the bus and restarts of everybody, and aborts them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus::{BusError, CallOptions, Client};
 use jiff::Timestamp;
@@ -10,12 +10,16 @@ use protocol::ids::{AgentId, JobId};
 use protocol::job::{JobState, JobView};
 use protocol::params::{JobsAbortParams, JobsListParams, SeedReleaseParams, SeedStartParams};
 
-use super::record::{Outcome, Record};
+use super::record::{Given, Outcome, Record};
 use super::{SEND_WITHIN, Seed};
 use crate::failure::Failure;
 
 /// An agent that is away is asked again after so long.
 const PAUSE: Duration = Duration::from_secs(2);
+/// Orchestrator is told that an abort is done after so long, whether or not the recipient has heard it.
+const ABORT_WITHIN: Duration = Duration::from_secs(20);
+/// Offers lapse by themselves later.
+const RELEASE_WITHIN: Duration = Duration::from_secs(900);
 /// Jobs of a recipient that are looked through for one that was begun.
 const JOBS: u32 = 100;
 
@@ -30,6 +34,7 @@ pub(crate) fn resume(client: &Client, seeds: Vec<Arc<Seed>>) {
     }
 }
 
+/// One task for each seed that was sent, until nothing is left to do for it.
 pub(super) fn spawn(client: Client, seed: Arc<Seed>) {
     tokio::spawn(async move {
         while !seed.now().is_over() {
@@ -42,7 +47,27 @@ pub(super) fn spawn(client: Client, seed: Arc<Seed>) {
                 tokio::time::sleep(PAUSE).await;
             }
         }
+        let record = seed.now();
+        if record.outcome.is_some_and(|outcome| !outcome.succeeded)
+            && let Some(given) = record.given
+        {
+            release(&client, &given).await;
+        }
     });
+}
+
+/// Frees a donor whose recipient will not come again: one that was away when the seed failed would hold its snapshot until the offer
+/// lapses.
+async fn release(client: &Client, given: &Given) {
+    let Some(offer) = given.offer else { return };
+    let deadline = Instant::now() + RELEASE_WITHIN;
+    while Instant::now() < deadline {
+        match client.call(&given.donor, SeedReleaseParams { offer }, &CallOptions::default()).await {
+            Err(error) if error.is_transient() => tokio::time::sleep(PAUSE).await,
+            // Freed, or nothing of it is left.
+            _ => return,
+        }
+    }
 }
 
 /// Until the job ends, or somebody aborts the seed.
@@ -84,10 +109,6 @@ async fn known_job(client: &Client, seed: &Seed) -> Option<JobId> {
             Some(view.id)
         }
         None if given.is_past_hearing() => {
-            if let Some(offer) = given.offer {
-                let release = SeedReleaseParams { offer };
-                let _ = client.call(&given.donor, release, &CallOptions::default()).await;
-            }
             let why = format!("{} never heard that it should start", record.recipient);
             seed.end(Outcome::failed(why)).await;
             None
@@ -140,12 +161,10 @@ pub(crate) async fn abort(client: &Client, seed: &Arc<Seed>) -> Result<(), Failu
         seed.end(Outcome::failed("aborted before it was sent")).await;
         return Ok(());
     }
+    // Whoever follows the seed does it, as often as it takes.
     seed.change(|record| record.abort_pending = true).await?;
-    try_abort(client, seed).await;
-    let record = seed.now();
-    if record.abort_pending {
+    if seed.outcome(ABORT_WITHIN).await.is_none() {
         seed.end(Outcome::failed("aborted; its recipient is told when it is back")).await;
-        spawn(client.clone(), seed.clone());
     }
     Ok(())
 }
@@ -176,5 +195,5 @@ async fn try_abort(client: &Client, seed: &Seed) {
 }
 
 fn past_hearing(record: &Record) -> bool {
-    record.given.as_ref().is_none_or(super::record::Given::is_past_hearing)
+    record.given.as_ref().is_none_or(Given::is_past_hearing)
 }
