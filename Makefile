@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole clean-cache
+.PHONY: help build test attack fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -87,6 +87,11 @@ bench-bus: ## An idle agent, command round trips, a fleet of 10,000: see docs/bu
 	$(CARGO) build --quiet --release --workspace --bins
 	$(CARGO) run --quiet --release -p e2e --example figures
 	$(CARGO) run --quiet --release -p bus --example measure
+
+bench-gateway: ## The gateway polled as orchestrator polls: see docs/orchestrator.md
+	@scripts/install-deps build test
+	$(CARGO) build --quiet --release --workspace --bins
+	OA_PROGRAMS=$(CURDIR)/target/release $(CARGO) run --quiet --release -p e2e --example polling
 
 clean-cache: ## Remove what the tests keep between runs (the VM's kernel, base images)
 	rm -rf .cache

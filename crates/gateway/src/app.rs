@@ -96,7 +96,6 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         }
     }
     hosts.refresh(&fleet.entries(), Instant::now());
-    seeds::resume(&client, seeds.unfinished());
     let gateway = Arc::new(Gateway {
         ask: Ask::new(client, fleet, Duration::from_millis(config.gateway.cache_ms)),
         hosts,
@@ -108,6 +107,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         hold: Duration::from_secs(config.gateway.hold_s),
     });
     let mut listeners = Listeners::open(&config, &gateway, &state_dir, stop.clone()).await?;
+    seeds::resume(gateway.ask.client(), gateway.seeds.unfinished());
     listeners.refresh().await;
     ready();
     let tasks = TaskTracker::new();

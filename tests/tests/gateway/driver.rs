@@ -30,7 +30,7 @@ pub(crate) struct Agent {
 #[derive(Debug)]
 pub(crate) struct Driver {
     to: SocketAddr,
-    tokens: [(String, String); 2],
+    tokens: Vec<(String, String)>,
     /// Bytes on the recipient, poll after poll.
     pub(crate) figures: std::sync::Mutex<Vec<i64>>,
 }
@@ -42,9 +42,16 @@ impl Driver {
         let [first, second] = tokens;
         Self {
             to: gateway.address(),
-            tokens: [first.await, second.await],
+            tokens: vec![first.await, second.await],
             figures: std::sync::Mutex::default(),
         }
+    }
+
+    /// The same with one more host.
+    pub(crate) fn with(&self, host: &str, token: &str) -> Self {
+        let mut tokens = self.tokens.clone();
+        tokens.push((host.to_owned(), token.to_owned()));
+        Self { to: self.to, tokens, figures: std::sync::Mutex::default() }
     }
 
     fn token(&self, host: &str) -> &str {

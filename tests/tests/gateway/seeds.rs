@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use e2e::rows;
 use e2e::world::{PATIENCE, World, WorldOptions};
-use protocol::ids::JobId;
+use protocol::ids::{JobId, RequestId};
 use protocol::params::*;
 use protocol::seed::SeedOptions;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::poll;
 
 use crate::driver::Driver;
@@ -25,7 +25,7 @@ const MIB: u64 = 1 << 20;
 struct Stage {
     driver: Arc<Driver>,
     gateway: Gateway,
-    _node: Node,
+    node: Node,
     world: World,
 }
 
@@ -41,7 +41,7 @@ async fn stage(data_mib: u32, more: &str) -> Stage {
     let node = Node::start().await;
     let gateway = Gateway::start(&world.nats.url(), &node, more);
     let driver = Arc::new(Driver::of(&gateway, &node).await);
-    Stage { driver, gateway, _node: node, world }
+    Stage { driver, gateway, node, world }
 }
 
 impl Stage {
@@ -200,4 +200,62 @@ async fn what_must_not_be_seeded_breaks_the_connection_and_counts_as_failed() {
     let job = stage.world.seed(SeedOptions { stop_mysql: true, ..SeedOptions::default() }).await;
     stage.world.succeeded(&stage.world.recipient, job).await;
     assert!(driver.poll("db2").await.used > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_snapshot_seeds_two_hosts_at_once() {
+    let stage = stage(16, SLOWLY).await;
+    let third = stage.world.another("db3", |agent| _ = agent.set("seed.stall_s", 20)).await;
+    let stop = stage.world.call(&third, MysqlStopParams {}).await.job;
+    stage.world.succeeded(&third, stop).await;
+    let driver = stage.driver.with("db3", &stage.node.agent("db3").await.1);
+    let volume = driver.poll("db1").await.snapshots[0]["Path"].as_str().unwrap().to_owned();
+    driver.order("db1", &format!("mountlv?lv={volume}")).await.unwrap();
+    let seed = async |host: &str, id: u64| {
+        driver.order(host, &format!("receive-mysql-seed-data/{id}")).await.unwrap();
+        assert_eq!(driver.order("db1", &format!("send-mysql-seed-data/{host}/{id}")).await.unwrap(), true);
+        while driver.order(host, &format!("seed-command-completed/{id}")).await.unwrap() != true {}
+        assert_eq!(
+            driver.order(host, &format!("seed-command-succeeded/{id}")).await.unwrap(),
+            true,
+            "{host}"
+        );
+        driver.order(host, "post-copy/?sourceHost=db1").await.unwrap();
+        driver.order(host, "mysql-start").await.unwrap();
+    };
+    tokio::join!(seed("db2", 1), seed("db3", 2));
+    driver.order("db1", "umount").await.unwrap();
+    stage.assert_seeded().await;
+    assert_eq!(rows::checksums(&third.db).await, rows::checksums(&stage.world.donor.db).await);
+}
+
+/// The gateway died between the order to start and its answer: the file has the request's id, and the recipient the job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_whose_answer_was_never_heard_is_found_by_its_request() {
+    let mut stage = stage(1, "").await;
+    let world = &stage.world;
+    stage.gateway.kill();
+    let offer = world.offer(false).await;
+    let (start, now) = (RequestId::generate(), jiff::Timestamp::now());
+    let record = |seed: u64, start: RequestId, sent_at: jiff::Timestamp| {
+        json!({"seed": seed, "recipient": "db2", "received_at": sent_at, "job": null, "outcome": null, "given": {
+            "donor": "db1", "snapshot": null, "offer_request": RequestId::generate(), "start_request": start,
+            "sent_at": sent_at, "offer": offer.id}})
+    };
+    let params = SeedStartParams { offer: offer.clone(), options: SeedOptions::default(), plan_digest: None };
+    let options = bus::CallOptions { request_id: Some(start), ..bus::CallOptions::default() };
+    world.client.call(&world.recipient.id(), params, &options).await.unwrap();
+    stage.gateway.remember("8@db2.json", &record(8, start, now));
+    // One that nobody ever heard, long ago.
+    let never = record(9, RequestId::generate(), now - jiff::SignedDuration::from_mins(10));
+    stage.gateway.remember("9@db2.json", &never);
+    stage.gateway.boot();
+    stage.gateway.serving("db2").await;
+    for (seed, well) in [(8, true), (9, false)] {
+        let over = stage.driver.order("db2", &format!("seed-command-completed/{seed}")).await;
+        assert_eq!(over.unwrap(), true, "{seed}");
+        let told = stage.driver.order("db2", &format!("seed-command-succeeded/{seed}")).await;
+        assert_eq!(told.unwrap(), well, "{seed}");
+    }
+    stage.assert_seeded().await;
 }

@@ -59,11 +59,16 @@ pub(super) async fn send(
         let seed = received(&gateway, &target, number).await?;
         let with = Beginning { ask: gateway.ask.clone(), client, options: gateway.seed_options.clone() };
         let snapshot = held(&gateway, &donor).await;
-        let begun = seeds::begin(&with, &seed, donor.clone(), snapshot).await;
-        for host in [&donor, &seed.now().recipient] {
-            gateway.ask.forget(host);
-        }
-        begun.map(|()| Value::Bool(true))
+        // A task of its own: a seed that is half begun is begun to the end, also when nobody waits for it any more.
+        let begun = tokio::spawn(async move {
+            let begun = seeds::begin(&with, &seed, donor.clone(), snapshot).await;
+            for host in [&donor, &seed.now().recipient] {
+                with.ask.forget(host);
+            }
+            begun
+        });
+        begun.await.map_err(|error| Failure::new(error.to_string()))??;
+        Ok(Value::Bool(true))
     })
     .await
 }
