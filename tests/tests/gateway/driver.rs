@@ -26,7 +26,7 @@ pub(crate) struct Agent {
     pub(crate) free: i64,
 }
 
-/// Orchestrator, as far as it drives two hosts.
+/// Orchestrator, as far as it drives seeds.
 #[derive(Debug)]
 pub(crate) struct Driver {
     to: SocketAddr,
@@ -36,15 +36,13 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Knows the two hosts by what the node was told.
-    pub(crate) async fn of(gateway: &Gateway, node: &Node) -> Self {
-        let tokens = ["db1", "db2"].map(|name| async move { (name.to_owned(), node.agent(name).await.1) });
-        let [first, second] = tokens;
-        Self {
-            to: gateway.address(),
-            tokens: vec![first.await, second.await],
-            figures: std::sync::Mutex::default(),
+    /// Knows these hosts by what the node was told.
+    pub(crate) async fn of(gateway: &Gateway, node: &Node, hosts: &[&str]) -> Self {
+        let mut tokens = Vec::new();
+        for host in hosts {
+            tokens.push(((*host).to_owned(), node.agent(host).await.1));
         }
+        Self { to: gateway.address(), tokens, figures: std::sync::Mutex::default() }
     }
 
     /// The same with one more host.

@@ -216,3 +216,35 @@ fn a_configuration_that_cannot_be_used_is_told_with_file_and_key() {
     let output = program::check(&dir.path().join("none.toml"));
     assert_eq!(output.status.code(), Some(78));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_is_spoken_where_it_is_configured_and_no_certificate_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["db1".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&cert, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let yard = yard(&format!(
+        "listen.tls_cert = {:?}\nlisten.tls_key = {:?}",
+        cert.display().to_string(),
+        key.display().to_string()
+    ))
+    .await;
+    assert_eq!(yard.path("/api/hostname").await, None, "plain HTTP is not spoken");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let stream = TcpStream::connect(yard.gateway.address()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut stream = connector.connect("db1".try_into().unwrap(), stream).await.unwrap();
+    stream.write_all(b"GET /api/hostname HTTP/1.1\r\nHost: db1\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\"db1\""), "{answer}");
+}

@@ -40,7 +40,9 @@ async fn stage(data_mib: u32, more: &str) -> Stage {
     world.succeeded(&world.recipient, stop).await;
     let node = Node::start().await;
     let gateway = Gateway::start(&world.nats.url(), &node, more);
-    let driver = Arc::new(Driver::of(&gateway, &node).await);
+    let driver = Arc::new(
+        Driver::of(&gateway, &node, if more.contains("hosts") { &["db1"] } else { &["db1", "db2"] }).await,
+    );
     Stage { driver, gateway, node, world }
 }
 
@@ -257,5 +259,34 @@ async fn a_start_whose_answer_was_never_heard_is_found_by_its_request() {
         let told = stage.driver.order("db2", &format!("seed-command-succeeded/{seed}")).await;
         assert_eq!(told.unwrap(), well, "{seed}");
     }
+    stage.assert_seeded().await;
+}
+
+/// Beside each agent: the one that has it sent knows only its own host, the one that is asked whether it is over only what it received.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_each_beside_its_agent_make_one_seed() {
+    let stage = stage(1, "gateway.hosts = [\"db1\"]").await;
+    let other = Gateway::start(&stage.world.nats.url(), &stage.node, "gateway.hosts = [\"db2\"]");
+    other.serving("db2").await;
+    let ask = async |gateway: &Gateway, host: &str, path: &str| {
+        let token = stage.node.agent(host).await.1;
+        let with = if path.contains('?') { '&' } else { '?' };
+        gateway.get(host, &format!("/api/{path}{with}token={token}")).await.map(|reply| reply.json())
+    };
+    let (donors, recipients) = (&stage.gateway, &other);
+    let available = ask(recipients, "db2", "available-snapshots").await.unwrap();
+    assert_eq!(available, json!(["db1"]), "hosts of other gateways are seen");
+    assert!(recipients.get("db1", "/api/hostname").await.unwrap().status == 404);
+    let volumes = ask(donors, "db1", "lvs-snapshots").await.unwrap();
+    let volume = volumes[0]["Path"].as_str().unwrap();
+    assert_eq!(ask(donors, "db1", &format!("mountlv?lv={volume}")).await.unwrap()["IsMounted"], true);
+    assert_eq!(ask(recipients, "db2", "receive-mysql-seed-data/4").await.unwrap(), true);
+    assert_eq!(ask(donors, "db1", "send-mysql-seed-data/db2/4").await.unwrap(), true);
+    for question in ["completed", "succeeded"] {
+        let said = ask(recipients, "db2", &format!("seed-command-{question}/4")).await;
+        assert_eq!(said.unwrap(), true, "{question}");
+    }
+    assert_eq!(ask(recipients, "db2", "post-copy/?sourceHost=db1").await.unwrap(), true);
+    assert_eq!(ask(donors, "db1", "umount").await.unwrap()["IsMounted"], false);
     stage.assert_seeded().await;
 }
