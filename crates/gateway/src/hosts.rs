@@ -46,7 +46,9 @@ impl Hosts {
 
     /// Takes in who was heard of lately; gives those that are forgotten now.
     pub(crate) fn refresh(&self, fleet: &[FleetEntry], now: Instant) -> Vec<Arc<Host>> {
-        for entry in fleet.iter().filter(|entry| entry.health != Health::Lost) {
+        let is_there =
+            |entry: &&FleetEntry| entry.health != Health::Lost && entry.silent_for < self.forget_after;
+        for entry in fleet.iter().filter(is_there) {
             let heard = now.checked_sub(entry.silent_for).unwrap_or(now);
             self.heard(&entry.heartbeat.agent, heard);
         }

@@ -58,11 +58,23 @@ async fn hosts_are_submitted_once_listened_for_and_again_to_a_node_that_was_away
     let path = format!("/api/hostname?token={token}");
     assert_eq!(gateway.get("db1", &path).await.unwrap().status, 200);
     drop(db1);
+    let away = poll::until_async(PATIENCE, "db1 not to answer", || async {
+        let port = gateway.get("db1", &format!("/api/mysql-port?token={token}")).await?;
+        (port.status == 500).then_some(port)
+    });
+    assert!(away.await.body.contains("db1 is not on the bus"));
+    let runs = gateway.get("db1", &format!("/api/mysql-status?token={token}")).await.unwrap();
+    assert_eq!(
+        (runs.status, runs.body.as_str()),
+        (200, "true"),
+        "nobody can tell, and an error would mean stopped"
+    );
     poll::until_async(Duration::from_secs(120), "db1 to be forgotten", || async {
         gateway.get("db1", &path).await.filter(|reply| reply.status == 404).map(drop)
     })
     .await;
     assert_eq!(gateway.get("db2", "/api/hostname").await.unwrap().body, "\"db2\"");
+    assert_eq!(gateway.log().matches("a host has left").count(), 1, "{}", gateway.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

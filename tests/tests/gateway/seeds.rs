@@ -87,7 +87,13 @@ async fn orchestrator_seeds_a_host_and_its_old_data_stay_until_the_new_ones_are_
     let stage = stage(24, SLOWLY).await;
     let old = fs::metadata(stage.world.recipient.db.datadir().join("ibdata1")).unwrap().ino();
     let seed = stage.seed(1);
-    stage.in_transfer(4 * MIB).await;
+    let job = stage.in_transfer(4 * MIB).await;
+    let view = stage.world.call(&stage.world.recipient, JobsShowParams { job }).await;
+    assert!(view.actor.contains("orchestrator at 127.0.0.1"), "{}", view.actor);
+    for (host, order) in [("db2", "abort-seed/1"), ("db1", "abort-seed/1"), ("db1", "mysql-stop")] {
+        let refused = stage.gateway.get(host, &format!("/api/{order}?token=wrong")).await.unwrap();
+        assert_eq!((refused.status, refused.body.contains("Invalid token")), (500, true));
+    }
     let now = fs::metadata(stage.world.recipient.db.datadir().join("ibdata1")).unwrap().ino();
     assert_eq!(now, old, "orchestrator had them erased long ago");
     let first = stage.driver.poll("db2").await.used;
@@ -116,7 +122,7 @@ async fn orchestrator_seeds_a_host_and_its_old_data_stay_until_the_new_ones_are_
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_killed_in_the_middle_breaks_no_seed() {
-    let mut stage = stage(24, SLOWLY).await;
+    let mut stage = stage(24, &format!("gateway.hold_s = 1\n{SLOWLY}")).await;
     for host in ["db1", "db2"] {
         stage.gateway.serving(host).await;
     }
@@ -129,6 +135,10 @@ async fn a_gateway_killed_in_the_middle_breaks_no_seed() {
     stage.gateway.serving("db1").await;
     assert_eq!(stage.driver.order("db1", "send-mysql-seed-data/db2/7").await.unwrap(), true);
     let job = stage.in_transfer(2 * MIB).await;
+    for question in ["completed", "succeeded"] {
+        let said = stage.driver.order("db2", &format!("seed-command-{question}/7")).await;
+        assert_eq!(said.unwrap(), false, "{question}, in the middle of the transfer");
+    }
     stage.gateway.kill();
     assert!(stage.driver.order("db2", "seed-command-completed/7").await.is_err());
     stage.world.hurry(job).await;
