@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, Client, LiveFleet};
+use bus::{Bus, Client, HostKeys, LiveFleet};
 use protocol::ids::AgentId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -84,7 +84,10 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let seeds = Seeds::open(&state_dir).map_err(in_state)?;
     let signer = config.gateway.sign_key_file.as_deref().map(secrets::sign_key).transpose()?;
     let bus = Bus::connect(&config.bus, "orchestrator-gateway").await?;
-    let client = Client::new(bus, signer, "orchestrator-gateway");
+    let mut client = Client::new(bus, signer, "orchestrator-gateway");
+    if let Some(path) = &config.gateway.host_keys_file {
+        client = client.with_host_keys(HostKeys::read(path)?);
+    }
     // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
     let Some(fleet) = first_look(&client, &stop).await else { return Ok(()) };
     let hosts = Arc::new(known_hosts(&config)?);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use e2e::world::{PATIENCE, client, serving};
+use protocol::params::AgentInfoParams;
 use testkit::agent::{Agent, AgentOptions};
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
@@ -99,4 +100,25 @@ async fn each_host_has_a_port_of_its_own_and_keeps_it() {
     gateway.boot();
     assert_eq!(node.agent("db2.gw.example.com").await.0, ports[1]);
     assert_eq!(node.agent("db1.gw.example.com").await.0, ports[0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_hosts_are_known_by_their_keys_no_other_reply_is_taken() {
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    let agents = [agent(&nats, "db1").await, agent(&nats, "db2").await];
+    let asker = client(&nats.url()).await;
+    let info = asker.call(agents[0].id(), AgentInfoParams {}, &bus::CallOptions::default()).await.unwrap();
+    let (own, strange) = (info.reply_key.unwrap(), nkeys::KeyPair::new_user().public_key());
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("hosts.keys");
+    std::fs::write(&keys, format!("db1 {own}\ndb2 {strange}\n")).unwrap();
+    let node = Node::start().await;
+    let more = format!("gateway.host_keys_file = {:?}", keys.display().to_string());
+    let gateway = Gateway::start(&nats.url(), &node, &more);
+    for (host, status) in [("db1", 200), ("db2", 500)] {
+        let (_, token) = node.agent(host).await;
+        let reply = gateway.get(host, &format!("/api/lvs-snapshots?token={token}")).await.unwrap();
+        assert_eq!(reply.status, status, "{host}: {reply:?}");
+        assert_eq!(reply.body.contains("signed by another key"), host == "db2", "{reply:?}");
+    }
 }

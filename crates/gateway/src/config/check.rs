@@ -106,6 +106,9 @@ pub(super) fn files(config: &Config) -> Checked {
     if let Some(path) = &config.gateway.sign_key_file {
         secrets::sign_key(path).map_err(at("gateway.sign_key_file"))?;
     }
+    if let Some(path) = &config.gateway.host_keys_file {
+        bus::HostKeys::read(path).map_err(|error| ("gateway.host_keys_file".to_owned(), line(&error)))?;
+    }
     for (key, path) in [
         ("listen.basic_auth_file", &config.listen.basic_auth_file),
         ("orchestrator.basic_auth_file", &config.orchestrator.basic_auth_file),

@@ -110,6 +110,7 @@ mod tests {
             ("orchestrator.nodes = [\"http://u:p@orc1\"]", "FILE: orchestrator.nodes: "),
             ("log.level = \"loud\"", "FILE: log.level: \"loud\" is no level"),
             ("gateway.sign_key_file = \"/nowhere\"", "FILE: gateway.sign_key_file: "),
+            ("gateway.host_keys_file = \"/nowhere\"", "FILE: gateway.host_keys_file: "),
             ("[bus]\nservers = []", "FILE: bus: "),
             ("x = [", "FILE: TOML parse error"),
         ] {

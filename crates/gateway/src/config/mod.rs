@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub token_secret_file: PathBuf,
     /// Signs commands (nkey seed); absent: unsigned.
     pub sign_key_file: Option<PathBuf>,
+    /// The keys by which hosts' replies are known, as `orchestrator-ctl key pin` writes them; absent: any reply is taken.
+    pub host_keys_file: Option<PathBuf>,
     /// A host that was silent for so long is no longer registered, in seconds.
     pub forget_after_s: u64,
     /// Refuses everything that changes a host.
@@ -71,6 +73,7 @@ impl Default for GatewayConfig {
             name: "{host}".into(),
             token_secret_file: "/etc/orchestrator-gateway/token.secret".into(),
             sign_key_file: None,
+            host_keys_file: None,
             forget_after_s: 3_600,
             read_only: false,
             datadir_delete: DatadirDelete::LeaveToSeed,
