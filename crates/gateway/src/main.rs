@@ -84,7 +84,9 @@ fn ready() {
 /// Begins to log, without colours: their sequences could not be told from those of foreign text. The level was checked before.
 fn init_log(config: &Config) {
     let format = config.log.format;
-    let filter = EnvFilter::try_new(format!("async_nats=off,{}", config.log.level)).unwrap_or_default();
+    // The audit is told whatever the level.
+    let filter =
+        EnvFilter::try_new(format!("async_nats=off,audit=info,{}", config.log.level)).unwrap_or_default();
     let writer = move || {
         Log::new(std::io::stderr(), if format == LogFormat::Json { LogLines::Json } else { LogLines::Text })
     };

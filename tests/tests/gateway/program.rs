@@ -49,10 +49,11 @@ impl Gateway {
         } else {
             format!("listen.port = {}\n", gateway.port.number())
         };
+        let level = if more.contains("read_only") { "\"error\"" } else { "\"info,gateway=debug\"" };
         let config = format!(
             "gateway.state_dir = {:?}\ngateway.token_secret_file = {:?}\nlisten.address = \"127.0.0.1\"\n{ports}\
              orchestrator.nodes = [{:?}]\norchestrator.ping_s = 1\nbus.servers = [{bus:?}]\nbus.reconnect_max_ms = 500\n\
-             log.format = \"json\"\nlog.level = \"info,gateway=debug\"\n{more}\n",
+             log.format = \"json\"\nlog.level = {level}\n{more}\n",
             gateway.dir.path().join("state").display().to_string(),
             secret.display().to_string(),
             node.url(),

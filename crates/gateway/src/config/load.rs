@@ -132,4 +132,22 @@ mod tests {
         let error = load(&path).unwrap_err().to_string();
         assert!(error.contains("at least 32 characters") && !error.contains("short"), "{error}");
     }
+
+    #[test]
+    fn every_key_of_the_sample_is_one() {
+        let sample = include_str!("../../../../ops/config/gateway.toml");
+        let is_key = |line: &str| line.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '#']));
+        let all: Vec<&str> = sample
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| is_key(rest)).unwrap_or(line))
+            .collect();
+        let Ok(config) = parse(&all.join("\n")) else { panic!("{}", all.join("\n")) };
+        assert!(config.bus.credentials.is_some() && config.gateway.sign_key_file.is_some());
+        assert_eq!((config.listen.port, config.listen.ports), (Some(3_002), Some([3_100, 3_199])));
+        let (shown, default) = (&config.listen, super::super::ListenConfig::default());
+        assert_eq!(
+            (shown.max_connections, shown.max_url_bytes, shown.header_timeout_s),
+            (default.max_connections, default.max_url_bytes, default.header_timeout_s)
+        );
+    }
 }
