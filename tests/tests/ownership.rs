@@ -134,7 +134,9 @@ async fn all_that_is_due_goes_beside_schedules_of_minutes_and_the_newest_is_prov
         if id == "db1" {
             agent.set("snapshot.schedule", "* * * * *").set("snapshot.jitter_s", 0);
             // However busy the machine of the test is.
-            agent.set("snapshot.verify_schedule", "* * * * *").set("seed.donor_limits.io_pressure_percent", 0.0);
+            agent
+                .set("snapshot.verify_schedule", "* * * * *")
+                .set("seed.donor_limits.io_pressure_percent", 0.0);
         }
     };
     let configure: e2e::world::Configure = Box::new(configure);

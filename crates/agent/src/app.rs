@@ -27,6 +27,7 @@ use crate::host::{Host, Looked, Snapshots, chain};
 use crate::keys::Keys;
 use crate::publish::{self, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
+use crate::state::readings::Readings;
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
 use crate::{guardian, jobs, observe, prune, queries, schedule, supervised};
@@ -248,6 +249,8 @@ fn make_host(
         offers: Default::default(),
         on_snapshot,
         probe: Default::default(),
+        log_bytes: Readings::default(),
+        log_text: Readings::default(),
         // An earlier run may have left it.
         bucket_left: tokio::sync::Mutex::new(true),
         acting: Default::default(),

@@ -8,6 +8,7 @@ use bus::{Bus, Outbox};
 use jiff::Timestamp;
 use job::Runner;
 use mysql::Instance;
+use mysql::binlog::{BinaryReader, TextStream};
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::EventData;
 use protocol::host::Capability;
@@ -25,6 +26,7 @@ use crate::state::admitted::Admitted;
 use crate::state::doomed::Doomed;
 use crate::state::offers::{OpenOffers, Throttles};
 use crate::state::probe::Probe;
+use crate::state::readings::Readings;
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
 
@@ -81,6 +83,10 @@ pub(crate) struct Host {
     pub(crate) looks: mpsc::UnboundedSender<Looked>,
     /// Tells who removes old datadirs that one more is kept.
     pub(crate) kept: tokio::sync::Notify,
+    /// Logs that are read in pieces, as bytes.
+    pub(crate) log_bytes: Readings<BinaryReader>,
+    /// Likewise, as text.
+    pub(crate) log_text: Readings<TextStream>,
 }
 
 /// The snapshot provider with its mounts.

@@ -39,6 +39,8 @@ pub(crate) async fn run(
             waiting.push(asking);
         }
         look(&host).await;
+        host.log_bytes.let_go();
+        host.log_text.let_go();
         for told in waiting.drain(..) {
             let _ = told.send(());
         }

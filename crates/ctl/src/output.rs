@@ -101,13 +101,20 @@ impl Out {
         write!(io::stderr().lock(), "{}{end}", harmless(text)).ok();
     }
 
-    /// Asks a yes-or-no question on the terminal; `None` when there is none to ask on.
+    /// Asks a yes-or-no question on the terminal; `None` when there is no person to answer.
     #[must_use]
     pub fn ask(&self, question: &str) -> Option<bool> {
-        if self.json || !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        if self.json || !io::stdin().is_terminal() {
             return None;
         }
-        write!(io::stderr().lock(), "{} [y/N] ", harmless(question)).ok();
+        let question = format!("{} [y/N] ", harmless(question));
+        // A person who keeps the remarks in a file is asked all the same.
+        if io::stderr().is_terminal() {
+            io::stderr().lock().write_all(question.as_bytes()).ok();
+        } else {
+            let mut terminal = std::fs::File::options().write(true).open("/dev/tty").ok()?;
+            terminal.write_all(question.as_bytes()).ok();
+        }
         let mut answer = String::new();
         io::stdin().read_line(&mut answer).ok();
         Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))

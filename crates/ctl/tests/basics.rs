@@ -167,10 +167,13 @@ async fn emptying_a_datadir_needs_a_person_or_their_exact_word() {
 async fn a_person_at_a_terminal_is_asked_before_a_snapshot_goes() {
     let world = World::new().await;
     let db1 = world.agent("db1", "dc1", vec![]).await;
-    for (answer, code, sent) in [("n\n", 2, false), ("y\n", 0, true)] {
+    // Also when the remarks go to a file.
+    for (answer, code, sent, remarks) in
+        [("n\n", 2, false, ""), ("n\n", 2, false, " 2>/dev/null"), ("y\n", 0, true, "")]
+    {
         // `script` gives the program a terminal of its own.
         let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
-        let line = format!("{program} --server {} snapshot remove db1 vg0/s1", world.server.url());
+        let line = format!("{program} --server {} snapshot remove db1 vg0/s1{remarks}", world.server.url());
         let mut script = tokio::process::Command::new("script");
         script
             .args(["-qefc", &line, "/dev/null"])

@@ -11,6 +11,7 @@ use protocol::params::{
 
 use crate::errors::system;
 use crate::host::{Host, blocking};
+use crate::state::readings::Part;
 use crate::uploads;
 
 /// Bytes of a log in one reply; base64 makes a third more of it, and a NATS message holds 1 MiB.
@@ -39,30 +40,50 @@ pub(crate) async fn relay_end(host: &Host) -> Result<BinlogPosition, WireError> 
 /// `binlog.binary`.
 pub(crate) async fn binary(host: &Host, params: BinlogBinaryParams) -> Result<LogChunk, WireError> {
     use std::io::Read as _;
-    let logs = holding(host, &params.file).await?;
-    blocking(move || {
-        let range = Range { first: params.file, start: params.start, last: None, stop: params.stop };
-        let range = Range { last: Some(range.first.clone()), ..range };
-        let mut reader = logs.binary(&range, MAX_BYTES)?;
-        let total = reader.total_bytes;
+    let offset = params.offset;
+    let part = Part { file: params.file, start: params.start, stop: params.stop };
+    let kept = match host.log_bytes.take(&part, offset) {
+        Some(reader) => Ok(reader),
+        None => Err((holding(host, &part.file).await?, range_of(&part))),
+    };
+    let (chunk, next_offset, reader) = blocking(move || {
         let read = |e: std::io::Error| system("the log could not be read", &e);
-        std::io::copy(&mut (&mut reader).take(params.offset), &mut std::io::sink()).map_err(read)?;
+        let mut reader = match kept {
+            Ok(reader) => reader,
+            Err((logs, range)) => {
+                let mut reader = logs.binary(&range, MAX_BYTES)?;
+                std::io::copy(&mut (&mut reader).take(offset), &mut std::io::sink()).map_err(read)?;
+                reader
+            }
+        };
         let mut chunk = Vec::new();
         (&mut reader).take(CHUNK_BYTES as u64).read_to_end(&mut chunk).map_err(read)?;
-        let end = params.offset.saturating_add(chunk.len() as u64);
-        let next_offset = (end < total && !chunk.is_empty()).then_some(end);
-        Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
+        let end = offset.saturating_add(chunk.len() as u64);
+        let next_offset = (end < reader.total_bytes && !chunk.is_empty()).then_some(end);
+        Ok((chunk, next_offset, reader))
     })
-    .await
+    .await?;
+    if let Some(next) = next_offset {
+        host.log_bytes.keep(part, next, reader);
+    }
+    Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
 }
 
-/// `binlog.text`. Decoding begins at `start` for each chunk: move `start` on rather than asking for a late `offset`.
+fn range_of(part: &Part) -> Range {
+    Range { first: part.file.clone(), start: part.start, last: Some(part.file.clone()), stop: part.stop }
+}
+
+/// `binlog.text`. Who reads on gets what the decoder says next; an offset out of turn is decoded up to from `start`.
 pub(crate) async fn text(host: &Host, params: BinlogTextParams) -> Result<LogChunk, WireError> {
-    let logs = holding(host, &params.file).await?;
-    let range =
-        Range { last: Some(params.file.clone()), first: params.file, start: params.start, stop: params.stop };
-    let mut stream = mysql::binlog::text(&host.instance, &logs, &range, false, MAX_BYTES).await?;
-    let mut skip = params.offset;
+    let part = Part { file: params.file, start: params.start, stop: params.stop };
+    let (mut stream, mut skip) = match host.log_text.take(&part, params.offset) {
+        Some(stream) => (stream, 0),
+        None => {
+            let logs = holding(host, &part.file).await?;
+            let range = range_of(&part);
+            (mysql::binlog::text(&host.instance, &logs, &range, false, MAX_BYTES).await?, params.offset)
+        }
+    };
     let mut chunk = Vec::new();
     while chunk.len() < CHUNK_BYTES {
         let Some(piece) = stream.next().await? else {
@@ -72,8 +93,9 @@ pub(crate) async fn text(host: &Host, params: BinlogTextParams) -> Result<LogChu
         skip -= skipped as u64;
         chunk.extend_from_slice(&piece[skipped..]);
     }
-    let next_offset = Some(params.offset.saturating_add(chunk.len() as u64));
-    Ok(LogChunk { content: STANDARD.encode(chunk), next_offset })
+    let next = params.offset.saturating_add(chunk.len() as u64);
+    host.log_text.keep(part, next, stream);
+    Ok(LogChunk { content: STANDARD.encode(chunk), next_offset: Some(next) })
 }
 
 /// `binlog.upload`.

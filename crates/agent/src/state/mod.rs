@@ -5,5 +5,6 @@ pub(crate) mod admitted;
 pub(crate) mod doomed;
 pub(crate) mod offers;
 pub(crate) mod probe;
+pub(crate) mod readings;
 pub(crate) mod runs;
 pub(crate) mod seen;
