@@ -18,7 +18,9 @@ use crate::ask::Ask;
 use crate::config::Config;
 use crate::hosts::Hosts;
 use crate::http::admit::{Admission, Serves};
+use crate::http::count::Requests;
 use crate::http::listen::{self, Connections, Server};
+use crate::metrics::{self, View};
 use crate::names::Naming;
 use crate::orchestrator::{self, Node, NodeError, Registered, Rhythm};
 use crate::ports::{PortError, Ports};
@@ -31,6 +33,8 @@ use crate::tls::{self, TlsError};
 const TICK: Duration = Duration::from_secs(1);
 /// The bus is tried again after so long.
 const BUS_PAUSE: Duration = Duration::from_secs(1);
+/// Connections to `/metrics` at the same time.
+const SCRAPERS: usize = 32;
 /// Requests under way at the end get so long; most of them are questions that are held.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
@@ -88,9 +92,12 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     if let Some(path) = &config.gateway.host_keys_file {
         client = client.with_host_keys(HostKeys::read(path)?);
     }
-    // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
-    let Some(fleet) = first_look(&client, &stop).await else { return Ok(()) };
+    let requests = Arc::new(Requests::default());
     let hosts = Arc::new(known_hosts(&config)?);
+    let view = measure(&config, &client, &hosts, &requests, &stop).await?;
+    // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
+    let Some(fleet) = first_look(&client, &stop).await.map(Arc::new) else { return Ok(()) };
+    view.see(fleet.clone());
     for seed in seeds.unfinished() {
         let record = seed.now();
         hosts.heard(&record.recipient, Instant::now());
@@ -109,7 +116,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         datadir_delete: config.gateway.datadir_delete,
         hold: Duration::from_secs(config.gateway.hold_s),
     });
-    let mut listeners = Listeners::open(&config, &gateway, &state_dir, stop.clone()).await?;
+    let mut listeners = Listeners::open(&config, &gateway, requests, stop.clone()).await?;
     seeds::resume(gateway.ask.client(), gateway.seeds.unfinished());
     listeners.refresh().await;
     ready();
@@ -158,6 +165,34 @@ fn nodes(config: &Config) -> Result<Vec<Node>, GatewayError> {
     Ok(orchestrator.nodes.iter().map(node).collect::<Result<_, _>>()?)
 }
 
+/// Opens `/metrics` where it is wanted: before the fleet is known, so that a bus that is away can be told of.
+async fn measure(
+    config: &Config,
+    client: &Client,
+    hosts: &Arc<Hosts>,
+    requests: &Arc<Requests>,
+    stop: &CancellationToken,
+) -> Result<Arc<View>, GatewayError> {
+    let (gateway, listen) = (&config.gateway, &config.listen);
+    let view = View::new(gateway.hosts.clone(), Duration::from_secs(gateway.forget_after_s));
+    let view = Arc::new(view);
+    let Some(address) = config.metrics.listen else { return Ok(view) };
+    let listener = bind(address).await?;
+    let max_url_bytes = listen.max_url_bytes;
+    let server = Server {
+        section: "metrics",
+        admission: Admission { max_url_bytes, login: None, hosts: hosts.clone() },
+        router: metrics::router(client, view.clone(), requests.clone(), stop),
+        tls: None,
+        clients: config.metrics.clients.clone(),
+        header_timeout: listen.header_timeout(),
+        connections: Connections::new(SCRAPERS),
+        requests: requests.clone(),
+    };
+    tokio::spawn(listen::accept(Arc::new(server), listener, Serves::Fleet, stop.clone()));
+    Ok(view)
+}
+
 /// The fleet as it answers first; none when the gateway is stopped before the bus is there.
 async fn first_look(client: &Client, stop: &CancellationToken) -> Option<LiveFleet> {
     let mut told = false;
@@ -200,7 +235,7 @@ impl Listeners {
     async fn open(
         config: &Config,
         gateway: &Arc<Gateway>,
-        state_dir: &Path,
+        requests: Arc<Requests>,
         stop: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let listen = &config.listen;
@@ -210,19 +245,21 @@ impl Listeners {
             _ => None,
         };
         let server = Arc::new(Server {
+            section: "listen",
             admission: Admission { max_url_bytes: listen.max_url_bytes, login, hosts: gateway.hosts.clone() },
             router: api::router(gateway.clone()),
             tls,
             clients: listen.clients.clone(),
             header_timeout: listen.header_timeout(),
             connections: Connections::new(listen.max_connections),
+            requests,
         });
         let shared = listen.shared_port();
         if let Some(port) = shared {
             let listener = bind(SocketAddr::new(listen.address, port)).await?;
             tokio::spawn(listen::accept(server.clone(), listener, Serves::Named, stop.clone()));
         }
-        let ports = listen.ports.map(|range| Ports::open(state_dir, range)).transpose()?;
+        let ports = listen.ports.map(|range| Ports::open(&config.gateway.state_dir, range)).transpose()?;
         Ok(Self {
             gateway: gateway.clone(),
             server,

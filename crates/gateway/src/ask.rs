@@ -32,8 +32,8 @@ pub(crate) struct Ask {
 }
 
 impl Ask {
-    pub(crate) fn new(client: Client, fleet: LiveFleet, ttl: Duration) -> Self {
-        Self { client, fleet: Arc::new(fleet), cache: Arc::default(), ttl }
+    pub(crate) fn new(client: Client, fleet: Arc<LiveFleet>, ttl: Duration) -> Self {
+        Self { client, fleet, cache: Arc::default(), ttl }
     }
 
     /// The client, for those who need more than this.

@@ -12,6 +12,7 @@ pub mod config;
 mod failure;
 mod hosts;
 mod http;
+mod metrics;
 mod names;
 mod orchestrator;
 mod ports;

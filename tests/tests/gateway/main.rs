@@ -9,8 +9,10 @@
 mod conversation;
 mod driver;
 mod input;
+mod metrics;
 mod node;
 mod program;
 mod registration;
+mod scrape;
 mod seeds;
 mod web;

@@ -8,9 +8,13 @@ mod shapes;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::Response;
+use axum::middleware::map_response;
 use axum::routing::get;
 
 use crate::http::answer;
+use crate::http::count::Class;
 use crate::state::Gateway;
 
 /// All of them.
@@ -52,7 +56,15 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/seed-command-succeeded/{seed}", get(seed::succeeded))
         .route("/abort-seed/{seed}", get(seed::abort));
     Router::new()
-        .nest("/api", polled.merge(acting).merge(seeding))
+        .nest("/api", of(Class::Read, polled).merge(of(Class::Act, acting)).merge(of(Class::Seed, seeding)))
         .fallback(async || answer::no_path())
         .with_state(gateway)
+}
+
+/// The same, whose answers say of which class they are.
+fn of(class: Class, endpoints: Router<Arc<Gateway>>) -> Router<Arc<Gateway>> {
+    endpoints.route_layer(map_response(move |mut response: Response<Body>| async move {
+        response.extensions_mut().insert(class);
+        response
+    }))
 }

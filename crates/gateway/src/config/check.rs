@@ -77,6 +77,11 @@ fn ports(config: &Config) -> Checked {
     if listen.tls_cert.is_some() != listen.tls_key.is_some() {
         return wrong("listen.tls_cert", "tls_cert and tls_key go together");
     }
+    if let Some(port) = config.metrics.listen.map(|address| address.port())
+        && (listen.shared_port() == Some(port) || listen.ports.is_some_and(|[a, b]| (a..=b).contains(&port)))
+    {
+        return wrong("metrics.listen", format!("port {port} is one of listen; expected one of its own"));
+    }
     Ok(())
 }
 

@@ -109,6 +109,10 @@ mod tests {
             ("orchestrator.nodes = [\"orc1:3001\"]", "FILE: orchestrator.nodes: \"orc1:3001\" is no URL"),
             ("orchestrator.nodes = [\"http://u:p@orc1\"]", "FILE: orchestrator.nodes: "),
             ("log.level = \"loud\"", "FILE: log.level: \"loud\" is no level"),
+            ("metrics.listen = 9393", "FILE: metrics.listen: invalid type"),
+            ("metrics.listen = \"0.0.0.0\"", "FILE: metrics.listen: invalid socket address"),
+            ("metrics.clients = [\"db\"]", "FILE: metrics.clients[0]: \"db\" is no network"),
+            ("metrics.listen = \"127.0.0.1:3002\"", "FILE: metrics.listen: port 3002 is one of listen"),
             ("gateway.sign_key_file = \"/nowhere\"", "FILE: gateway.sign_key_file: "),
             ("gateway.host_keys_file = \"/nowhere\"", "FILE: gateway.host_keys_file: "),
             ("[bus]\nservers = []", "FILE: bus: "),
@@ -144,6 +148,7 @@ mod tests {
         let Ok(config) = parse(&all.join("\n")) else { panic!("{}", all.join("\n")) };
         assert!(config.bus.credentials.is_some() && config.gateway.sign_key_file.is_some());
         assert_eq!((config.listen.port, config.listen.ports), (Some(3_002), Some([3_100, 3_199])));
+        assert_eq!(config.metrics.listen.unwrap().port(), 9_393);
         let (shown, default) = (&config.listen, super::super::ListenConfig::default());
         assert_eq!(
             (shown.max_connections, shown.max_url_bytes, shown.header_timeout_s),

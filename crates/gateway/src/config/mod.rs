@@ -3,7 +3,7 @@
 mod check;
 mod load;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct Config {
     pub listen: ListenConfig,
     /// Where it reaches orchestrator.
     pub orchestrator: OrchestratorConfig,
+    /// Where Prometheus reaches it.
+    pub metrics: MetricsConfig,
     /// How to reach NATS.
     pub bus: BusConfig,
     /// What is allowed in seeds that orchestrator begins.
@@ -179,6 +181,16 @@ impl Default for OrchestratorConfig {
     fn default() -> Self {
         Self { nodes: Vec::new(), ping_s: 60, resubmit_s: 3_600, tls_ca: None, basic_auth_file: None }
     }
+}
+
+/// `[metrics]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address and port of `/metrics`; absent: there is none.
+    pub listen: Option<SocketAddr>,
+    /// Networks that may connect; empty: any.
+    pub clients: Vec<Network>,
 }
 
 /// `[log]`.

@@ -21,6 +21,8 @@ pub(crate) enum Serves {
     Named,
     /// This one, whatever the header says.
     One(Arc<Host>),
+    /// No host: what is asked is about all of them.
+    Fleet,
 }
 
 /// The conditions of all listeners.
@@ -63,13 +65,16 @@ impl Admission {
             return Err(answer::no_path().into());
         }
         let host = match serves {
-            Serves::One(host) => host.clone(),
-            Serves::Named => self.named(&request)?,
+            Serves::One(host) => Some(host.clone()),
+            Serves::Named => Some(self.named(&request)?),
+            Serves::Fleet => None,
         };
         if let Some(uri) = without_slash(request.uri()) {
             *request.uri_mut() = uri;
         }
-        request.extensions_mut().insert(Stranger { host, client });
+        if let Some(host) = host {
+            request.extensions_mut().insert(Stranger { host, client });
+        }
         Ok(request)
     }
 

@@ -22,6 +22,7 @@ use tower_service::Service as _;
 
 use super::admit::{Admission, Serves};
 use super::answer::Break;
+use super::count::Requests;
 use crate::address::{self, Network};
 
 /// The head of a request is read into so much at the most; what is longer is answered by 431.
@@ -36,14 +37,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[error("broken, since an answer would be taken for success")]
 struct Broken;
 
-/// What all listeners share.
+/// What all listeners of one section of the configuration share.
 pub(crate) struct Server {
+    /// The section.
+    pub(crate) section: &'static str,
     pub(crate) admission: Admission,
     pub(crate) router: Router,
     pub(crate) tls: Option<TlsAcceptor>,
     pub(crate) clients: Vec<Network>,
     pub(crate) header_timeout: Duration,
     pub(crate) connections: Connections,
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// Counts connections, over all and by address.
@@ -129,12 +133,13 @@ fn take(
     stop: &CancellationToken,
 ) {
     let address = from.ip().to_canonical();
+    let section = server.section;
     if !address::allows(&server.clients, address) {
-        tracing::warn!(client = %address, "a connection from outside listen.clients was closed");
+        tracing::warn!(client = %address, "a connection from outside {section}.clients was closed");
         return;
     }
     if !server.connections.enter(address) {
-        tracing::warn!(client = %address, "too many connections: one was closed; see listen.max_connections");
+        tracing::warn!(client = %address, "too many connections to {section}: one was closed; see listen.max_connections");
         return;
     }
     let seat = Seat { server: server.clone(), address };
@@ -196,6 +201,7 @@ fn respond(
                 answered.unwrap_or_else(|never| match never {})
             }
         };
+        server.requests.count(&response);
         match response.extensions().get::<Break>() {
             Some(Break) => Err(Broken),
             None => Ok(response),

@@ -3,4 +3,5 @@
 pub(crate) mod admit;
 pub(crate) mod answer;
 pub(crate) mod caller;
+pub(crate) mod count;
 pub(crate) mod listen;
