@@ -4,9 +4,11 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use bus::{BusError, CallOptions, Client};
 use e2e::world::{PATIENCE, World, WorldOptions, client, serving, swiftly};
 use protocol::params::*;
 use protocol::seed::SeedStage;
+use protocol::subject::Subject;
 use serde_json::Value;
 use testkit::agent::{Agent, AgentOptions};
 use testkit::nats::{NatsOptions, NatsServer};
@@ -48,7 +50,8 @@ async fn a_server_that_stops_a_snapshot_a_proof_a_seed_and_a_lost_bus_and_host_a
     let mut world = World::start(WorldOptions { data_mib: 4, ..WorldOptions::default() }).await;
     let node = Node::start().await;
     let target = Target::claim();
-    let gateway = Gateway::start(&world.nats.url(), &node, &target.config("gateway.forget_after_s = 70"));
+    let more = target.config("gateway.forget_after_s = 70");
+    let mut gateway = Gateway::start(&world.nats.url(), &node, &more);
     gateway.serving("db1").await;
     for sample in [
         "orchestrator_mysql_up host=\"db1\"",
@@ -104,7 +107,21 @@ async fn a_server_that_stops_a_snapshot_a_proof_a_seed_and_a_lost_bus_and_host_a
         let count = format!("orchestrator_seed_stage_duration_seconds_count stage=\"{}\"", stage.as_str());
         assert_eq!(page.value(&count), Some(1.0), "{count}");
     }
+    assert!(
+        page.value("orchestrator_gateway_http_requests_total endpoint=\"read\" status=\"200\"") >= Some(1.0)
+    );
     assert_promtool_finds_nothing(&page);
+
+    gateway.kill();
+    gateway.boot();
+    target
+        .until("the seed of before the restart", |page| {
+            page.value("orchestrator_seed_last_success_timestamp_seconds host=\"db2\"")
+        })
+        .await;
+    let counted = "orchestrator_seeds_total host=\"db2\" outcome=\"succeeded\"";
+    assert_eq!(target.scrape().await.unwrap().value(counted), Some(0.0), "it is not counted again");
+    target.until_is("orchestrator_gateway_events_readable", 1.0).await;
 
     world.nats.stop();
     target.until_is("orchestrator_gateway_bus_connected", 0.0).await;
@@ -122,6 +139,36 @@ async fn a_server_that_stops_a_snapshot_a_proof_a_seed_and_a_lost_bus_and_host_a
     );
     assert_eq!(page.value("orchestrator_mysql_up host=\"db1\""), Some(1.0));
     target.until("db2 to be forgotten", |page| (!page.0.contains("host=\"db2\"")).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_process_of_one_id_and_a_command_that_was_denied_are_seen() {
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    let options = || {
+        let mut options = AgentOptions::new("db1", &nats.url());
+        options.set("auth.accept_unsigned", false);
+        options
+    };
+    let mut first = Agent::start(options()).unwrap();
+    let node = Node::start().await;
+    let target = Target::claim();
+    let _gateway = Gateway::start(&nats.url(), &node, &target.config(""));
+    for (sample, value) in [
+        ("orchestrator_agent_duplicate host=\"db1\"", 0.0),
+        ("orchestrator_agent_accepts_unsigned host=\"db1\"", 0.0),
+        ("orchestrator_commands_denied_total host=\"db1\"", 0.0),
+        ("orchestrator_gateway_events_readable", 1.0),
+    ] {
+        target.until_is(sample, value).await;
+    }
+    let asker = client(&nats.url()).await;
+    let answer = asker.call(&"db1".parse().unwrap(), MysqlStopParams {}, &CallOptions::default()).await;
+    assert!(matches!(answer, Err(BusError::Agent(_))), "{answer:?}");
+    target.until_is("orchestrator_commands_denied_total host=\"db1\"", 1.0).await;
+    let _second = Agent::start(options()).unwrap();
+    target.until_is("orchestrator_agent_duplicate host=\"db1\"", 1.0).await;
+    first.kill9().unwrap();
+    target.until_is("orchestrator_agent_duplicate host=\"db1\"", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,6 +237,19 @@ impl Drop for Prometheus {
     }
 }
 
+/// A heartbeat as a host sends it that means harm.
+async fn say_harmful_things(client: &Client) {
+    let agent = "evil".parse().unwrap();
+    let status =
+        client.call(&"db1".parse().unwrap(), AgentStatusParams {}, &CallOptions::default()).await.unwrap();
+    let mut beat = serde_json::to_value(status).unwrap();
+    beat["agent"] = "evil".into();
+    beat["cluster"] = "a\"} 1\n# EOF\n\\\u{1b}[2J\u{0}\u{202e}".into();
+    beat["dc"] = "é".repeat(10_000).into();
+    let body = serde_json::to_vec(&beat).unwrap();
+    client.bus().publish(Subject::Heartbeat { agent }.to_string(), None, body.into()).await.unwrap();
+}
+
 /// Every query of the dashboard, of all clusters.
 fn queries(panels: &Value) -> Vec<String> {
     let targets = panels.as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten();
@@ -205,18 +265,25 @@ async fn a_real_prometheus_scrapes_it_judges_all_rules_and_answers_what_the_dash
     }
     let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
     let agent = Agent::start(AgentOptions::new("db1", &nats.url())).unwrap();
-    serving(&client(&nats.url()).await, agent.id()).await;
+    let asker = client(&nats.url()).await;
+    serving(&asker, agent.id()).await;
     let node = Node::start().await;
     let target = Target::claim();
     let _gateway = Gateway::start(&nats.url(), &node, &target.config(""));
     target.until_is("orchestrator_agent_up host=\"db1\"", 1.0).await;
+    say_harmful_things(&asker).await;
+    target.until_is("orchestrator_agent_up host=\"evil\"", 1.0).await;
     let prometheus = Prometheus::start(&target);
-    poll::until_async(PATIENCE, "db1 in Prometheus", || async {
-        let answer =
-            prometheus.query("orchestrator_agent_up{host=\"db1\",cluster=\"shop\",dc=\"dc1\"} == 1").await?;
-        (answer["data"]["result"].as_array()?.len() == 1).then_some(())
-    })
-    .await;
+    for query in [
+        "orchestrator_agent_up{host=\"db1\",cluster=\"shop\",dc=\"dc1\"} == 1",
+        "orchestrator_agent_up{host=\"evil\"}",
+    ] {
+        poll::until_async(PATIENCE, format!("{query} in Prometheus"), || async {
+            let answer = prometheus.query(query).await?;
+            (answer["data"]["result"].as_array()?.len() == 1).then_some(())
+        })
+        .await;
+    }
     poll::until_async(PATIENCE, "all rules to be judged", || async {
         let answer = prometheus.get("rules").await?;
         let rules = answer["data"]["groups"][0]["rules"].as_array()?.clone();
