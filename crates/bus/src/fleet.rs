@@ -73,8 +73,8 @@ impl FleetView {
                 seen.heartbeat = Arc::new(heartbeat);
             }
             seen.at = now;
-        } else if heartbeat.started_at >= known.started_at {
-            // A restart: the older process is not heard of any more. If it is, it is a duplicate.
+        } else if heartbeat.started_at >= known.started_at || seen.is_overdue(now) {
+            // A restart: the older process is not heard of any more. If it is, it is a duplicate. Or of two the newer one has ended.
             *seen = Seen { heartbeat: Arc::new(heartbeat), at: now, other: None };
         } else {
             seen.other = Some((heartbeat.boot, now));
@@ -114,9 +114,17 @@ impl FleetView {
 }
 
 impl Seen {
+    fn three_intervals(&self) -> Duration {
+        Duration::from_millis(self.heartbeat.interval_ms.saturating_mul(3))
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) >= self.three_intervals()
+    }
+
     fn entry(&self, now: Instant) -> FleetEntry {
         let silent_for = now.saturating_duration_since(self.at);
-        let three_intervals = Duration::from_millis(self.heartbeat.interval_ms.saturating_mul(3));
+        let three_intervals = self.three_intervals();
         let health = if silent_for >= LOST_AFTER.max(three_intervals) {
             Health::Lost
         } else if silent_for >= three_intervals {

@@ -80,6 +80,12 @@ fn silence_makes_suspect_then_lost_and_a_second_process_shows() {
     assert_eq!(entry.duplicate, Some(first.boot), "the old process lives on");
     assert_eq!(entry.heartbeat.boot, restarted.boot);
     assert_eq!(view.get(&db1, at(102)).unwrap().duplicate, None, "until it is silent");
-    view.forget(Duration::from_secs(600), at(700));
+    // Of two processes the newer one ends: the older one is the host.
+    let mut later = first.clone();
+    later.sequence = 9;
+    view.update(later, at(140));
+    let entry = view.get(&db1, at(141)).unwrap();
+    assert_eq!((entry.health, entry.heartbeat.boot, entry.duplicate), (Health::Alive, first.boot, None));
+    view.forget(Duration::from_secs(600), at(900));
     assert!(view.is_empty());
 }
