@@ -1,7 +1,7 @@
 //! Prints what it costs the gateway to be polled as orchestrator polls: 500 requests per second over 100 hosts.
 //!
 //! `make bench-gateway` runs it beside the release programs. The hosts are played by a second process with the recorded replies of
-//! `schemas/v1/examples`, each after the time that a real agent takes; nats-server and gateway are real.
+//! `schemas/v1/examples`, at once, so that what is measured is the gateway; nats-server and gateway are real.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,22 +9,18 @@
     reason = "a measurement fails by a panic"
 )]
 
+mod played;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bus::{Bus, BusConfig};
 use e2e::measure;
 use futures_util::StreamExt as _;
-use jiff::Timestamp;
 use protocol::envelope::{Outcome, Reply, Request, VERSION};
-use protocol::ids::{AgentId, BootId};
 use protocol::subject::{ASK_FLEET, Subject, all_commands};
 use serde_json::Value;
-use testkit::agent::Program;
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::port::Port;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -33,8 +29,6 @@ use tokio::net::{TcpListener, TcpStream};
 const HOSTS: usize = 100;
 const PER_SECOND: u32 = 500;
 const LASTING: Duration = Duration::from_secs(30);
-/// What an agent does for an answer.
-const WORK: Duration = Duration::from_millis(2);
 const POLLS: [&str; 9] = [
     "available-snapshots-local",
     "available-snapshots",
@@ -58,10 +52,8 @@ async fn main() {
     let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let port = Port::claim().unwrap();
-    let config = configure(dir.path(), &nats.url(), node.local_addr().unwrap(), port.number());
-    let program = Program::Agent.path().unwrap().with_file_name("orchestrator-gateway");
-    let mut gateway = Command::new(program);
-    let mut gateway = gateway.arg("--config").arg(config).stderr(Stdio::null()).spawn().unwrap();
+    let nodes = format!("orchestrator.nodes = [\"http://{}\"]", node.local_addr().unwrap());
+    let mut gateway = played::gateway(dir.path(), &nats.url(), port.number(), &nodes);
     let tokens = tokens(&node).await;
     let before = measure::rss_kib(gateway.id());
     let (cpu, began) = (measure::cpu_ticks(gateway.id()), Instant::now());
@@ -81,21 +73,6 @@ async fn main() {
     );
     gateway.kill().unwrap();
     gateway.wait().unwrap();
-}
-
-fn configure(dir: &Path, bus: &str, node: SocketAddr, port: u16) -> std::path::PathBuf {
-    let secret = dir.join("secret");
-    std::fs::write(&secret, "only for this measurement, 32 characters").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let config = dir.join("gateway.toml");
-    let text = format!(
-        "gateway.state_dir = {:?}\ngateway.token_secret_file = {:?}\nlisten.address = \"127.0.0.1\"\nlisten.port = {port}\n\
-         orchestrator.nodes = [\"http://{node}\"]\nbus.servers = [{bus:?}]\n",
-        dir.join("state").display().to_string(),
-        secret.display().to_string(),
-    );
-    std::fs::write(&config, text).unwrap();
-    config
 }
 
 /// What the gateway submits, until it has submitted all hosts.
@@ -159,12 +136,8 @@ async fn answered(stream: &mut BufReader<TcpStream>) {
 
 /// All hosts in one process: they answer commands, the question to the fleet, and send heartbeats.
 async fn play(url: &str) {
-    let bus = Bus::connect(&BusConfig { servers: vec![url.into()], ..BusConfig::default() }, "hosts")
-        .await
-        .unwrap();
-    bus.connected(Duration::from_secs(10)).await.unwrap();
-    let hosts: Vec<(AgentId, BootId)> =
-        (0..HOSTS).map(|n| (format!("db{n}").parse().unwrap(), BootId::generate())).collect();
+    let bus = played::connect(url).await;
+    let hosts = played::hosts(HOSTS);
     let mut commands = bus.subscribe(all_commands()).await.unwrap();
     let mut asks = bus.subscribe(ASK_FLEET.to_owned()).await.unwrap();
     let mut beat = tokio::time::interval(Duration::from_secs(10));
@@ -177,32 +150,18 @@ async fn play(url: &str) {
                 let id = Request::parse(&message.payload).ok().map(|request| request.id);
                 let outcome = Outcome::Result(replies[command.as_str()].clone());
                 let reply = serde_json::to_vec(&Reply { version: VERSION, id, host: agent, outcome }).unwrap();
-                let client = bus.client().clone();
-                tokio::spawn(async move {
-                    // sleeps because an agent has work to do
-                    tokio::time::sleep(WORK).await;
-                    client.publish(message.reply.unwrap(), reply.into()).await.unwrap();
-                });
+                bus.client().publish(message.reply.unwrap(), reply.into()).await.unwrap();
             }
             Some(ask) = asks.next() => for host in &hosts {
-                let beat = heartbeat(&status, host);
+                let beat = played::heartbeat(&status, host, 10_000);
                 bus.client().publish(ask.reply.clone().unwrap(), beat.into()).await.unwrap();
             },
             _ = beat.tick() => for host in &hosts {
                 let subject = Subject::Heartbeat { agent: host.0.clone() }.to_string();
-                bus.publish(subject, None, heartbeat(&status, host).into()).await.unwrap();
+                bus.publish(subject, None, played::heartbeat(&status, host, 10_000).into()).await.unwrap();
             },
         }
     }
-}
-
-fn heartbeat(status: &Value, (agent, boot): &(AgentId, BootId)) -> Vec<u8> {
-    let mut beat = status.clone();
-    beat["agent"] = Value::from(agent.as_str());
-    beat["boot"] = Value::from(boot.to_string());
-    beat["sent_at"] = Value::from(Timestamp::now().to_string());
-    beat["interval_ms"] = Value::from(10_000);
-    serde_json::to_vec(&beat).unwrap()
 }
 
 /// The recorded result of each command.

@@ -9,19 +9,15 @@
     reason = "a measurement fails by a panic"
 )]
 
+mod played;
+
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use bus::{Bus, BusConfig};
 use e2e::measure;
-use jiff::Timestamp;
-use protocol::ids::{AgentId, BootId};
 use protocol::subject::Subject;
 use serde_json::{Value, json};
-use testkit::agent::Program;
 use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
 use testkit::port::Port;
@@ -37,10 +33,8 @@ async fn main() {
     let hosts = tokio::spawn(play(nats.url()));
     let dir = tempfile::tempdir().unwrap();
     let [api, metrics] = [Port::claim().unwrap(), Port::claim().unwrap()];
-    let config = configure(dir.path(), &nats.url(), api.number(), metrics.number());
-    let program = Program::Agent.path().unwrap().with_file_name("orchestrator-gateway");
-    let mut gateway = Command::new(program);
-    let mut gateway = gateway.arg("--config").arg(config).stderr(Stdio::null()).spawn().unwrap();
+    let listen = format!("metrics.listen = \"127.0.0.1:{}\"", metrics.number());
+    let mut gateway = played::gateway(dir.path(), &nats.url(), api.number(), &listen);
     let to = SocketAddr::from(([127, 0, 0, 1], metrics.number()));
     let all = format!("host=\"db{}\"", HOSTS - 1);
     poll::until_async(Duration::from_secs(60), "the whole fleet", || async {
@@ -72,21 +66,6 @@ async fn main() {
     gateway.wait().unwrap();
 }
 
-fn configure(dir: &Path, bus: &str, api: u16, metrics: u16) -> PathBuf {
-    let secret = dir.join("secret");
-    std::fs::write(&secret, "only for this measurement, 32 characters").unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let config = dir.join("gateway.toml");
-    let text = format!(
-        "gateway.state_dir = {:?}\ngateway.token_secret_file = {:?}\nlisten.address = \"127.0.0.1\"\nlisten.port = {api}\n\
-         metrics.listen = \"127.0.0.1:{metrics}\"\nbus.servers = [{bus:?}]\n",
-        dir.join("state").display().to_string(),
-        secret.display().to_string(),
-    );
-    std::fs::write(&config, text).unwrap();
-    config
-}
-
 async fn scrape(to: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect(to).await.ok()?;
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n").await.ok()?;
@@ -97,28 +76,23 @@ async fn scrape(to: SocketAddr) -> Option<String> {
 
 /// All hosts send heartbeats, for ever.
 async fn play(url: String) {
-    let bus = Bus::connect(&BusConfig { servers: vec![url], ..BusConfig::default() }, "hosts").await.unwrap();
-    bus.connected(Duration::from_secs(10)).await.unwrap();
-    let hosts: Vec<(AgentId, BootId)> =
-        (0..HOSTS).map(|n| (format!("db{n}").parse().unwrap(), BootId::generate())).collect();
+    let bus = played::connect(&url).await;
+    let hosts = played::hosts(HOSTS);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/v1/examples/agent.status.json");
     let example: Value = serde_json::from_slice(&std::fs::read(example).unwrap()).unwrap();
+    let status = with_work(example["reply"]["result"].clone());
     let mut beat = tokio::time::interval(Duration::from_secs(2));
     loop {
         beat.tick().await;
         for host in &hosts {
             let subject = Subject::Heartbeat { agent: host.0.clone() }.to_string();
-            bus.publish(subject, None, heartbeat(&example["reply"]["result"], host).into()).await.unwrap();
+            bus.publish(subject, None, played::heartbeat(&status, host, 2_000).into()).await.unwrap();
         }
     }
 }
 
-fn heartbeat(status: &Value, (agent, boot): &(AgentId, BootId)) -> Vec<u8> {
-    let mut beat = status.clone();
-    beat["agent"] = Value::from(agent.as_str());
-    beat["boot"] = Value::from(boot.to_string());
-    beat["sent_at"] = Value::from(Timestamp::now().to_string());
-    beat["interval_ms"] = Value::from(2_000);
+/// A heartbeat with a snapshot and a job in it.
+fn with_work(mut beat: Value) -> Value {
     beat["mysql"]["lag_seconds"] = Value::from(0);
     beat["snapshots_total"] = Value::from(1);
     beat["snapshots"] = json!([{
@@ -128,5 +102,5 @@ fn heartbeat(status: &Value, (agent, boot): &(AgentId, BootId)) -> Vec<u8> {
     beat["jobs"] = json!([{
         "id": "01a2058f-ae02-75f2-bc42-97f374dffcab", "kind": "snapshot.verify", "state": "running", "stage": "verify", "percent": null
     }]);
-    serde_json::to_vec(&beat).unwrap()
+    beat
 }

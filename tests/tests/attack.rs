@@ -142,7 +142,8 @@ async fn the_program_that_gives_a_stream_is_the_datas_owner_and_fenced() {
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     let sign = dir.path().join("sign");
     let talked_into = format!(
-        "{{ id -u; grep -E 'CapPrm|NoNewPrivs' /proc/self/status; touch {}; }} >&2; touch {{temporary}}/own && exit 9",
+        "{{ id -u; grep -E 'CapPrm|NoNewPrivs' /proc/self/status; touch {}; }} >&2; touch {{temporary}}/own; \
+         test -e {{temporary}}/../../my.cnf || echo no account >&2; test -e {{temporary}}/own && exit 9",
         sign.display()
     );
     let world = world(move |id, agent| {
@@ -172,6 +173,7 @@ async fn the_program_that_gives_a_stream_is_the_datas_owner_and_fenced() {
             assert!(told.contains("CapPrm: 0000000000000000"), "{name}: {told}");
         }
         assert!(!sign.exists(), "{name}: it has written outside of its place");
+        assert!(told.contains("no account"), "{name} was told an account that it has no use for: {told}");
     }
     world.recipient_is_as_it_was().await;
     world.nothing_left(PATIENCE).await;

@@ -91,7 +91,7 @@ pub(crate) struct Donor {
 pub(crate) async fn donor(host: &Host, job: JobId, name: &str) -> Result<Donor, WireError> {
     let stream = find(host, name)?;
     let logs_in = stream.give.iter().any(|word| word.contains("{option_file}"));
-    let place = Giver::prepare(&host.instance, &donor_dir(host, job), logs_in).await?;
+    let place = Giver::prepare(&host.instance, &donor_dir(host, job), logs_in, stream.give_as_agent).await?;
     let argv = fill(
         &stream.give,
         &[
@@ -101,10 +101,7 @@ pub(crate) async fn donor(host: &Host, job: JobId, name: &str) -> Result<Donor, 
             ("temporary", &place.temporary),
         ],
     )?;
-    if stream.give_as_agent {
-        return Ok(Donor { argv, fence: Fence { user: None, ..place.fence } });
-    }
-    if place.fence.user.is_none() && nix::unistd::Uid::effective().is_root() {
+    if place.fence.user.is_none() && !stream.give_as_agent && nix::unistd::Uid::effective().is_root() {
         tracing::warn!(
             program = argv[0],
             "it runs as root, since the agent's account has no password that it could log in with as another user"

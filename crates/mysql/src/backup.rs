@@ -34,17 +34,23 @@ impl Giver {
     ///
     /// It runs as the data's owner: the server tells it which plugins to load, and the server's user could have it load anything. Only
     /// where it logs in without a password it stays the agent's user, which is perhaps what it is logged in by (`unix_socket`).
-    /// With `logs_in` the server is proven first, so that no other gets to see the account.
+    /// With `logs_in` the server is proven first, so that no other gets to see the account; without it none is written down. `as_agent`
+    /// keeps the agent's user, and then the account is for nobody else to read.
     ///
     /// # Errors
     /// [`Error::Connect`] and others of a log-in, [`Error::NotFound`] without a datadir, [`Error::Io`].
-    pub async fn prepare(instance: &Instance, directory: &Path, logs_in: bool) -> Result<Self> {
+    pub async fn prepare(
+        instance: &Instance,
+        directory: &Path,
+        logs_in: bool,
+        as_agent: bool,
+    ) -> Result<Self> {
         let settings = instance.settings().await;
         let login = Login::from_config(instance.config())?;
         if logs_in {
             instance.connect_with(&settings).await?.close().await;
         }
-        let user = settings.data_user().filter(|_| !logs_in || login.password.is_some());
+        let user = settings.data_user().filter(|_| !as_agent && (!logs_in || login.password.is_some()));
         let datadir = settings.datadir.ok_or(Error::NotFound { what: "the datadir" })?;
         let socket = settings.socket.unwrap_or_default();
         let owner = fs::metadata(&datadir).map_err(Error::io("read", &datadir))?;
@@ -55,10 +61,18 @@ impl Giver {
             _ => {}
         }
         rundir::make(directory, &owner, false)?;
-        rundir::write_options(directory, &option_text(instance.config(), &login, &socket)?, &owner)?;
+        let option_file = directory.join(OPTION_FILE);
+        if logs_in {
+            let text = option_text(instance.config(), &login, &socket)?;
+            match user {
+                Some(_) => rundir::write_options(directory, &text, &owner)?,
+                None => sys::file::write(&option_file, text.as_bytes(), 0o600)
+                    .map_err(|e| Error::io("write", &option_file)(e.source))?,
+            }
+        }
         let temporary = rundir::own(directory, "tmp");
         let fence = Fence { user, writable: vec![temporary.clone()], temporary: Some(temporary.clone()) };
-        Ok(Self { fence, option_file: directory.join(OPTION_FILE), temporary, socket, datadir })
+        Ok(Self { fence, option_file, temporary, socket, datadir })
     }
 }
 

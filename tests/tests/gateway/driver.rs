@@ -11,8 +11,6 @@ use crate::web;
 
 /// Between two looks at a seed.
 const POLL: Duration = Duration::from_secs(30);
-/// Between receive and send (`SeedWaitSecondsBeforeSend`).
-const BEFORE_SEND: Duration = Duration::from_secs(2);
 /// Polls of an unchanged figure after which a seed is given up.
 const STALE: usize = 10;
 
@@ -100,8 +98,6 @@ impl Driver {
         }
         // What these two say is not looked at.
         let _ = self.order(target, &format!("receive-mysql-seed-data/{id}")).await;
-        // sleeps because orchestrator does
-        tokio::time::sleep(BEFORE_SEND).await;
         let _ = self.order(source, &format!("send-mysql-seed-data/{target}/{id}")).await;
         self.copied(target, source, id).await?;
         self.order(target, &format!("post-copy/?sourceHost={source}")).await?;
@@ -112,7 +108,9 @@ impl Driver {
 
     async fn copied(&self, target: &str, source: &str, id: u64) -> Result<(), String> {
         let (mut stale, mut before) = (0, 0);
+        let mut pace = tokio::time::interval(POLL);
         loop {
+            pace.tick().await;
             let used = self.poll(target).await.used;
             self.figures.lock().unwrap().push(used);
             stale += usize::from(used == before);
@@ -130,8 +128,8 @@ impl Driver {
             if over {
                 return Ok(());
             }
-            // sleeps because orchestrator does
-            tokio::time::sleep(POLL).await;
+            // It waits from the answer on.
+            pace.reset();
         }
     }
 }
