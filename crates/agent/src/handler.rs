@@ -42,7 +42,9 @@ impl Handler for AgentHandler {
             traceparent: call.traceparent.clone(),
         };
         tracing::debug!(command = call.request.command, request = %call.request.id, actor = origin.actor, "command");
-        call.command.answered_by(&Caller { agent: self, host: &self.host, origin }).await
+        call.command
+            .answered_by(&Caller { agent: self, host: &self.host, origin, operates: call.operates })
+            .await
     }
 
     fn heartbeat(&self) -> Heartbeat {
@@ -63,6 +65,8 @@ struct Caller<'a> {
     agent: &'a AgentHandler,
     host: &'a Arc<Host>,
     origin: Origin,
+    /// See [`Incoming::operates`].
+    operates: bool,
 }
 
 /// What answers a command: its parameters, and an expression of the reply that the table of commands names for them.
@@ -92,7 +96,7 @@ answers! { caller:
     };
     AgentDoctorParams: _ => Ok(doctor::look(caller.host).await);
     JobsListParams: p => view::list(caller.host, &p).await;
-    JobsShowParams: p => view::show(caller.host, p.job).await;
+    JobsShowParams: p => view::show_whole(caller.host, p.job, caller.operates).await;
     JobsRecordParams: p => view::record(caller.host, &p).await;
     JobsAbortParams: p => abort(caller.host, p.job, &caller.origin.actor).await;
 
@@ -115,6 +119,7 @@ answers! { caller:
     BinlogTextParams: p => queries::binlog::text(caller.host, p).await;
     BinlogBinaryParams: p => queries::binlog::binary(caller.host, p).await;
     BinlogUploadParams: p => queries::binlog::upload(caller.host, p).await;
+    BinlogApplyParams: p => jobs::binlog::begin(caller.host, p, &caller.origin).await;
 
     SeedSurveyParams: p => {
         let foreign = Foreign::allowed(p.foreign);
@@ -140,7 +145,6 @@ jobs! {
     MysqlLeaveSnapshotParams => jobs::on_snapshot::Leave;
     DatadirClearParams => jobs::datadir::Clear;
     DatadirPostCopyParams => jobs::datadir::PostCopy;
-    BinlogApplyParams => jobs::binlog::Apply;
     SeedUndoParams => jobs::seed::undo::PutBack;
     CustomRunParams => jobs::custom::RunCommand;
 }

@@ -12,6 +12,7 @@ mod jobs;
 mod keys;
 mod load;
 mod observe;
+mod outputs;
 mod owned;
 mod prune;
 mod publish;
