@@ -12,6 +12,7 @@ use protocol::heartbeat::Heartbeat;
 use protocol::host::Volume;
 use protocol::ids::JobId;
 use protocol::job::JobView;
+use protocol::mysql::ServerInfo;
 use protocol::params::*;
 use serde_json::Value;
 
@@ -108,7 +109,10 @@ answers! { caller:
     SnapshotMountParams: p => queries::snapshot::mount(caller.host, p).await;
     SnapshotUnmountParams: p => queries::snapshot::unmount(caller.host, p).await;
 
-    MysqlInfoParams: _ => Ok(caller.host.instance.info().await);
+    MysqlInfoParams: _ => {
+        let on_snapshot = caller.host.on_snapshot.of_service();
+        Ok(ServerInfo { on_snapshot, ..caller.host.instance.info().await })
+    };
     MysqlDiskUsageParams: p => queries::mysql::disk_usage(caller.host, &p).await;
     MysqlDiskFreeParams: _ => queries::mysql::disk_free(caller.host).await;
     MysqlErrorLogParams: p => queries::mysql::error_log(caller.host, &p).await;

@@ -25,7 +25,11 @@ enum Task {
     /// Check what neither rustfmt nor clippy sees: file lengths, unfinished code, sleeping tests, paths of one machine
     Tidy,
     /// Take the mends that tests/mutants.toml names out of a copy, and see their tests red
-    Mutants,
+    Mutants {
+        /// Only this set
+        #[arg(long)]
+        set: Option<u32>,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -38,7 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Vec::new()
         }
         Task::Tidy => tidy::check(&root)?,
-        Task::Mutants => mutants::run(&root)?,
+        Task::Mutants { set } => mutants::run(&root, set)?,
     };
     for finding in &findings {
         eprintln!("{finding}");

@@ -63,14 +63,15 @@ pub(crate) fn stale(files: &Files) -> anyhow::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Takes each set's mends out of a copy of what is committed, and says which tests are green all the same.
+/// Takes each set's mends, or only that set's, out of a copy of what is committed, and says which tests are green all the same.
 ///
 /// # Errors
 /// When a set does not compile, or an edit does not fit.
-pub fn run(root: &Path) -> anyhow::Result<Vec<String>> {
+pub fn run(root: &Path, only: Option<u32>) -> anyhow::Result<Vec<String>> {
     let list: List = toml::from_str(&fs::read_to_string(root.join(LIST))?).context(LIST)?;
     let copy = root.join("target/mutants");
-    let sets: BTreeSet<u32> = list.mutant.iter().map(|mutant| mutant.set).collect();
+    let mut sets: BTreeSet<u32> = list.mutant.iter().map(|mutant| mutant.set).collect();
+    sets.retain(|set| only.is_none_or(|only| only == *set));
     let mut found = Vec::new();
     for set in sets {
         let mutants: Vec<&Mutant> = list.mutant.iter().filter(|mutant| mutant.set == set).collect();
@@ -118,18 +119,23 @@ fn red_of(copy: &Path, mutants: &[&Mutant]) -> anyhow::Result<BTreeSet<String>> 
     let names: Vec<&str> = mutants.iter().flat_map(|mutant| &mutant.red).map(String::as_str).collect();
     let cargo = |arguments: &[&str]| {
         let mut command = Command::new("cargo");
-        command.current_dir(copy).args(arguments);
+        // A place of its own, also where CARGO_TARGET_DIR is set: cargo would take what is built here for what the repository has.
+        command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", copy.with_extension("build"));
+        command.env("OA_PROGRAMS", copy.with_extension("build").join("debug"));
         command
     };
     if !cargo(&["build", "--quiet", "--workspace", "--bins"]).status()?.success() {
         bail!("a set of {LIST} does not compile");
     }
-    let only = format!("test(/(^|::)({})$/)", names.join("|"));
+    // A test that runs on several servers is a module of that name.
+    let only = format!("test(/(^|::)({})(::|$)/)", names.join("|"));
     let run = ["nextest", "run", "--workspace", "--no-fail-fast", "--status-level", "all", "-E", &only];
     let output = cargo(&run).output().context("cargo nextest")?;
     let log = String::from_utf8_lossy(&output.stderr);
     fs::write(copy.with_extension("log"), log.as_bytes())?;
     ensure!(log.contains(" tests run:"), "the tests of a set do not compile: see target/mutants.log");
-    let red = Regex::new(r"(?m)^\s*(?:FAIL|SIG[A-Z]+|TIMEOUT) .*?([a-z0-9_]+)$")?;
-    Ok(red.captures_iter(&log).map(|found| found[1].to_owned()).collect())
+    let red = Regex::new(r"(?m)^\s*(?:FAIL|SIG[A-Z]+|TIMEOUT)  ([a-z0-9_:]+)$")?;
+    let parts =
+        red.captures_iter(&log).flat_map(|found| found[1].split("::").map(str::to_owned).collect::<Vec<_>>());
+    Ok(parts.collect())
 }

@@ -4,13 +4,13 @@ use job::journal::History;
 use job::{JobHandle, Outcome, State};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
-use protocol::job::{JobState, JobView};
+use protocol::job::{JobState, JobView, KEPT_UNTIL};
 use protocol::params::{JobsListParams, JobsRecordParams, JournalPart};
 use protocol::seed::{SeedStage, TransferProgress};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::seed::Transferred;
+use super::seed::{Transferred, undo};
 use super::table;
 use crate::errors::error_of;
 use crate::host::Host;
@@ -40,7 +40,12 @@ pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
         return Ok(of_running(&handle));
     }
     let shown = host.runner.show(id).await?;
-    Ok(of_history(&shown.history))
+    let mut view = of_history(&shown.history);
+    // As it is now, and not as it was when the seed ended: `seed undo` needs it.
+    if let (Some(result), Some(until)) = (&mut view.result, undo::kept_until(host, id)) {
+        result[KEPT_UNTIL] = Value::String(format!("{until:.0}"));
+    }
+    Ok(view)
 }
 
 /// `jobs.show`; what a command of the host has printed goes to those who may run one, whether it succeeded or not.
