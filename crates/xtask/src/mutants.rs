@@ -134,7 +134,7 @@ fn red_of(copy: &Path, mutants: &[&Mutant]) -> anyhow::Result<BTreeSet<String>> 
     let log = String::from_utf8_lossy(&output.stderr);
     fs::write(copy.with_extension("log"), log.as_bytes())?;
     ensure!(log.contains(" tests run:"), "the tests of a set do not compile: see target/mutants.log");
-    let red = Regex::new(r"(?m)^\s*(?:FAIL|SIG[A-Z]+|TIMEOUT)  ([a-z0-9_:]+)$")?;
+    let red = Regex::new(r"(?m)^\s*(?:FAIL|SIG[A-Z]+|TIMEOUT) .* ([a-z0-9_:]+)$")?;
     let parts =
         red.captures_iter(&log).flat_map(|found| found[1].split("::").map(str::to_owned).collect::<Vec<_>>());
     Ok(parts.collect())
