@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header
 use hyper::body::Body as _;
 
 use super::answer;
-use super::caller::Stranger;
+use super::caller::{Client, Stranger};
 use crate::hosts::{Host, Hosts};
 use crate::names;
 use crate::secrets::Hidden;
@@ -72,6 +72,7 @@ impl Admission {
         if let Some(uri) = without_slash(request.uri()) {
             *request.uri_mut() = uri;
         }
+        request.extensions_mut().insert(Client(client));
         if let Some(host) = host {
             request.extensions_mut().insert(Stranger { host, client });
         }
