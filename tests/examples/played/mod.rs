@@ -1,7 +1,5 @@
 //! A gateway beside a fleet of hosts that are played, for measurements.
 
-pub(crate) mod fleet;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

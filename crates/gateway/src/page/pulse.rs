@@ -47,7 +47,8 @@ impl Pulses {
         self.0.lock().get(&job).cloned()
     }
 
-    fn take(&self, job: JobId, progress: TransferProgress, now: Instant, at: Timestamp) {
+    /// Takes counters in.
+    pub(super) fn take(&self, job: JobId, progress: TransferProgress, now: Instant, at: Timestamp) {
         let mut pulses = self.0.lock();
         if pulses.len() >= MAX_JOBS && !pulses.contains_key(&job) {
             let idle = pulses.iter().min_by_key(|(_, pulse)| pulse.heard).map(|(job, _)| *job);

@@ -504,3 +504,7 @@ fn missing(known: Known<'_>, found: &mut Vec<Trouble>) {
         });
     }
 }
+
+#[cfg(test)]
+#[path = "trouble_tests.rs"]
+mod tests;

@@ -111,6 +111,7 @@
     };
   };
   document.addEventListener("visibilitychange", follow);
+  window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
 
   // ---- Filters: the same URL that the form would lead to, without leaving the page.
   let asked = 0;
@@ -180,7 +181,11 @@
     if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
     const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName);
     if (typing) {
-      if (event.key === "Escape") event.target.blur();
+      if (event.key === "Escape") {
+        // A field for searching would empty itself.
+        event.preventDefault();
+        event.target.blur();
+      }
       return;
     }
     const is = Date.now() - going < 1500 && places[event.key];

@@ -55,6 +55,12 @@ pub(super) fn bar(percent: f64, grade: Option<Grade>, words: &str) -> Markup {
     }
 }
 
+/// A bar beside a figure that says the same.
+pub(super) fn share(percent: f64) -> Markup {
+    let width = format!("{:.1}%", percent.clamp(0.5, 100.0));
+    html! { svg .bar aria-hidden="true" { rect .full width=(width) height="100%" rx="3" {} } }
+}
+
 /// A command that can be copied.
 pub(super) fn command(line: &str) -> Markup {
     html! {

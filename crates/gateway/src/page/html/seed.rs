@@ -89,12 +89,19 @@ fn card_stages(seed: Option<&Seed>) -> Markup {
     html! {
         section #stages .card .broad aria-labelledby="stages-title" {
             h2 #stages-title { "Stages" }
-            ol .stages { @for stage in SeedStage::ALL { (stage_line(stage, seed)) } }
+            @let longest = seed.map_or(0.0, longest);
+            ol .stages { @for stage in SeedStage::ALL { (stage_line(stage, seed, longest)) } }
         }
     }
 }
 
-fn stage_line(stage: SeedStage, seed: Option<&Seed>) -> Markup {
+/// Seconds of the longest stage.
+fn longest(seed: &Seed) -> f64 {
+    let seconds = seed.runs.iter().filter_map(|run| Some(run.ended?.duration_since(run.begun).as_secs_f64()));
+    seconds.fold(0.0, f64::max)
+}
+
+fn stage_line(stage: SeedStage, seed: Option<&Seed>, longest: f64) -> Markup {
     let run = seed.and_then(|seed| seed.last_of(stage));
     let tries = seed.map_or(0, |seed| seed.runs.iter().filter(|run| run.stage == stage.as_str()).count());
     let is_over = seed.is_some_and(|seed| seed.state.is_final());
@@ -116,6 +123,9 @@ fn stage_line(stage: SeedStage, seed: Option<&Seed>) -> Markup {
             span .name { (stage.as_str()) }
             span .what { (word) @if tries > 1 { " (try " (tries) ")" } }
             span .took { (lasted(run, is_over)) }
+            span .share { @if let Some(share) = run.and_then(|run| Some(run.ended?.duration_since(run.begun).as_secs_f64() / longest.max(0.1))) {
+                (bits::share(share * 100.0))
+            } }
             @if let Some(error) = run.and_then(|run| run.error.as_ref()) { span .cause { (error) } }
         }
     }

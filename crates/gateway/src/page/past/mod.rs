@@ -133,3 +133,7 @@ impl State {
         self.log.take(stored, data.as_ref());
     }
 }
+
+#[cfg(test)]
+#[path = "past_tests.rs"]
+mod tests;

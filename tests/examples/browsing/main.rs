@@ -9,6 +9,8 @@
     reason = "a measurement fails by a panic"
 )]
 
+mod fleet;
+#[path = "../played/mod.rs"]
 mod played;
 
 use std::net::SocketAddr;
@@ -135,7 +137,7 @@ async fn play(url: String) {
         beat.tick().await;
         for (number, host) in hosts.iter().enumerate() {
             let subject = Subject::Heartbeat { agent: host.0.clone() }.to_string();
-            let status = played::fleet::one_of_many(&example["reply"]["result"], number);
+            let status = fleet::one_of_many(&example["reply"]["result"], number);
             bus.publish(subject, None, played::heartbeat(&status, host, 2_000).into()).await.unwrap();
         }
     }

@@ -1,0 +1,7 @@
+//! The page, in a real Chromium.
+
+mod browser;
+mod closed;
+mod fleet;
+mod hostile;
+mod site;
