@@ -26,6 +26,7 @@ use testkit::poll;
 use testkit::port::Port;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 
 const HOSTS: usize = 1_000;
 const VIEWS: usize = 10;
@@ -72,11 +73,11 @@ async fn main() {
     for _ in 0..WATCHERS {
         watchers.push(tokio::spawn(watch(to)));
     }
-    tokio::time::sleep(WATCHED).await;
-    let bytes = watchers.iter().map(|watcher| watcher.abort()).count();
+    let _ = tokio::time::timeout(WATCHED, std::future::pending::<()>()).await;
+    let pages = watchers.iter().map(JoinHandle::abort).count();
     let used = (measure::cpu_ticks(gateway.id()) - cpu) as f64 / WATCHED.as_secs_f64();
     println!(
-        "{bytes} pages that follow it: {used:.1} % of a core; RSS {:.1} MiB, {:.1} MiB at the peak",
+        "{pages} pages that follow it: {used:.1} % of a core; RSS {:.1} MiB, {:.1} MiB at the peak",
         measure::rss_kib(gateway.id()) as f64 / 1024.0,
         measure::peak_kib(gateway.id()) as f64 / 1024.0,
     );

@@ -13,7 +13,7 @@ use crate::view::View;
 
 /// A host without a fault, an hour after a proven snapshot.
 fn host(name: &str, now: Timestamp, change: impl FnOnce(&mut Value)) -> Heartbeat {
-    let example = include_str!("../../../../schemas/v1/examples/agent.status.json");
+    let example = include_str!("../../../../../schemas/v1/examples/agent.status.json");
     let example: Value = serde_json::from_str(example).unwrap();
     let mut beat = example["reply"]["result"].clone();
     beat["agent"] = name.into();
@@ -54,7 +54,8 @@ fn each_fault_of_a_host_has_its_cause_and_the_line_that_mends_it() {
     let now = Timestamp::now();
     assert_eq!(kinds(&entries(vec![host("db1", now, |_| {})], Duration::ZERO), now), []);
     let day = now - SignedDuration::from_hours(25);
-    let cases: [(&str, Box<dyn Fn(&mut Value)>, Kind, &str); 10] = [
+    type Change = Box<dyn Fn(&mut Value)>;
+    let cases: [(&str, Change, Kind, &str); 10] = [
         (
             "stopped",
             Box::new(|beat| beat["mysql"]["state"] = "stopped".into()),
