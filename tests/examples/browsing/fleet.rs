@@ -1,6 +1,8 @@
 //! A fleet as one is: clusters in two data centres, replicas, snapshots, and a few hosts in trouble.
 
 use jiff::{SignedDuration, Timestamp};
+use protocol::event::Event;
+use protocol::ids::EventId;
 use serde_json::{Value, json};
 
 const CLUSTERS: [&str; 10] =
@@ -63,4 +65,43 @@ fn trouble(beat: &mut Value, number: usize) {
         }
         _ => {}
     }
+}
+
+/// What these clusters have told of their snapshots in two weeks: a snapshot a day, most of them proven, a few days without.
+pub(crate) fn history(clusters: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    for cluster in 0..clusters {
+        for day in (0..14i64).rev() {
+            let odd = (cluster as i64 * 7 + day * 3) % 41;
+            if odd == 5 || (cluster == 11 && day < 3) {
+                continue;
+            }
+            let made = Timestamp::now() - SignedDuration::from_hours(day * 24 + 2);
+            events.push(snapshot_event(cluster, made, "snapshot.created", false));
+            if odd % 6 != 1 && !(cluster == 38 && day < 2) {
+                events.push(snapshot_event(cluster, made, "snapshot.verified", true));
+            }
+        }
+    }
+    events
+}
+
+fn snapshot_event(cluster: usize, made: Timestamp, kind: &str, is_proven: bool) -> Event {
+    let name = CLUSTERS[cluster % CLUSTERS.len()];
+    let shard = cluster / CLUSTERS.len();
+    let cluster_name = if shard == 0 { name.to_owned() } else { format!("{name}-{shard}") };
+    let host = format!("db{}", cluster * OF_CLUSTER + 19);
+    let proof = json!({"checked_at": made, "passed": true, "detail": "214 tables checked", "recovery_ms": 2_300, "recovered": null});
+    let snapshot = json!({
+        "id": made.strftime("vg0/mysql-%Y%m%dT%H%M%SZ").to_string(), "provider": "lvm-thin", "origin": "vg0/mysql", "created_at": made,
+        "size_bytes": null, "fill_percent": 8.5, "validity": {"state": "valid"}, "mounts": [], "meta": {
+            "cluster": cluster_name, "dc": "fra2", "host": host, "consistency": "crash", "coordinates": null, "server_version": null,
+            "datadir": "", "expires_at": null, "proof": if is_proven { proof } else { Value::Null }}
+    });
+    let event = json!({
+        "specversion": "1.0", "id": EventId::generate(), "source": format!("/orch/agents/{host}"), "type": format!("orch.{kind}"),
+        "time": made, "datacontenttype": "application/json", "cluster": cluster_name, "dc": "fra2", "host": host, "sequence": 1,
+        "data": {"by": "schedule", "snapshot": snapshot}
+    });
+    serde_json::from_value(event).unwrap()
 }

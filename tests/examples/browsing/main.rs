@@ -99,13 +99,21 @@ async fn view(browser: &Browser, url: &str) -> Duration {
 }
 
 async fn picture(browser: &Browser, url: &str, to: &Path) {
-    for (name, look) in [
-        ("fleet-light", Look::default()),
-        ("fleet-dark", Look { is_dark: true, ..Look::default() }),
-        ("fleet-phone", Look { size: (390, 844), ..Look::default() }),
+    let dark = Look { is_dark: true, ..Look::default() };
+    let phone = Look { size: (390, 844), ..Look::default() };
+    for (name, path, look) in [
+        ("fleet-light", "", Look::default()),
+        ("fleet-dark", "", dark),
+        ("fleet-phone", "", phone),
+        ("fleet-hosts", "?sort=trouble#fleet", Look::default()),
+        ("calendar-light", "snapshots", Look::default()),
+        ("calendar-dark", "snapshots", dark),
+        ("calendar-phone", "snapshots", phone),
+        ("events-light", "events", Look::default()),
+        ("events-phone", "events", phone),
     ] {
         let tab: Tab = browser.tab(look).await;
-        tab.open(url).await;
+        tab.open(&format!("{url}{path}")).await;
         tab.until("the page to be live", "document.getElementById('live').textContent === 'live'").await;
         tab.picture(&to.join(format!("{name}.png"))).await;
     }
@@ -130,6 +138,12 @@ async fn watch(to: SocketAddr) {
 /// All hosts send heartbeats, for ever.
 async fn play(url: String) {
     let bus = played::connect(&url).await;
+    bus::events::ensure_event_stream(&bus, &bus::events::event_stream_limits()).await.unwrap();
+    for event in fleet::history(HOSTS / 20) {
+        let kind = event.kind.trim_start_matches("orch.").to_owned();
+        let subject = Subject::Event { agent: event.host.clone(), kind }.to_string();
+        bus.publish(subject, None, serde_json::to_vec(&event).unwrap().into()).await.unwrap();
+    }
     let hosts = played::hosts(HOSTS);
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas/v1/examples/agent.status.json");
     let example: Value = serde_json::from_slice(&std::fs::read(example).unwrap()).unwrap();

@@ -80,13 +80,16 @@ async fn a_person_sees_a_snapshot_its_proof_and_a_seed_come_and_a_gateway_go_wit
     calendar
         .until(
             "a protected day",
-            "document.querySelector('#calendar tr.item td:last-child .protected') !== null",
+            "document.querySelector('#calendar tr.item td:first-of-type .protected') !== null",
         )
         .await;
     let verify = world.call(&world.donor, SnapshotVerifyParams { snapshot, budget_s: 60 }).await.job;
     world.succeeded(&world.donor, verify).await;
     calendar
-        .until("a proven day", "document.querySelector('#calendar tr.item td:last-child .proven') !== null")
+        .until(
+            "a proven day",
+            "document.querySelector('#calendar tr.item td:first-of-type .proven') !== null",
+        )
         .await;
     fleet
         .until("the proof in the fleet", "document.querySelector('#h-db1').textContent.includes('proven')")

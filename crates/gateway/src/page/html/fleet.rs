@@ -80,7 +80,8 @@ pub(super) fn parts(moment: &Moment, troubles: &[Trouble], filter: &Filter) -> V
 fn table(id: String, caption: Markup, rows: &[Row<'_>], is_grouped: bool) -> Part {
     let columns = html! { thead .unseen { tr { @for (name, ..) in COLUMNS { th scope="col" { (name) } } } } };
     let open = format!(
-        "<section class=\"group\" id=\"{}\">{}<table class=\"list fixed\">{}<tbody>",
+        "<section class=\"group{}\" id=\"{}\">{}<table class=\"list fixed\">{}<tbody>",
+        if is_grouped { "" } else { " flat" },
         html! { (id) }.into_string(),
         caption.into_string(),
         columns.into_string()
@@ -149,7 +150,7 @@ fn sort(rows: &mut [Row<'_>], by: Sort) {
 
 fn heading(all: usize, found: usize, filter: &Filter) -> Markup {
     html! {
-        section #fleet aria-labelledby="fleet-title" {
+        section #fleet .flat[filter.sort != Sort::Cluster] aria-labelledby="fleet-title" {
             h2 #fleet-title { "Fleet " span .count { @if found == all { (all) } @else { (found) " of " (all) } } }
             @if found == 0 { p .calm { "No host passes this filter. " a href="/" { "All hosts" } } }
             @else { p .columns { @for (name, class, sort) in COLUMNS { span .(class) { @match sort {

@@ -33,6 +33,7 @@ pub(super) async fn screen(desk: &Desk, moment: &Moment, job: JobId) -> Screen {
     let summary =
         seed.as_ref().map(|seed| seed.summary.as_str()).or(view.as_ref().map(|view| view.summary.as_str()));
     let donor = view.as_ref().and_then(|view| view.donor.as_ref());
+    let donor = donor.filter(|donor| !summary.is_some_and(|summary| summary.contains(donor.as_str())));
     let heading = html! {
         section #seed .heading {
             h1 { (bits::sign(state.and_then(seeds::grade))) "Seed of " a href=(place::host(&recipient)) { (recipient) } }
@@ -76,7 +77,7 @@ fn card_rate(pulse: Option<&Pulse>, seed: Option<&Seed>) -> Markup {
             }
             dl .facts {
                 @if let Some(moved) = moved { dt { "moved" } dd { (units::size(moved)) } }
-                @if let Some(pulse) = pulse {
+                @if let Some(pulse) = pulse.filter(|_| !seed.is_some_and(|seed| seed.state.is_final())) {
                     dt { "in place" } dd { (units::size(pulse.progress.bytes_done)) " of " (units::size(pulse.progress.bytes_total)) }
                     dt { "files" } dd { (pulse.progress.files_done) " of " (pulse.progress.files_total) }
                 }
