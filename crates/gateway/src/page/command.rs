@@ -39,4 +39,20 @@ mod tests {
             assert_eq!(line(&["fleet", name]), format!("orchestrator-ctl fleet {shown}"));
         }
     }
+
+    #[test]
+    fn a_real_shell_runs_nothing_of_a_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let hit = dir.path().join("hit").display().to_string();
+        for harm in [
+            format!("a'b\"; touch {hit}; #"),
+            format!("$(touch {hit})`touch {hit}`"),
+            format!("x\n touch {hit} &"),
+        ] {
+            let script = format!("printf %s {}", word(&harm));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&output.stdout), sys::text::line(&harm), "{script}");
+        }
+        assert!(!dir.path().join("hit").exists());
+    }
 }

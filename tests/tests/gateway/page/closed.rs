@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use e2e::world::PATIENCE;
@@ -158,4 +159,42 @@ async fn off_the_loopback_the_page_wants_tls_and_a_login_and_nobody_is_shown_any
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(78), "{said}");
     assert!(said.contains("page.listen: off the loopback the page needs page.tls_cert"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_speaks_tls_alone_where_it_has_a_certificate() {
+    let nats = NatsServer::start(&NatsOptions::jetstream()).unwrap();
+    let node = Node::start().await;
+    let site = Site::claim();
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&cert, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let _gateway = Gateway::start(
+        &nats.url(),
+        &node,
+        &site.config(&format!("page.tls_cert = {cert:?}\npage.tls_key = {key:?}")),
+    );
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let config =
+        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let answer = poll::until_async(PATIENCE, "the page by TLS", || async {
+        let stream = TcpStream::connect(site.address()).await.ok()?;
+        let mut stream = connector.connect("localhost".try_into().unwrap(), stream).await.ok()?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.ok()?;
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer).await;
+        Some(answer)
+    })
+    .await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("What is wrong now"), "{answer}");
+    assert!(site.get("/").await.is_none(), "plain HTTP is not spoken");
 }

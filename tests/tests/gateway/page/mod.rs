@@ -4,4 +4,5 @@ mod browser;
 mod closed;
 mod fleet;
 mod hostile;
+mod lines;
 mod site;

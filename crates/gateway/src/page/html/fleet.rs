@@ -222,7 +222,7 @@ fn state(row: &Row<'_>) -> Markup {
     let is_told = row.kinds.iter().any(|kind| *kind != Kind::Unsigned);
     html! {
         @for kind in told { span .badge .(bits::class(Some(kind.grade()))) { (kind.title()) } " " }
-        @if !is_told || row.worst().is_some_and(|kind| kind.grade() == Grade::Weak) {
+        @if !is_told {
             @if mysql.state != ServerState::Ready { (bits::word(&mysql.state)) " " }
             @if let Some(version) = &mysql.version {
                 @let [major, minor, patch] = version.number;
