@@ -116,11 +116,8 @@ fn wrong(moment: &Moment, troubles: &[Trouble], filter: &Filter) -> Markup {
         None => true,
         Some(cluster) => {
             let dc = trouble.host.as_ref().and_then(|host| {
-                moment
-                    .fleet
-                    .iter()
-                    .find(|entry| entry.heartbeat.agent == *host)
-                    .map(|entry| entry.heartbeat.dc.as_str())
+                let at = moment.fleet.binary_search_by(|entry| entry.heartbeat.agent.cmp(host)).ok()?;
+                Some(moment.fleet.get(at)?.heartbeat.dc.as_str())
             });
             let words = || {
                 let host = trouble.host.as_ref().map(AgentId::as_str).unwrap_or_default();

@@ -2,7 +2,7 @@
 
 mod kind;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bus::{FleetEntry, Health};
@@ -17,7 +17,7 @@ use protocol::seed::SeedStage;
 use sys::units;
 
 use super::command;
-use super::past::State;
+use super::past::{Seed, State};
 use super::pulse::Pulses;
 pub(super) use kind::{Grade, Kind};
 
@@ -114,8 +114,15 @@ pub(super) fn all(known: Known<'_>) -> Vec<Trouble> {
         let cause = "The stream of events does not answer.".to_owned();
         found.push(of_fleet(Kind::Unreadable, cause, "orchestrator-ctl bus status"));
     }
+    let mut ended: HashMap<&AgentId, &Seed> = HashMap::new();
+    for seed in known.past.seeds.newest().filter(|seed| seed.state.is_final()) {
+        ended.entry(&seed.recipient).or_insert(seed);
+    }
     for entry in known.fleet {
         of_host(known, entry, &mut found);
+        if entry.health != Health::Lost {
+            of_seeds(known, entry, ended.get(&entry.heartbeat.agent).copied(), &mut found);
+        }
     }
     clusters(known, &mut found);
     missing(known, &mut found);
@@ -175,7 +182,6 @@ fn of_host(known: Known<'_>, entry: &FleetEntry, found: &mut Vec<Trouble>) {
         let cause = format!("{lost} events of it were not stored.");
         add(Kind::EventsLost, cause, Some(at), &["events", "--host", host, "--kind", "events.dropped"]);
     }
-    of_seeds(known, entry, found);
 }
 
 type Add<'a> = dyn FnMut(Kind, String, Option<Timestamp>, &[&str]) + 'a;
@@ -233,7 +239,8 @@ fn of_snapshots(entry: &FleetEntry, add: &mut Add<'_>) {
     }
 }
 
-fn of_seeds(known: Known<'_>, entry: &FleetEntry, found: &mut Vec<Trouble>) {
+/// `last`: the newest seed of this host that has ended.
+fn of_seeds(known: Known<'_>, entry: &FleetEntry, last: Option<&Seed>, found: &mut Vec<Trouble>) {
     let beat = &entry.heartbeat;
     let host = beat.agent.as_str();
     let mut add = |kind, job: JobId, cause: String, since, arguments: &[&str]| {
@@ -261,7 +268,6 @@ fn of_seeds(known: Known<'_>, entry: &FleetEntry, found: &mut Vec<Trouble>) {
             add(Kind::SeedStalled, job.id, cause, since, &["seed", "watch", host, &id]);
         }
     }
-    let last = known.past.seeds.newest().find(|seed| seed.recipient == beat.agent && seed.state.is_final());
     if let Some(last) = last.filter(|seed| seed.state == JobState::Failed)
         && let Some(ended) = last.ended.filter(|at| known.now.duration_since(*at) < DAY)
         && !beat.jobs.iter().any(|job| is_seed(&job))
