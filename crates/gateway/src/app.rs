@@ -23,7 +23,7 @@ use crate::http::listen::{self, Connections, Server};
 use crate::metrics;
 use crate::names::Naming;
 use crate::orchestrator::{self, Node, NodeError, Registered, Rhythm};
-use crate::page::Page;
+use crate::page::{self, Page};
 use crate::ports::{PortError, Ports};
 use crate::secrets::{self, SecretError};
 use crate::seeds::{self, Seeds};
@@ -189,6 +189,7 @@ async fn measure(
         section: "metrics",
         admission: Admission {
             max_url_bytes: config.listen.max_url_bytes,
+            max_form: 0,
             login: None,
             hosts: hosts.clone(),
         },
@@ -222,7 +223,12 @@ async fn open_page(
     let page = Page::new(client, view.clone(), section, stop);
     let server = Server {
         section: "page",
-        admission: Admission { max_url_bytes: config.listen.max_url_bytes, login, hosts: hosts.clone() },
+        admission: Admission {
+            max_url_bytes: config.listen.max_url_bytes,
+            max_form: page::max_form(section),
+            login,
+            hosts: hosts.clone(),
+        },
         router: page.router(section),
         tls,
         clients: section.clients.clone(),
@@ -287,7 +293,12 @@ impl Listeners {
         };
         let server = Arc::new(Server {
             section: "listen",
-            admission: Admission { max_url_bytes: listen.max_url_bytes, login, hosts: gateway.hosts.clone() },
+            admission: Admission {
+                max_url_bytes: listen.max_url_bytes,
+                max_form: 0,
+                login,
+                hosts: gateway.hosts.clone(),
+            },
             router: api::router(gateway.clone()),
             tls,
             clients: listen.clients.clone(),

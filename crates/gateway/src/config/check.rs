@@ -111,6 +111,15 @@ fn page(config: &Config) -> Checked {
             format!("{name:?} is no host name; expected one without scheme and port"),
         );
     }
+    if page.actions && page.basic_auth_file.is_none() {
+        return wrong(
+            "page.actions",
+            "needs page.basic_auth_file: what is done is done in the name of who logged in",
+        );
+    }
+    if page.actions && config.gateway.read_only {
+        return wrong("page.actions", "gateway.read_only lets nothing be changed");
+    }
     let Some(address) = page.listen else { return Ok(()) };
     let is_closed = page.tls_cert.is_some() && page.basic_auth_file.is_some();
     if !address.ip().to_canonical().is_loopback() && !is_closed && !page.allow_plain {

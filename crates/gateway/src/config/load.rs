@@ -123,6 +123,7 @@ mod tests {
                 "FILE: page.listen: metrics.listen has this port",
             ),
             ("page.names = [\"https://orch\"]", "FILE: page.names: \"https://orch\" is no host name"),
+            ("page.actions = true", "FILE: page.actions: needs page.basic_auth_file"),
             ("page.tls_key = \"/x\"", "FILE: page.tls_cert: tls_cert and tls_key go together"),
             ("gateway.sign_key_file = \"/nowhere\"", "FILE: gateway.sign_key_file: "),
             ("gateway.host_keys_file = \"/nowhere\"", "FILE: gateway.host_keys_file: "),

@@ -213,6 +213,8 @@ pub struct PageConfig {
     pub allow_plain: bool,
     /// Networks that may connect; empty: any.
     pub clients: Vec<Network>,
+    /// Leave to create and verify snapshots and to abort seeds by the page, signed by `gateway.sign_key_file`.
+    pub actions: bool,
     /// Pages that follow the fleet at the same time.
     pub max_watchers: usize,
 }
@@ -227,6 +229,7 @@ impl Default for PageConfig {
             basic_auth_file: None,
             allow_plain: false,
             clients: Vec::new(),
+            actions: false,
             max_watchers: 256,
         }
     }

@@ -28,6 +28,8 @@ pub(super) struct Desk {
     bus: Bus,
     ask: OnceLock<Ask>,
     events: Arc<Readable>,
+    /// A person may act by the page.
+    pub(super) has_actions: bool,
     pub(super) past: Arc<Past>,
     pub(super) pulses: Arc<Pulses>,
 }
@@ -50,8 +52,9 @@ impl Desk {
         events: Arc<Readable>,
         past: Arc<Past>,
         pulses: Arc<Pulses>,
+        has_actions: bool,
     ) -> Self {
-        Self { view, bus, ask: OnceLock::new(), events, past, pulses }
+        Self { view, bus, ask: OnceLock::new(), events, has_actions, past, pulses }
     }
 
     /// From now on hosts can be asked.

@@ -1,9 +1,10 @@
 //! The page for people: what is wrong now, the fleet, snapshots, seeds and what happened, drawn here and followed live.
 //!
 //! It knows what heartbeats, progress and the stream of events tell, and asks a host only where a person looks at it. It changes
-//! nothing. Data flow one way: `past` and `pulse` gather, `trouble` judges, `desk` holds them, `html` draws a `screen` of a `place`,
+//! nothing, unless `act` is let. Data flow one way: `past` and `pulse` gather, `trouble` judges, `desk` holds them, `html` draws a `screen` of a `place`,
 //! `live` tells what changed in it.
 
+mod act;
 mod command;
 mod desk;
 mod gate;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::routing::get;
 use bus::Client;
@@ -35,6 +36,7 @@ use crate::http::caller;
 use crate::http::count::Class;
 use crate::http::listen::Connections;
 use crate::view::View;
+use act::{Acts, Sessions};
 use desk::Desk;
 use gate::Names;
 use live::{Looks, Watcher};
@@ -48,9 +50,15 @@ const SCRIPT: &str = include_str!("assets/page.js");
 /// The page while it is served.
 #[derive(Debug, Clone)]
 pub(crate) struct Page {
+    client: Client,
     looks: Arc<Looks>,
     watchers: Arc<Connections>,
     stop: CancellationToken,
+}
+
+/// Bytes of a form that the page takes.
+pub(crate) fn max_form(config: &PageConfig) -> usize {
+    if config.actions { act::MAX_FORM } else { 0 }
 }
 
 impl Page {
@@ -65,8 +73,9 @@ impl Page {
         let since = Timestamp::now().checked_sub(past::REACH).unwrap_or(Timestamp::MIN);
         let events = follow::follow(client, "the page's history", since, past.clone(), stop);
         tokio::spawn(pulse::listen(client.clone(), pulses.clone(), stop.clone()));
-        let desk = Arc::new(Desk::new(view, client.bus().clone(), events, past, pulses));
+        let desk = Arc::new(Desk::new(view, client.bus().clone(), events, past, pulses, config.actions));
         Self {
+            client: client.clone(),
             looks: Arc::new(Looks::new(desk)),
             watchers: Arc::new(Connections::new(config.max_watchers)),
             stop: stop.clone(),
@@ -80,7 +89,15 @@ impl Page {
 
     /// What answers a browser.
     pub(crate) fn router(&self, config: &PageConfig) -> Router {
+        let acting = if config.actions {
+            let sessions = Arc::new(Sessions::new(config.tls_cert.is_some()));
+            let acts = Acts { client: self.client.clone(), sessions };
+            Router::new().route("/act", get(act::confirm).post(act::perform)).with_state(acts)
+        } else {
+            Router::new()
+        };
         Router::new()
+            .merge(acting)
             .route("/page.css", get(async || asset(STYLE, "text/css; charset=utf-8")))
             .route("/page.js", get(async || asset(SCRIPT, "text/javascript; charset=utf-8")))
             .route("/live", get(follow_live))
@@ -117,6 +134,9 @@ fn typed(status: StatusCode, kind: &'static str, body: Body) -> Response<Body> {
 
 /// A whole page.
 async fn draw(State(page): State<Page>, request: Request) -> Response<Body> {
+    if request.method() != Method::GET {
+        return answer::no_path();
+    }
     let uri = request.uri();
     let url = uri.path_and_query().map_or("/", |whole| whole.as_str()).to_owned();
     let place = Place::parse(uri.path(), uri.query().unwrap_or_default());

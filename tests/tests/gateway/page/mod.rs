@@ -1,5 +1,6 @@
 //! The page, in a real Chromium.
 
+mod acting;
 mod browser;
 mod closed;
 mod fleet;

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use maud::{Markup, PreEscaped, html};
 use sys::units;
 
+use super::super::act::Order;
 use super::super::trouble::Grade;
 
 /// An instant: the page's script shows how long ago it was, and its title when.
@@ -66,6 +67,11 @@ pub(super) fn command(line: &str) -> Markup {
     html! {
         span .command { code { (line) } button type="button" data-copy=(line) aria-label="Copy this command" { "copy" } }
     }
+}
+
+/// A link to where an order is confirmed.
+pub(super) fn order(order: &Order, word: &str) -> Markup {
+    html! { a .order href=(order.link()) { (word) } }
 }
 
 /// A dash for what is not known.

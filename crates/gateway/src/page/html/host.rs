@@ -10,6 +10,7 @@ use protocol::params::{MysqlErrorLogParams, MysqlInfoParams, SnapshotListParams}
 use protocol::snapshot::{Snapshot, Validity};
 use sys::units;
 
+use super::super::act::Order;
 use super::super::desk::Desk;
 use super::super::past::Wanted;
 use super::super::place::{self, Level};
@@ -48,7 +49,7 @@ pub(super) async fn screen(desk: &Desk, moment: &Moment, agent: &AgentId, level:
         Part::whole("host", heading(entry, &troubles)),
         Part::whole("server", card_server(entry, &server)),
         Part::whole("disk", card_disk(entry)),
-        Part::whole("snaps", card_snapshots(entry, &snapshots)),
+        Part::whole("snaps", card_snapshots(entry, &snapshots, desk.has_actions)),
         Part::whole("errors", card_log(agent, level, &log)),
         Part::whole(
             "lately",
@@ -187,10 +188,11 @@ fn card_disk(entry: &FleetEntry) -> Markup {
     }
 }
 
-fn card_snapshots(entry: &FleetEntry, asked: &Asked<Vec<Snapshot>>) -> Markup {
+fn card_snapshots(entry: &FleetEntry, asked: &Asked<Vec<Snapshot>>, has_actions: bool) -> Markup {
+    let agent = &entry.heartbeat.agent;
     html! {
         section #snaps .card .broad aria-labelledby="snaps-title" {
-            h2 #snaps-title { "Snapshots" }
+            h2 #snaps-title { "Snapshots" @if has_actions { " " (bits::order(&Order::Create(agent.clone()), "create one")) } }
             @match asked {
                 Ok(snapshots) if snapshots.is_empty() => {
                     p .dim { "It has none. " }
@@ -199,7 +201,7 @@ fn card_snapshots(entry: &FleetEntry, asked: &Asked<Vec<Snapshot>>) -> Markup {
                 Ok(snapshots) => {
                     table .list {
                         thead { tr { th scope="col" { "Snapshot" } th scope="col" { "Made" } th scope="col" { "Proof" } th scope="col" .wide { "Fill" } th scope="col" .wide { "Held by" } } }
-                        tbody { @for snapshot in snapshots.iter() { (snapshot_row(snapshot)) } }
+                        tbody { @for snapshot in snapshots.iter() { (snapshot_row(snapshot, has_actions.then_some(agent))) } }
                     }
                 }
                 Err(failure) => {
@@ -214,7 +216,7 @@ fn card_snapshots(entry: &FleetEntry, asked: &Asked<Vec<Snapshot>>) -> Markup {
     }
 }
 
-fn snapshot_row(snapshot: &Snapshot) -> Markup {
+fn snapshot_row(snapshot: &Snapshot, verifies: Option<&AgentId>) -> Markup {
     let meta = snapshot.meta.as_ref();
     let proof = meta.and_then(|meta| meta.proof.as_ref());
     let holders: Vec<&str> =
@@ -232,7 +234,9 @@ fn snapshot_row(snapshot: &Snapshot) -> Markup {
                 (_, Some(proof)) => { span .badge .bad { "failed" } " " (proof.detail) }
                 (Validity::Unknown(why), None) => { span .weak-ink { "cannot be told" } " " span .dim { (why) } }
                 (Validity::Valid, None) => { span .dim { "not proven" } }
-            } }
+            }
+                @if let Some(agent) = verifies.filter(|_| snapshot.is_usable()) { " " (bits::order(&Order::Verify(agent.clone(), snapshot.id.clone()), "verify")) }
+            }
             td .wide { @match snapshot.fill_percent {
                 Some(fill) => { (bits::bar(fill, (fill > 80.0).then_some(Grade::Bad), &format!("{fill:.0} % full"))) " " (format!("{fill:.0} %")) }
                 None => (bits::dash()),

@@ -1,6 +1,7 @@
 //! What places look like. Every text goes through a template, which escapes it.
 
 mod bits;
+mod confirm;
 mod events;
 mod fleet;
 mod frame;
@@ -17,6 +18,7 @@ use maud::html;
 use super::desk::{Desk, Moment};
 use super::place::Place;
 use super::screen::{Part, Screen};
+pub(super) use confirm::confirm;
 pub(super) use frame::frame;
 
 /// What a place shows now.

@@ -1,11 +1,12 @@
 //! One seed: live, and its record afterwards.
 
 use maud::{Markup, html};
-use protocol::ids::JobId;
+use protocol::ids::{AgentId, JobId};
 use protocol::params::JobsShowParams;
 use protocol::seed::SeedStage;
 use sys::units;
 
+use super::super::act::Order;
 use super::super::command;
 use super::super::desk::Desk;
 use super::super::past::{Run, Seed};
@@ -53,7 +54,7 @@ pub(super) async fn screen(desk: &Desk, moment: &Moment, job: JobId) -> Screen {
         Part::whole("seed", heading),
         Part::whole("rate", card_rate(pulse.as_ref(), seed.as_ref())),
         Part::whole("stages", card_stages(seed.as_ref())),
-        Part::whole("lines", card_lines(recipient.as_str(), job, is_over)),
+        Part::whole("lines", card_lines(&recipient, job, is_over, desk.has_actions)),
     ];
     Screen::new(format!("Seed of {recipient}"), html! {}, parts)
 }
@@ -147,8 +148,8 @@ fn length(from: jiff::Timestamp, to: jiff::Timestamp) -> Markup {
     html! { @if seconds < 60.0 { (format!("{:.1} s", seconds.max(0.0))) } @else { (seeds::took(from, to)) } }
 }
 
-fn card_lines(recipient: &str, job: JobId, is_over: bool) -> Markup {
-    let job = job.to_string();
+fn card_lines(agent: &AgentId, id: JobId, is_over: bool, has_actions: bool) -> Markup {
+    let (recipient, job) = (agent.as_str(), id.to_string());
     let lines: &[&[&str]] = if is_over {
         &[&["seed", "show", recipient, &job]]
     } else {
@@ -157,6 +158,7 @@ fn card_lines(recipient: &str, job: JobId, is_over: bool) -> Markup {
     html! {
         section #lines .card .broad aria-labelledby="lines-title" {
             h2 #lines-title { "At the command line" }
+            @if has_actions && !is_over { p { (bits::order(&Order::Abort(agent.clone(), id), "abort it here")) } }
             @for line in lines { p { (bits::command(&command::line(line))) } }
         }
     }
