@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -24,6 +24,10 @@ test-vm: ## Only the suites that run inside the VM (LVM, device-mapper)
 attack: ## What docs/security.md says of attackers, tried as real other users and hosts
 	@scripts/install-deps build test
 	@scripts/test-attack
+
+mutants: ## Tests of attacks that cannot fail: each mend that tests/mutants.toml names is taken out, and its tests must be red
+	@scripts/install-deps build test
+	@cargo run --quiet -p xtask -- mutants
 
 fuzz: ## What strangers, disks and servers may send, to every reader of it: make fuzz MINUTES=n is n minutes for each
 	@scripts/install-deps build test

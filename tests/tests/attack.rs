@@ -10,10 +10,15 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use e2e::faults::points::{Moment, Point};
+use e2e::faults::stream::with_stream;
+use e2e::tree;
+use e2e::volume::{self, Volume};
 use e2e::world::{PATIENCE, Party, Provider, World, WorldOptions, swiftly};
 use futures_util::StreamExt as _;
 use protocol::job::JobState;
 use protocol::params::*;
+use protocol::seed::SeedStage;
 use testkit::agent::AgentOptions;
 use testkit::poll;
 
@@ -61,8 +66,7 @@ async fn world(configure: impl FnMut(&str, &mut AgentOptions) + Send + 'static) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_donors_stream_writes_nothing_outside_of_staging() {
     if !Path::new("/usr/bin/mbstream").exists() {
-        eprintln!("skipped, because mbstream is not installed (scripts/install-deps test)");
-        return;
+        testkit::skip!("mbstream is not installed (scripts/install-deps test)");
     }
     let dir = tempfile::Builder::new().prefix("oa-attack-").tempdir_in("/tmp").unwrap();
     // Open to everybody: not the rights of the user, but the fence keeps these names clean.
@@ -323,4 +327,26 @@ async fn stolen(own: &nkeys::XKey, heard: &mut async_nats::Subscriber) -> Option
         return own.open(&data_encoding::HEXLOWER.decode(token.as_bytes()).unwrap(), &by).ok();
     }
     None
+}
+
+/// Accident: the power fails when the tree that a program has written is proven and not yet in place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_after_a_stream_takes_no_byte_of_what_was_proven() {
+    let volume = Volume::make(volume::Kind::Xfs, 700);
+    let place = volume.path().to_owned();
+    let mut arena = with_stream(Some(volume)).await;
+    let proven = Point::stage(SeedStage::Verify, Moment::Done);
+    arena.points.close(proven);
+    let job = arena.world.seed_from_stream("files", swiftly()).await;
+    arena.points.reached(proven).await;
+    let recipient = &mut arena.world.recipient;
+    recipient.agent.kill9().unwrap();
+    recipient.db.kill9().await.unwrap();
+    let staged = recipient.db.base().join(format!(".orch-seed-{job}.data/data"));
+    let before = tree::contents(&staged);
+    assert!(before.contains_key(Path::new("shop/items.ibd")), "{:?}", before.keys());
+    volume::cut_power(&place);
+    let after = tree::contents(&staged);
+    assert_eq!(before.len(), after.len());
+    tree::assert_copy(&after, &before);
 }

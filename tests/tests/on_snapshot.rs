@@ -49,6 +49,16 @@ async fn the_service_runs_on_a_snapshot_and_comes_back() {
     assert_ne!(std::fs::metadata(&datadir).unwrap().ino(), own);
     world.donor.db.exec("INSERT INTO shop.customers VALUES (9001, 'on the snapshot')").await.unwrap();
 
+    // Nobody takes it for the host's own data.
+    let on_snapshot = format!("ON SNAPSHOT {snapshot}");
+    for asked in [&["fleet"][..], &["host", "db1", "status"], &["mysql", "db1", "info"]] {
+        let shown = poll::until_async(PATIENCE, "the snapshot to be told", || async {
+            let said = world.ctl(asked).await.stdout;
+            said.split_whitespace().collect::<Vec<_>>().join(" ").contains(&on_snapshot).then_some(())
+        });
+        shown.await;
+    }
+
     // Whatever would meet the covered datadir is refused, and says how to go back.
     let held = world.call(&world.donor, SnapshotMountStatusParams {}).await;
     assert_eq!(held[0].mount.holders, ["mysql service"]);

@@ -341,7 +341,7 @@ async fn a_replacement_ends_with_new_data_or_says_that_there_are_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_breaks_off_costs_no_data() {
-    let mut arena = with_stream().await;
+    let mut arena = with_stream(None).await;
     let faults = [Fault::StreamAborted, Fault::StreamKillDonor, Fault::StreamKillRecipient];
     for cell in faults.into_iter().flat_map(Fault::cells) {
         println!("{}", cell.key());

@@ -90,12 +90,22 @@ async fn only_the_last_seed_is_undone_and_nothing_kept_is_lost() {
     let error = view.error.unwrap();
     assert_eq!((view.state, error.code), (JobState::Failed, ErrorCode::Refused), "{error:?}");
     assert!(error.message.contains("seeded again"), "{error:?}");
+    let said = world.ctl(&["seed", "kept"]).await;
+    for job in [first, second] {
+        assert!(said.stdout.contains(&format!("seed undo db2 {job}")), "{said:?}");
+    }
     for (job, database) in [(second, "between_the_seeds"), (first, "own")] {
         let undo = world.call(&world.recipient, SeedUndoParams { job }).await.job;
         world.succeeded(&world.recipient, undo).await;
         let shown = world.recipient.db.scalar(format!("SHOW DATABASES LIKE '{database}'")).await;
         assert_eq!(shown.unwrap(), database);
     }
+    let said = world.ctl(&["seed", "kept"]).await;
+    assert!(said.stdout.contains("no old datadir is kept"), "{said:?}");
+    // Without a name it is no seed whose old data are gone.
+    let said = world.ctl(&["seed", "undo", "db2"]).await;
+    assert_eq!(said.status.code(), Some(5), "{said:?}");
+    assert!(said.stderr.contains("--keep-old"), "{said:?}");
     world.recipient_is_as_it_was().await;
     world.nothing_left(PATIENCE).await;
 }

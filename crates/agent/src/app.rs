@@ -206,7 +206,7 @@ fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
         meta.uid(),
         meta.mode() & 0o7777
     );
-    for part in ["events", "jobs", "offers", "seeds", "kept"] {
+    for part in ["events", "jobs", "offers", "outputs", "seeds", "kept"] {
         let dir = state_dir.join(part);
         if !dir.exists() {
             crashsafe::create_dir(&dir, 0o700).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -370,5 +370,31 @@ async fn free_mounts(host: &Arc<Host>, is_alive: impl Fn(&str) -> bool + Send + 
         }
         Ok(Err(error)) => tracing::warn!(error = %chain(&error), "leftover mounts cannot be released"),
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    use super::*;
+
+    #[test]
+    fn a_state_directory_of_somebody_else_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        make_state_dir(&state_dir).unwrap();
+        make_state_dir(&state_dir).unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(&state_dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o777);
+        assert!(make_state_dir(&state_dir).is_err(), "anybody writes there");
+        mode(0o700);
+        if !nix::unistd::geteuid().is_root() {
+            testkit::skip!("only root can give a directory away");
+        }
+        chown(&state_dir, Some(65_534), None).unwrap();
+        let error = make_state_dir(&state_dir).unwrap_err().to_string();
+        assert!(error.contains("it belongs to user 65534"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ use protocol::heartbeat::Heartbeat;
 use protocol::host::Volume;
 use protocol::ids::JobId;
 use protocol::job::JobView;
+use protocol::mysql::ServerInfo;
 use protocol::params::*;
 use serde_json::Value;
 
@@ -42,7 +43,9 @@ impl Handler for AgentHandler {
             traceparent: call.traceparent.clone(),
         };
         tracing::debug!(command = call.request.command, request = %call.request.id, actor = origin.actor, "command");
-        call.command.answered_by(&Caller { agent: self, host: &self.host, origin }).await
+        call.command
+            .answered_by(&Caller { agent: self, host: &self.host, origin, operates: call.operates })
+            .await
     }
 
     fn heartbeat(&self) -> Heartbeat {
@@ -63,6 +66,8 @@ struct Caller<'a> {
     agent: &'a AgentHandler,
     host: &'a Arc<Host>,
     origin: Origin,
+    /// See [`Incoming::operates`].
+    operates: bool,
 }
 
 /// What answers a command: its parameters, and an expression of the reply that the table of commands names for them.
@@ -92,7 +97,7 @@ answers! { caller:
     };
     AgentDoctorParams: _ => Ok(doctor::look(caller.host).await);
     JobsListParams: p => view::list(caller.host, &p).await;
-    JobsShowParams: p => view::show(caller.host, p.job).await;
+    JobsShowParams: p => view::show_whole(caller.host, p.job, caller.operates).await;
     JobsRecordParams: p => view::record(caller.host, &p).await;
     JobsAbortParams: p => abort(caller.host, p.job, &caller.origin.actor).await;
 
@@ -104,7 +109,10 @@ answers! { caller:
     SnapshotMountParams: p => queries::snapshot::mount(caller.host, p).await;
     SnapshotUnmountParams: p => queries::snapshot::unmount(caller.host, p).await;
 
-    MysqlInfoParams: _ => Ok(caller.host.instance.info().await);
+    MysqlInfoParams: _ => {
+        let on_snapshot = caller.host.on_snapshot.of_service();
+        Ok(ServerInfo { on_snapshot, ..caller.host.instance.info().await })
+    };
     MysqlDiskUsageParams: p => queries::mysql::disk_usage(caller.host, &p).await;
     MysqlDiskFreeParams: _ => queries::mysql::disk_free(caller.host).await;
     MysqlErrorLogParams: p => queries::mysql::error_log(caller.host, &p).await;
@@ -115,6 +123,7 @@ answers! { caller:
     BinlogTextParams: p => queries::binlog::text(caller.host, p).await;
     BinlogBinaryParams: p => queries::binlog::binary(caller.host, p).await;
     BinlogUploadParams: p => queries::binlog::upload(caller.host, p).await;
+    BinlogApplyParams: p => jobs::binlog::begin(caller.host, p, &caller.origin).await;
 
     SeedSurveyParams: p => {
         let foreign = Foreign::allowed(p.foreign);
@@ -140,7 +149,6 @@ jobs! {
     MysqlLeaveSnapshotParams => jobs::on_snapshot::Leave;
     DatadirClearParams => jobs::datadir::Clear;
     DatadirPostCopyParams => jobs::datadir::PostCopy;
-    BinlogApplyParams => jobs::binlog::Apply;
     SeedUndoParams => jobs::seed::undo::PutBack;
     CustomRunParams => jobs::custom::RunCommand;
 }

@@ -8,10 +8,12 @@ mod errors;
 mod guardian;
 mod handler;
 mod host;
+mod import;
 mod jobs;
 mod keys;
 mod load;
 mod observe;
+mod outputs;
 mod owned;
 mod prune;
 mod publish;
@@ -26,7 +28,7 @@ mod uploads;
 mod usage;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -75,6 +77,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Turn a configuration of the Go agent into one of this agent, with an account of each key: 0 when it is whole, 1 when a person has
+    /// to look at something, 78 when it cannot be read. Without --into the configuration goes to stdout, and secrets nowhere
+    Import {
+        /// Its orchestrator-agent.conf.json
+        file: PathBuf,
+        /// A new directory for agent.toml, gateway.toml, scripts and secrets, to be moved to /etc/orchestrator-agent
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
@@ -84,6 +95,9 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Import { file, into }) = &args.command {
+        return import(file, into.as_deref());
+    }
     let overrides = Overrides { values: args.set };
     let config = match config::load_usable(args.config.as_deref(), &overrides) {
         Ok(config) => config,
@@ -114,6 +128,27 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn import(file: &Path, into: Option<&Path>) -> ExitCode {
+    let draft = match import::read(file) {
+        Ok(draft) => draft,
+        Err(error) => {
+            eprintln!("orchestrator-agent: {error:#}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let written = into.map(|dir| import::write(&draft, dir)).transpose();
+    match written {
+        Ok(None) => println!("{}", draft.agent_toml()),
+        Ok(Some(files)) => files.iter().for_each(|file| println!("{}", file.display())),
+        Err(error) => {
+            eprintln!("orchestrator-agent: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    }
+    eprint!("{}", import::report(&draft));
+    if import::is_whole(&draft) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn examine(config: &Config, all: bool, json: bool) -> ExitCode {

@@ -187,6 +187,7 @@ pub(crate) fn heartbeat(host: &Host, sequence: u64) -> Heartbeat {
             lag_seconds: seen.server.lag_seconds,
             replica_of: seen.server.replica_of.clone(),
             datadir_bytes: seen.datadir_bytes,
+            on_snapshot: host.on_snapshot.of_service(),
         },
         snapshots: seen.snapshots.iter().take(SNAPSHOTS_IN_HEARTBEAT).map(snapshot_summary).collect(),
         snapshots_total: u32::try_from(seen.snapshots.len()).unwrap_or(u32::MAX),

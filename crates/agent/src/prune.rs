@@ -7,6 +7,7 @@ use job::Retention;
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, chain};
+use crate::outputs;
 
 /// Between two prunings.
 const PAUSE: Duration = Duration::from_secs(86_400);
@@ -22,6 +23,7 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
         if let Err(error) = host.runner.prune(retention).await {
             tracing::warn!(error = %chain(&error), "old journals cannot be removed");
         }
+        outputs::prune(&host).await;
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = shutdown.cancelled() => return,

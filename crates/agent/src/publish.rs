@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus::{Bus, Outbox};
+use jiff::Timestamp;
 use job::journal::{AfterFailure, Event};
 use job::{JobError, Observer, Outcome, Progress, Record, Runner};
 use protocol::event::{EventData, JobStage};
@@ -39,11 +40,17 @@ pub(crate) struct Publisher {
     told: Mutex<HashMap<JobId, Instant>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Known {
     kind: String,
     actor: String,
     summary: String,
+    /// By which a seed has one name in the logs of both hosts.
+    offer: Option<String>,
+    /// Absent for a job of an earlier run of the agent.
+    begun: Option<Timestamp>,
+    /// Bytes, and bytes per second, of the step that moves data.
+    moved: Option<(u64, u64)>,
 }
 
 /// Progress on its way to the bus.
@@ -62,6 +69,10 @@ impl Publisher {
             kind: spec.kind.clone(),
             actor: spec.actor.clone().unwrap_or_default(),
             summary: table::about(&spec.kind, &spec.params).summary,
+            offer: [&spec.params["offer"], &spec.params["offer"]["id"]]
+                .into_iter()
+                .find_map(|offer| offer.as_str().map(str::to_owned)),
+            ..Known::default()
         };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id, known);
     }
@@ -96,6 +107,24 @@ impl Publisher {
         Ok(())
     }
 
+    /// What is known of a job, with what this record adds to it.
+    fn learn(&self, job: &JobId, record: &Record) -> Option<Known> {
+        let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get_mut(job)?;
+        match &record.event {
+            Event::Created { .. } => known.begun = Some(record.at),
+            Event::StepFinished { output, .. } => {
+                if let (Some(bytes), Some(rate)) =
+                    (output["bytes_moved"].as_u64(), output["bytes_per_s"].as_u64())
+                {
+                    known.moved = Some((bytes, rate));
+                }
+            }
+            _ => {}
+        }
+        Some(known.clone())
+    }
+
     /// A job that ended has no further records.
     fn forget(&self, job: JobId) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
@@ -114,11 +143,10 @@ impl Observer for Publisher {
         if let Event::Created { spec } = &record.event {
             self.remember(spec);
         }
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(job).cloned();
-        let Some(known) = known else { return };
+        let Some(known) = self.learn(job, record) else { return };
         let finished = matches!(record.event, Event::Finished { .. });
         if let Some(mut stage) = stage_of(*job, &known, &record.event) {
-            log(&stage);
+            log(&stage, &known, record.at);
             // Kept in the stream, the hash proves the whole journal up to this record.
             stage.detail["journal"] = serde_json::json!({ "seq": record.seq, "hash": record.hash });
             let event = if finished { EventData::JobFinished(stage) } else { EventData::JobStage(stage) };
@@ -226,8 +254,7 @@ pub(crate) async fn send_progress(
 
 /// Whether a record becomes an event; see [`stage_of`].
 fn is_event(job: JobId, event: &Event) -> bool {
-    let unnamed = Known { kind: String::new(), actor: String::new(), summary: String::new() };
-    stage_of(job, &unnamed, event).is_some()
+    stage_of(job, &Known::default(), event).is_some()
 }
 
 fn stage_of(job: JobId, known: &Known, event: &Event) -> Option<JobStage> {
@@ -304,9 +331,25 @@ fn finished(stage: &mut JobStage, outcome: &Outcome) -> &'static str {
     }
 }
 
-fn log(stage: &JobStage) {
-    let (job, kind, step, what) =
-        (&stage.job, &stage.kind, stage.stage.as_deref().unwrap_or("-"), &stage.what);
+/// What somebody looks for the next morning is in the first line of a job and in the last.
+fn log(stage: &JobStage, known: &Known, at: Timestamp) {
+    let (job, kind, step, what) = (&stage.job, &stage.kind, stage.stage.as_deref(), &stage.what);
+    let (actor, about, offer) = (&stage.actor, &stage.summary, known.offer.as_deref());
+    let is_over = !matches!(stage.state, JobState::Pending | JobState::Running | JobState::Undoing);
+    if is_over || stage.state == JobState::Pending {
+        let took = known.begun.filter(|_| is_over).map(|begun| at.duration_since(begun).as_millis());
+        let took_s = took.map(|ms| ms as f64 / 1000.0);
+        let (bytes, bytes_per_s) = known.moved.unzip();
+        match &stage.error {
+            Some(error) => {
+                tracing::warn!(%job, kind, actor, about, offer, step, took_s, bytes, %error, "job {what}");
+            }
+            None => {
+                tracing::info!(%job, kind, actor, about, offer, took_s, bytes, bytes_per_s, "job {what}");
+            }
+        }
+        return;
+    }
     match &stage.error {
         Some(error) => tracing::warn!(%job, kind, step, what, %error, "job"),
         None => tracing::info!(%job, kind, step, what, "job"),

@@ -29,7 +29,7 @@ pub(crate) fn write(state_dir: &Path, upload: UploadId, offset: u64, piece: &[u8
     let path = path(state_dir, upload);
     let dir = state_dir.join("uploads");
     let failed = |error: &io::Error| system(format!("cannot write {}", path.display()), error);
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|e| failed(&e))?;
+    make_dir(&dir).map_err(|e| failed(&e))?;
     let is_new = !path.exists();
     if is_new && make_room(&dir).map_err(|e| failed(&e))? >= MAX_UPLOADS {
         let why = format!("{MAX_UPLOADS} uploads wait to be applied already; apply one, or wait an hour");
@@ -51,6 +51,20 @@ pub(crate) fn write(state_dir: &Path, upload: UploadId, offset: u64, piece: &[u8
         Ok(file.metadata()?.len())
     };
     write().map_err(|e| failed(&e))
+}
+
+/// Keeps the content of a command that brought it whole: it takes no other upload's place, since its job follows at once. Blocking.
+pub(crate) fn whole(state_dir: &Path, upload: UploadId, content: &[u8]) -> Result<(), WireError> {
+    let path = path(state_dir, upload);
+    let write = || -> io::Result<()> {
+        make_dir(&state_dir.join("uploads"))?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?.write_all(content)
+    };
+    write().map_err(|e| system(format!("cannot write {}", path.display()), &e))
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Removes what was forgotten; how many are left.

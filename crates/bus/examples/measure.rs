@@ -203,6 +203,7 @@ fn heartbeat(agent: &AgentId, boot: BootId, sequence: u64) -> Heartbeat {
             lag_seconds: Some(0),
             replica_of: Some("db00000.cluster7.example.com:3306".into()),
             datadir_bytes: Some(1 << 40),
+            on_snapshot: None,
         },
         snapshots: (0..3).map(snapshot).collect(),
         snapshots_total: 3,

@@ -131,14 +131,18 @@ impl Authority {
         }
     }
 
-    /// Checks that the actor may do what takes this role.
-    pub fn authorize(&self, actor: &Actor, role: Role) -> Result<(), WireError> {
+    /// Whether the actor has this role.
+    pub fn has(&self, actor: &Actor, role: Role) -> bool {
         let rules = self.rules();
-        let allowed = match &actor.key {
+        match &actor.key {
             None => rules.accept_unsigned,
             Some(key) => rules.trusted.get(key).is_some_and(|trusted| trusted.entry.roles.contains(&role)),
-        };
-        if allowed {
+        }
+    }
+
+    /// Checks that the actor may do what takes this role.
+    pub fn authorize(&self, actor: &Actor, role: Role) -> Result<(), WireError> {
+        if self.has(actor, role) {
             return Ok(());
         }
         let role = format!("{role:?}").to_lowercase();

@@ -34,6 +34,7 @@ pub(crate) fn beat(agent: &str, cluster: &str, dc: &str, snapshots: Vec<Snapshot
             lag_seconds: None,
             replica_of: None,
             datadir_bytes: Some(3 << 30),
+            on_snapshot: None,
         },
         snapshots_total: u32::try_from(snapshots.len()).unwrap(),
         load: None,

@@ -151,6 +151,24 @@ async fn binary_logs_arrive_byte_for_byte_over_many_chunks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_waited_for_in_vain_is_refused() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![]).await;
+    let mistyped = world.run("events --kind job.finishd").await;
+    assert!(mistyped.expect(2).err.contains("did you mean job.finished?"), "{}", mistyped.err);
+    assert!(world.run("events --kind hosts").await.expect(2).err.contains("snapshot.created"));
+    for good in ["events --kind job", "events --kind *.created", "events --kind mysql.state -n 3"] {
+        world.run(good).await.expect(0);
+    }
+    for queued in ["fleet --queue 2h", "mysql db1 info --queue 2h", "seed plan db2 --from db1 --queue 2h"] {
+        let ran = world.run(queued).await;
+        assert!(ran.expect(2).err.contains("nobody would read the answer"), "{queued}: {}", ran.err);
+    }
+    let source = world.run("seed plan db2 --from db1 --replicate-from mysql://db1:3306").await;
+    assert!(source.expect(2).err.contains("is not HOST:PORT"), "{}", source.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn emptying_a_datadir_needs_a_person_or_their_exact_word() {
     let world = World::new().await;
     let db1 = world.agent("db1", "dc1", vec![]).await;

@@ -69,7 +69,9 @@ impl Instance {
         let settings = self.settings().await;
         let (state, session) = self.probe(&settings).await;
         let mut info = offline_info(&settings, state);
-        if let Some(mut session) = session {
+        info.trouble =
+            session.as_ref().err().and_then(|error| error.as_ref()).map(|error| sys::error::line(error));
+        if let Ok(mut session) = session {
             if let Ok(told) = server::read_info(&mut session, &settings.root).await {
                 info = ServerInfo {
                     pid: settings.pid,
@@ -89,7 +91,7 @@ impl Instance {
     pub async fn state(&self) -> ServerState {
         let settings = self.settings().await;
         let (state, session) = self.probe(&settings).await;
-        if let Some(session) = session {
+        if let Ok(session) = session {
             session.close().await;
         }
         state
@@ -287,14 +289,17 @@ impl Instance {
         self.probe(settings).await.0
     }
 
-    async fn probe(&self, settings: &Settings) -> (ServerState, Option<Session>) {
+    /// The session, or why there is none; nothing where none was tried.
+    async fn probe(&self, settings: &Settings) -> (ServerState, Result<Session, Option<Error>>) {
         let presence = self.presence(settings);
         if presence != Presence::Gone {
             return match (presence, self.connect_with(settings).await) {
-                (_, Ok(session)) => (ServerState::Ready, Some(session)),
-                (Presence::Running, Err(error)) if answers(&error) => (ServerState::ReadyNoAccess, None),
-                (Presence::Running, Err(_)) => (ServerState::NotReady, None),
-                (_, Err(_)) => (ServerState::Unknown, None),
+                (_, Ok(session)) => (ServerState::Ready, Ok(session)),
+                (Presence::Running, Err(error)) if answers(&error) => {
+                    (ServerState::ReadyNoAccess, Err(Some(error)))
+                }
+                (Presence::Running, Err(error)) => (ServerState::NotReady, Err(Some(error))),
+                (_, Err(error)) => (ServerState::Unknown, Err(Some(error))),
             };
         }
         // Not even a connection is tried where nothing runs: a socket of systemd would start the server for it.
@@ -307,7 +312,7 @@ impl Instance {
             // No way to start it is not a sign that it runs.
             Err(_) => ServerState::Stopped,
         };
-        (state, None)
+        (state, Err(None))
     }
 
     pub(crate) fn presence(&self, settings: &Settings) -> Presence {
@@ -373,6 +378,8 @@ fn offline_info(settings: &Settings, state: ServerState) -> ServerInfo {
         replicas: None,
         lag_seconds: None,
         layout: Some(settings.layout()),
+        on_snapshot: None,
+        trouble: None,
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) async fn read_info(session: &mut Session, root: &Path) -> Result<Serv
         layout: layout(&vars, datadir.as_deref(), &path),
         version: Some(version),
         datadir,
+        on_snapshot: None,
+        trouble: None,
     })
 }
 

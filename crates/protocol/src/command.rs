@@ -298,6 +298,27 @@ mod tests {
         assert_eq!(names.len(), Command::SPECS.len());
     }
 
+    /// A list of what is allowed: a command that comes to be is no reader's until it stands here.
+    #[test]
+    fn who_may_only_look_copies_nothing_and_has_no_host_reach_another() {
+        let read = Command::SPECS.iter().filter(|s| s.role == Role::Read).map(|s| s.name);
+        let known = "agent.info agent.status agent.doctor jobs.list jobs.show jobs.record host.disk-usage host.disk-free host.volumes \
+                     snapshot.list snapshot.mount-status mysql.info mysql.disk-usage mysql.disk-free mysql.error-log binlog.files \
+                     binlog.relay-files binlog.relay-end seed.survey custom.list";
+        assert_eq!(read.collect::<Vec<_>>().join(" "), known);
+    }
+
+    #[test]
+    fn to_replace_data_takes_the_role_of_who_may_destroy_them() {
+        let example: Value =
+            serde_json::from_str(include_str!("../../../schemas/v1/examples/seed.start.json")).unwrap();
+        let mut params = example["request"]["params"].clone();
+        for (replace, role) in [(false, None), (true, Some(Role::Destroy))] {
+            params["options"]["replace"] = json!(replace);
+            assert_eq!(Command::parse("seed.start", params.clone()).unwrap().further_role(), role);
+        }
+    }
+
     #[test]
     fn an_unknown_command_or_field_is_a_typed_error() {
         assert_eq!(Command::parse("host.reboot", json!({})).unwrap_err().code, ErrorCode::UnknownCommand);

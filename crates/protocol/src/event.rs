@@ -106,6 +106,25 @@ pub enum EventData {
 }
 
 impl EventData {
+    /// All kinds that there are, as [`EventData::kind`] names them.
+    pub const KINDS: [&'static str; 15] = [
+        "agent.started",
+        "agent.stopped",
+        "agent.duplicate",
+        "snapshot.created",
+        "snapshot.available",
+        "snapshot.mounted",
+        "snapshot.unmounted",
+        "snapshot.removed",
+        "snapshot.invalid",
+        "snapshot.verified",
+        "job.stage",
+        "job.finished",
+        "mysql.state",
+        "command.denied",
+        "events.dropped",
+    ];
+
     /// The kind without the `orch.` prefix: the last tokens of the event's subject.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -262,6 +281,18 @@ pub struct EventsDropped {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_listed() {
+        let schema = serde_json::to_value(schemars::schema_for!(EventData)).unwrap();
+        let kinds: Vec<_> = schema["oneOf"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| &one["properties"]["kind"]["const"])
+            .collect();
+        assert_eq!(kinds, EventData::KINDS);
+    }
 
     #[test]
     fn kind_and_body_make_the_event_again() {

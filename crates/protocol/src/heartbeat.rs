@@ -69,6 +69,9 @@ pub struct MysqlSummary {
     pub replica_of: Option<String>,
     /// Bytes used by the datadir, from the last count.
     pub datadir_bytes: Option<u64>,
+    /// The snapshot that the service runs on instead of its own data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_snapshot: Option<SnapshotId>,
 }
 
 /// A snapshot in short.

@@ -9,6 +9,9 @@ use crate::error::WireError;
 use crate::ids::{AgentId, JobId, RequestId};
 use crate::seed::TransferProgress;
 
+/// In the result of a seed: until when its old datadir is kept for `seed.undo`, RFC 3339; absent when it is not, or not any more.
+pub const KEPT_UNTIL: &str = "kept_until";
+
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ids::SnapshotId;
+
 /// Whose server it is; the two speak different replication SQL and GTIDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -114,6 +116,12 @@ pub struct ServerInfo {
     pub lag_seconds: Option<u64>,
     /// Layout that a copy of its files depends on.
     pub layout: Option<Layout>,
+    /// The snapshot that the service runs on instead of its own data: what is written there goes when that is ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_snapshot: Option<SnapshotId>,
+    /// Why the agent cannot log in to it, in the server's own words; absent where it can, and where nothing runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// File layout options that donor and recipient must agree in.

@@ -130,6 +130,9 @@ pub struct DonorFacts {
     pub layout: Option<Layout>,
     /// Where the data stand; for a stream its program tells when it is done.
     pub coordinates: Option<Coordinates>,
+    /// Whether it gives seeds without TLS; absent from donors that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_plain: Option<bool>,
     /// How busy the donor is.
     #[serde(default)]
     pub load: HostLoad,
@@ -250,6 +253,9 @@ pub struct SeedOptions {
     pub delta: bool,
     /// Make the recipient a replica of this server.
     pub replicate_from: Option<ReplicationSource>,
+    /// TCP without TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
 }
 
 impl Default for SeedOptions {
@@ -269,6 +275,7 @@ impl Default for SeedOptions {
             require_proven: false,
             delta: false,
             replicate_from: None,
+            plain: false,
         }
     }
 }
@@ -335,6 +342,8 @@ pub enum Guard {
     BinlogsAvailable,
     /// There is a way for the data.
     DonorReachable,
+    /// Both hosts allow TCP without TLS. Only in the plan of a seed that asks for it.
+    PlainAllowed,
 }
 
 /// What a guard found.
@@ -390,6 +399,9 @@ pub struct SeedPlan {
     /// How the data will travel: `tcp` or `store`.
     #[serde(default)]
     pub transport: Transport,
+    /// True when that is without TLS.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub plain: bool,
     /// Expected seconds of the copy from a measured rate; absent when no rate is known.
     pub expected_s: Option<u64>,
     /// What will be stopped, moved and deleted, in order, in sentences.

@@ -136,6 +136,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// True when the other end went away in the middle of a word, or without one: a plan tries whether it reaches the donor, and a
+    /// monitor whether somebody listens.
+    pub(crate) fn is_hangup(&self) -> bool {
+        matches!(self, Self::Network { source, .. } if source.kind() == io::ErrorKind::UnexpectedEof)
+    }
+
     pub(crate) fn file(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { what, path, source }

@@ -95,7 +95,7 @@ impl Arena {
 fn is_root() -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        println!("skipped, because only root can play another user");
+        testkit::skip::lacking("only root can play another user");
     }
     is_root
 }

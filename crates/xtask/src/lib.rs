@@ -5,6 +5,7 @@
 mod ground;
 pub mod layering;
 mod modules;
+pub mod mutants;
 pub mod original;
 pub mod schemas;
 pub mod tidy;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{layering, repository, schemas, tidy};
+use xtask::{layering, mutants, repository, schemas, tidy};
 
 #[derive(Debug, Parser)]
 #[command(about = "Developer tasks of this repository")]
@@ -24,6 +24,12 @@ enum Task {
     },
     /// Check what neither rustfmt nor clippy sees: file lengths, unfinished code, sleeping tests, paths of one machine
     Tidy,
+    /// Take the mends that tests/mutants.toml names out of a copy, and see their tests red
+    Mutants {
+        /// Only this set
+        #[arg(long)]
+        set: Option<u32>,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -36,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Vec::new()
         }
         Task::Tidy => tidy::check(&root)?,
+        Task::Mutants { set } => mutants::run(&root, set)?,
     };
     for finding in &findings {
         eprintln!("{finding}");

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use regex::Regex;
 
 use crate::ground::Ground;
-use crate::{Files, layering, modules};
+use crate::{Files, layering, modules, mutants};
 
 const MAX_LINES: usize = 500;
 /// Longer than that and not split yet.
@@ -35,6 +35,7 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     let mut found: Vec<String> = files.iter().flat_map(|(path, text)| rules.file(path, text)).collect();
     found.extend(unsafe_homes(&files));
     found.extend(modules::circles(&files));
+    found.extend(mutants::stale(&files)?);
     found.extend(unused_dependencies(root, &files)?);
     Ok(found)
 }

@@ -3,19 +3,21 @@
 use protocol::params::SnapshotListParams;
 
 use super::arena::{Arena, ArenaOptions};
+use crate::volume::Volume;
 use crate::world::{Configure, Provider};
 
-/// An arena whose donor gives a tree at rest as the stream `files`.
+/// An arena whose donor gives a tree at rest as the stream `files`, and whose recipient may lie on a volume of its own.
 ///
 /// # Panics
 /// When anything does not come up.
-pub async fn with_stream() -> Arena {
+pub async fn with_stream(recipient_volume: Option<Volume>) -> Arena {
     let configure: Configure = Box::new(|_, agent| {
         agent.set("seed.offer_s", 10);
     });
     let options = ArenaOptions {
         provider: Provider::Directory,
         data_mib: 16,
+        recipient_volume,
         configure: Some(configure),
         ..ArenaOptions::default()
     };

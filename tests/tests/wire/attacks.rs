@@ -11,18 +11,25 @@ use protocol::command::{Command, Role, Spec};
 use protocol::envelope::{HEADER_KEY, HEADER_SIGNATURE, Outcome, Reply};
 use protocol::error::ErrorCode;
 use protocol::ids::{AgentId, RequestId};
-use protocol::params::JobsListParams;
+use protocol::job::JobState;
+use protocol::params::*;
 use protocol::signature;
 use protocol::subject::Subject;
 use serde_json::{Value, json};
 use testkit::agent::{Agent, AgentOptions};
 use testkit::mysqld::{Mysqld, MysqldOptions};
 use testkit::nats::{NatsOptions, NatsServer};
+use testkit::poll;
 
 use crate::published;
 
 const ROLES: [(Role, &str); 4] =
     [(Role::Read, "read"), (Role::Operate, "operate"), (Role::Seed, "seed"), (Role::Destroy, "destroy")];
+
+/// What only those may read who may run a command of the host.
+const PRINTED: &str = "printed-for-operators";
+/// What only those may read who may copy the data.
+const ROWS: &str = "rows of a customer, which no log begins with";
 
 /// An agent that takes signed commands only, beside its server.
 struct Target {
@@ -64,6 +71,8 @@ impl Target {
         let mut options = AgentOptions::new("db1", &nats.url());
         options.mysql(&db).snapshots("directory", &db.base().join("snapshots"));
         options.set("auth.accept_unsigned", false).set("log.level", "error");
+        options.set("custom.show.argv", vec!["/bin/echo".to_owned(), PRINTED.to_owned()]);
+        options.set("custom.fail.argv", vec!["/bin/ls".to_owned(), format!("/no/such/{PRINTED}")]);
         options.trust(&master.public_key(), "master", &ROLES.map(|(_, name)| name));
         for (role, key) in &without {
             let names: Vec<&str> =
@@ -185,4 +194,42 @@ async fn a_good_signature_stands_for_nothing_else() {
     let shot = signed(&target.master, here, harmless);
     target.refuses("two names of commands", shot, ErrorCode::BadRequest).await;
     target.no_job_was_begun().await;
+}
+
+/// Attacker: a key that may look at jobs, after rows that somebody applies and what the host's own commands print.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_only_look_reads_no_rows_and_no_output_in_jobs() {
+    let target = Target::start().await;
+    let (host, options) = (target.agent.id().clone(), bus::CallOptions::default());
+    let (role, reader) = &target.without[1];
+    assert_eq!(*role, Role::Operate);
+    let reader = KeyPair::from_seed(&reader.seed().unwrap()).unwrap();
+    let reader = Client::new(target.client.bus().clone(), Some(reader), "reader");
+    let content = data_encoding::BASE64.encode(ROWS.as_bytes());
+    let rows = BinlogApplyParams { content: Some(content.clone()), upload: None };
+    let named = |name: &str| CustomRunParams { name: name.to_owned() };
+    let begun = [
+        target.client.call(&host, rows, &options).await.unwrap().job,
+        target.client.call(&host, named("show"), &options).await.unwrap().job,
+        target.client.call(&host, named("fail"), &options).await.unwrap().job,
+    ];
+    for (job, state) in begun.into_iter().zip([JobState::Failed, JobState::Succeeded, JobState::Failed]) {
+        let view = poll::until_async(PATIENCE, "the job's end", || async {
+            let view = target.client.call(&host, JobsShowParams { job }, &options).await.ok()?;
+            (view.finished_at.is_some()).then_some(view)
+        })
+        .await;
+        assert_eq!(view.state, state, "{:?}", view.error);
+        let seen = json!([
+            reader.call(&host, JobsShowParams { job }, &options).await.unwrap(),
+            reader.call(&host, JobsRecordParams { job, from: 0 }, &options).await.unwrap(),
+            reader.call(&host, JobsListParams { limit: 9, unfinished: false }, &options).await.unwrap(),
+        ])
+        .to_string();
+        for secret in [content.as_str(), ROWS, PRINTED] {
+            assert!(!seen.contains(secret), "{secret:?} in {seen}");
+        }
+        let shown = json!(view.result).to_string();
+        assert_eq!(shown.contains(PRINTED), view.kind == "custom.run", "who may run it reads it: {shown}");
+    }
 }

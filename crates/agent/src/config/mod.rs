@@ -25,6 +25,8 @@ pub(crate) use sources::Sources;
 pub(crate) use streams::StreamConfig;
 
 pub(crate) use live::{Live, merge};
+#[cfg(test)]
+pub(crate) use load::load;
 pub(crate) use load::{ConfigError, Overrides, load_usable};
 
 /// Where the configuration is read from unless a flag says otherwise.

@@ -6,6 +6,8 @@ use async_trait::async_trait;
 use job::{Scope, Step, StepError, Steps};
 use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
+use protocol::ids::{JobId, UploadId};
+use protocol::job::JobAccepted;
 use protocol::params::BinlogApplyParams;
 use serde_json::{Value, json};
 
@@ -13,13 +15,28 @@ use crate::admission::{Claim, Claims, Resource};
 use crate::errors::system;
 use crate::host::Host;
 use crate::jobs::kind::Kind;
-use crate::jobs::once;
+use crate::jobs::{self, Origin, once};
 use crate::queries::binlog::decoded;
 use crate::uploads;
 
 /// Applies binary log events.
 #[derive(Debug)]
 pub(crate) struct Apply;
+
+/// Begins it with the content beside the journal and not in it: whoever may look at jobs reads a journal, and rows are for those who may
+/// copy the data.
+pub(crate) async fn begin(
+    host: &Arc<Host>,
+    params: BinlogApplyParams,
+    origin: &Origin,
+) -> Result<JobAccepted, WireError> {
+    Apply::check(host, &params)?;
+    let Some(content) = &params.content else { return jobs::begin::<Apply>(host, params, origin).await };
+    let (content, upload) = (decoded(content)?, UploadId::generate());
+    let kept = BinlogApplyParams { content: None, upload: Some(upload) };
+    let keep = || uploads::whole(&host.config.agent.state_dir, upload, &content);
+    jobs::begin_with::<Apply>(host, JobId::generate(), kept, origin, keep).await
+}
 
 impl Kind for Apply {
     type Params = BinlogApplyParams;
@@ -65,6 +82,7 @@ impl Step<Host> for Apply {
 
 async fn apply(host: &Host, params: &BinlogApplyParams) -> Result<Value, WireError> {
     let applied = match (&params.content, params.upload) {
+        // As journals of releases before 0.2 have it.
         (Some(content), _) => {
             mysql::binlog::apply(&host.instance, decoded(content)?.as_slice(), uploads::MAX_BYTES).await
         }

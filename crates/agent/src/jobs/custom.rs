@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError, Steps};
-use mysql::process::{self, Limits};
+use mysql::process::{self, Limits, Output};
 use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
+use protocol::ids::JobId;
 use protocol::params::CustomRunParams;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::admission::Claims;
-use crate::host::Host;
+use crate::host::{Host, blocking};
 use crate::jobs::kind::Kind;
 use crate::jobs::once;
+use crate::outputs;
 
 /// Bytes kept of what a command prints.
 const OUTPUT_LIMIT: usize = 256 * 1024;
@@ -51,6 +54,22 @@ impl Kind for RunCommand {
     }
 }
 
+/// Keeps what was printed where only those read it who may run the command: a journal is for everybody who may look at jobs.
+async fn keep(host: &Host, job: JobId, output: &Output) -> Result<(), WireError> {
+    let printed = json!({
+        "exit_status": output.status.code(),
+        "stdout": String::from_utf8_lossy(&output.stdout),
+        "stderr": String::from_utf8_lossy(&output.stderr),
+    });
+    let state_dir = host.config.agent.state_dir.clone();
+    blocking(move || outputs::keep(&state_dir, job, &printed)).await
+}
+
+fn printed_digest(output: &Output) -> String {
+    let digest = Sha256::new().chain_update(&output.stdout).chain_update(&output.stderr).finalize();
+    sys::hex::encode(digest)
+}
+
 #[async_trait]
 impl Step<Host> for RunCommand {
     fn name(&self) -> &'static str {
@@ -71,13 +90,17 @@ impl Step<Host> for RunCommand {
             output = process::run(&custom.argv, &limits) => output?,
             () = scope.cancelled() => return Err(StepError::stopped()),
         };
-        let result = json!({
+        keep(host, scope.job_id(), &output).await?;
+        if !output.status.success() {
+            let why =
+                format!("{} ended with {}; the job's result has what it printed", params.name, output.status);
+            return Err(StepError::new(ErrorCode::System, why));
+        }
+        Ok(json!({
             "exit_status": output.status.code(),
-            "stdout": String::from_utf8_lossy(&output.stdout),
-            "stderr": String::from_utf8_lossy(&output.stderr),
-        });
-        output.success(&params.name)?;
-        Ok(result)
+            "printed_bytes": output.stdout.len() + output.stderr.len(),
+            "printed_sha256": printed_digest(&output),
+        }))
     }
 
     async fn undo(&self, _host: &Host, _scope: &Scope) -> Result<(), StepError> {

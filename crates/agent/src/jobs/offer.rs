@@ -96,6 +96,11 @@ impl Kind for Give {
     }
 }
 
+/// Bytes free where the datadir lies.
+async fn free_bytes(datadir: Option<PathBuf>) -> Option<u64> {
+    crate::queries::host::free_of(datadir?).await.ok().map(|free| free.available_bytes)
+}
+
 /// `seed.survey`: what this donor would send.
 pub(crate) async fn survey(
     host: &Arc<Host>,
@@ -129,10 +134,6 @@ pub(crate) async fn survey(
         Some(path) => host.instance.disk_usage_now(&path).await.ok(),
         None => None,
     };
-    let free = match server.datadir.clone() {
-        Some(datadir) => crate::queries::host::free_of(datadir).await.ok(),
-        None => None,
-    };
     let load = crate::load::measure(host, &server).await;
     let meta = snapshot.as_ref().and_then(|snapshot| snapshot.meta.as_ref());
     Ok(DonorFacts {
@@ -152,6 +153,7 @@ pub(crate) async fn survey(
         version: meta.and_then(|meta| meta.server_version.clone()).or(server.version),
         layout: server.layout,
         coordinates: meta.and_then(|meta| meta.coordinates.clone()),
+        gives_plain: Some(host.config.seed.allow_plain),
         overloaded: crate::load::overloaded(&load, &host.config.seed.donor_limits),
         load,
         encrypted_tablespaces: mysql::encryption::encrypted_tablespaces(&host.instance).await.ok(),
@@ -160,8 +162,8 @@ pub(crate) async fn survey(
             Some(_) => Some(Vec::new()),
             None => mysql::outside::tablespaces_outside(&host.instance).await.ok(),
         },
+        free_bytes: free_bytes(server.datadir.clone()).await,
         volatile: volatile(server.datadir).await,
-        free_bytes: free.map(|free| free.available_bytes),
         stream: stream.map(str::to_owned),
         addresses: Vec::new(),
         snapshot,

@@ -4,16 +4,17 @@ use job::journal::History;
 use job::{JobHandle, Outcome, State};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::{JobId, RequestId};
-use protocol::job::{JobState, JobView};
+use protocol::job::{JobState, JobView, KEPT_UNTIL};
 use protocol::params::{JobsListParams, JobsRecordParams, JournalPart};
 use protocol::seed::{SeedStage, TransferProgress};
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::seed::Transferred;
+use super::seed::{Transferred, undo};
 use super::table;
 use crate::errors::error_of;
 use crate::host::Host;
+use crate::outputs;
 
 /// Bytes of a journal in one reply: quoted as JSON it may take twice as much, and a NATS message holds 1 MiB.
 const PART_BYTES: usize = 256 * 1024;
@@ -33,13 +34,27 @@ pub(crate) async fn list(host: &Host, params: &JobsListParams) -> Result<Vec<Job
     Ok(views)
 }
 
-/// `jobs.show`.
+/// A job, with what its journal holds.
 pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
     if let Some(handle) = host.runner.handle(id) {
         return Ok(of_running(&handle));
     }
     let shown = host.runner.show(id).await?;
-    Ok(of_history(&shown.history))
+    let mut view = of_history(&shown.history);
+    // As it is now, and not as it was when the seed ended: `seed undo` needs it.
+    if let (Some(result), Some(until)) = (&mut view.result, undo::kept_until(host, id)) {
+        result[KEPT_UNTIL] = Value::String(format!("{until:.0}"));
+    }
+    Ok(view)
+}
+
+/// `jobs.show`; what a command of the host has printed goes to those who may run one, whether it succeeded or not.
+pub(crate) async fn show_whole(host: &Host, id: JobId, operates: bool) -> Result<JobView, WireError> {
+    let mut view = show(host, id).await?;
+    if operates && let Some(printed) = outputs::of(&host.config.agent.state_dir, id) {
+        view.result = Some(printed);
+    }
+    Ok(view)
 }
 
 /// `jobs.record`: the journal as it lies on disk, whatever became of it; its reader checks the chain.

@@ -45,6 +45,8 @@ impl Seen {
                 replicas: None,
                 lag_seconds: None,
                 layout: None,
+                on_snapshot: None,
+                trouble: None,
             },
             snapshots: Vec::new(),
             snapshots_known: false,

@@ -8,7 +8,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use protocol::command::{Class, Command, Spec};
+use protocol::command::{Class, Command, Role, Spec};
 use protocol::envelope::{
     HEADER_KEY, HEADER_SIGNATURE, HEADER_TRACEPARENT, Outcome, Reply, Request, VERSION,
 };
@@ -155,7 +155,8 @@ impl Intake {
             ));
         }
         let traceparent = header(HEADER_TRACEPARENT).filter(|t| t.len() <= 128).map(str::to_owned);
-        Ok(Incoming { request, command, actor, traceparent, subject })
+        let operates = self.authority.has(&actor, Role::Operate);
+        Ok(Incoming { request, command, actor, operates, traceparent, subject })
     }
 
     fn check_deadline(&self, deadline: Timestamp) -> Result<(), WireError> {

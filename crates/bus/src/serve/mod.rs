@@ -60,6 +60,8 @@ pub struct Incoming {
     pub command: Command,
     /// Who asks.
     pub actor: Actor,
+    /// Whether they may run the service, and so see what its commands have printed.
+    pub operates: bool,
     /// W3C trace context, if one came along.
     pub traceparent: Option<String>,
     /// The subject that it came on.

@@ -101,6 +101,7 @@ pub(crate) fn heartbeat(agent: &AgentId) -> Heartbeat {
             lag_seconds: Some(0),
             replica_of: Some("db0.example.com:3306".into()),
             datadir_bytes: Some(1 << 40),
+            on_snapshot: None,
         },
         snapshots: Vec::new(),
         snapshots_total: 0,

@@ -9,12 +9,13 @@ use std::time::Duration;
 use bus::permissions::{AgentUser, NamedUser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use protocol::event::EventData;
 use protocol::ids::AgentId;
 
 pub use host::{BinlogCmd, CustomCmd, DatadirCmd, HostCmd, JobsCmd, LogRange, MysqlCmd, SnapshotCmd};
 pub use seed::{CompressionArg, DonorArgs, RunArgs, SeedCmd, SeedOptionArgs, WatchArgs};
 
-use crate::{exit, units};
+use crate::{exit, suggest, units};
 
 /// Finds the fleet, publishes commands, plans and watches seeds, reads events. Keeps no state: killing it never
 /// harms a seed.
@@ -200,8 +201,11 @@ pub struct EventsArgs {
     #[arg(long)]
     pub host: Option<AgentId>,
     /// Only this kind or family: snapshot, job.finished, …
-    #[arg(long)]
+    #[arg(long, value_parser = parse_kind)]
     pub kind: Option<String>,
+    /// Only the last N of them
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "follow", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
 }
 
 /// A command as it is.
@@ -312,6 +316,18 @@ fn parse_public_key(text: &str) -> Result<String, String> {
     nkeys::KeyPair::from_public_key(text)
         .map_err(|_| "it is no public nkey (U…); `orchestrator-ctl key show FILE` prints it".to_owned())
         .map(|key| key.public_key())
+}
+
+/// A kind of events, or what all of a family have in common; a mistyped one would be waited for in vain.
+fn parse_kind(text: &str) -> Result<String, String> {
+    let families = EventData::KINDS.iter().filter_map(|kind| Some(kind.split_once('.')?.0));
+    let mut known: Vec<&str> = EventData::KINDS.into_iter().chain(families).collect();
+    if text.contains('*') || known.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    known.dedup();
+    let near = suggest::hint(text, known.iter().copied());
+    Err(near.unwrap_or_else(|| format!("the kinds are {}", EventData::KINDS.join(", "))))
 }
 
 fn parse_actor(text: &str) -> Result<String, String> {

@@ -50,11 +50,16 @@ pub enum SeedCmd {
         /// The seed's job [default: the one that runs]
         job: Option<JobId>,
     },
+    /// Old datadirs that are kept, until when, and what puts them back
+    Kept {
+        /// The hosts that were made [default: all that answer]
+        recipients: Vec<AgentId>,
+    },
     /// Puts the old datadir back while it is kept (--keep-old)
     Undo {
         /// The host that was made
         recipient: AgentId,
-        /// The seed's job [default: the last seed]
+        /// The seed's job [default: the last one whose old datadir is kept]
         job: Option<JobId>,
         #[command(flatten)]
         run: RunArgs,
@@ -198,6 +203,7 @@ impl SeedOptionArgs {
             require_proven: self.require_proven,
             delta: self.delta,
             replicate_from: self.replicate_from.clone(),
+            plain: self.plain,
         }
     }
 }
@@ -209,7 +215,8 @@ fn parse_source(text: &str) -> Result<ReplicationSource, String> {
         None => (text, 3306),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if host.is_empty() || host.len() > 255 || port == 0 {
+    let is_name = host.chars().all(|c| c.is_ascii_alphanumeric() || ".:-_".contains(c));
+    if host.is_empty() || host.len() > 255 || !is_name || port == 0 {
         return Err(wrong());
     }
     Ok(ReplicationSource { host: host.to_owned(), port })

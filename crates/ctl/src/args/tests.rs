@@ -44,6 +44,7 @@ fn seed_options_travel_as_they_were_typed() {
     assert_eq!(
         options.to_wire(),
         SeedOptions {
+            plain: false,
             stop_mysql: true,
             allow_primary: true,
             allow_busy_donor: false,

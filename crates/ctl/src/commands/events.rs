@@ -1,5 +1,7 @@
 //! What happened in the fleet.
 
+use std::collections::VecDeque;
+
 use bus::events::{EventFilter, Since};
 use futures_util::StreamExt;
 
@@ -28,16 +30,26 @@ pub(super) async fn run(session: &Session, args: EventsArgs) -> Result<()> {
     }
     let mut events = session.client.events(filter).await.map_err(failed)?;
     let mut interrupt = Interrupt::listen()?;
+    let mut last = VecDeque::new();
     loop {
         let next = tokio::select! {
             next = events.next() => next,
             () = interrupt.wait() => return Err(CtlError::Told(Exit::Interrupted)),
         };
         match next {
-            Some(Ok(stored)) => session.out.result(&stored.event, render::event),
+            Some(Ok(stored)) => match args.limit {
+                None => session.out.result(&stored.event, render::event),
+                Some(limit) => {
+                    last.push_back(stored.event);
+                    last.drain(..last.len().saturating_sub(limit as usize));
+                }
+            },
             Some(Err(error)) if args.follow => session.out.note(&format!("reading events: {error}; I go on")),
             Some(Err(error)) => return Err(failed(error)),
-            None => return Ok(()),
+            None => {
+                last.iter().for_each(|event| session.out.result(event, render::event));
+                return Ok(());
+            }
         }
         if session.out.is_closed() {
             return Ok(());

@@ -13,7 +13,7 @@ mod raw;
 mod seed;
 mod snapshot;
 
-use crate::args::{BusCmd, Cli, Cmd, KeyCmd};
+use crate::args::{BinlogCmd, BusCmd, Cli, Cmd, CustomCmd, KeyCmd, MysqlCmd, SeedCmd, SnapshotCmd};
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
 use crate::output::Out;
@@ -34,10 +34,33 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
         Cmd::Man { dir } => return pages::man(&dir, &out),
         other => other,
     };
+    if global.queue.is_some() && !may_wait(&command) {
+        let hint = "commands that change a host wait for it: snapshot create, mysql start, seed undo, …";
+        let what = "this cannot be queued: nobody would read the answer later".to_owned();
+        return Err(CtlError::Usage { what, hint: Some(hint.to_owned()) });
+    }
     let session = Session::open(global, out).await?;
     let result = dispatch(&session, command).await;
     session.close().await;
     result
+}
+
+/// Whether a command may be left for a host that is away: what changes it, and what needs nothing of another host.
+fn may_wait(command: &Cmd) -> bool {
+    match command {
+        Cmd::Snapshot(command) => !matches!(
+            command,
+            SnapshotCmd::List { .. } | SnapshotCmd::Find { .. } | SnapshotCmd::Mounts { .. }
+        ),
+        Cmd::Mysql(target) => {
+            matches!(target.command, MysqlCmd::Start { .. } | MysqlCmd::Stop { .. } | MysqlCmd::Restart(_))
+        }
+        Cmd::Binlog(target) => matches!(target.command, BinlogCmd::Apply { .. }),
+        Cmd::Custom(target) => matches!(target.command, CustomCmd::Run { .. }),
+        Cmd::Seed(command) => matches!(command, SeedCmd::Throttle { .. } | SeedCmd::Undo { .. }),
+        Cmd::Datadir(_) | Cmd::Raw(_) => true,
+        _ => false,
+    }
 }
 
 async fn dispatch(session: &Session, command: Cmd) -> Result<()> {

@@ -153,6 +153,9 @@ fn mysql(mysql: &MysqlSummary) -> String {
         ServerState::Unknown => "unknown",
     };
     let mut text = state.to_owned();
+    if let Some(snapshot) = &mysql.on_snapshot {
+        text.push_str(&format!(" ON SNAPSHOT {snapshot}"));
+    }
     if let Some(version) = &mysql.version {
         let [major, minor, patch] = version.number;
         text.push_str(&format!(" {major}.{minor}.{patch}"));

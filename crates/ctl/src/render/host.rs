@@ -50,6 +50,13 @@ pub fn server_info(info: &ServerInfo) -> String {
     let coordinates = info.coordinates.as_ref();
     pairs(&[
         ("state", Some(word(&info.state))),
+        (
+            "ON SNAPSHOT",
+            info.on_snapshot
+                .as_ref()
+                .map(|id| format!("{id}: not its own data; what is written there goes with it")),
+        ),
+        ("trouble", info.trouble.clone()),
         ("version", info.version.as_ref().map(|v| v.text.clone())),
         ("pid", info.pid.map(|pid| pid.to_string())),
         ("port", info.port.map(|port| port.to_string())),
@@ -126,8 +133,12 @@ pub fn snapshots(snapshots: &[Snapshot], now: Timestamp) -> String {
             Validity::Valid | Validity::Unknown(_) if s.foreign.is_some() => {
                 format!("foreign: {}", s.foreign.as_deref().unwrap_or_default())
             }
-            Validity::Valid if s.is_proven() => "proven".to_owned(),
-            Validity::Valid => "valid".to_owned(),
+            Validity::Valid => match meta.and_then(|m| m.proof.as_ref()) {
+                None => "valid".to_owned(),
+                Some(_) if s.is_proven() => "proven".to_owned(),
+                Some(proof) if proof.passed => format!("proven in part: {}", proof.detail),
+                Some(proof) => format!("NOT PROVEN: {}", proof.detail),
+            },
             Validity::Invalid(why) => format!("INVALID: {why}"),
             Validity::Unknown(why) => format!("unknown: {why}"),
         };

@@ -29,7 +29,7 @@ pub fn plan(plan: &SeedPlan) -> String {
         ("free at the least", Some(units::signed_size(plan.free_lowest_bytes))),
         ("free afterwards", Some(units::signed_size(plan.free_after_bytes))),
         ("free on the donor", plan.donor_free_bytes.map(|free| format!("{} (unchanged)", units::size(free)))),
-        ("way", Some(way(plan.transport).to_owned())),
+        ("way", Some(way(plan).to_owned())),
         ("expected time", Some(expected(plan))),
         ("plan", Some(plan.digest.clone())),
     ]));
@@ -108,10 +108,11 @@ fn source(plan: &SeedPlan) -> String {
     }
 }
 
-fn way(transport: Transport) -> &'static str {
-    match transport {
+fn way(plan: &SeedPlan) -> &'static str {
+    match plan.transport {
         Transport::Store => "through the object store of the bus",
-        Transport::Tcp | Transport::Auto => "direct TCP",
+        Transport::Tcp | Transport::Auto if plan.plain => "direct TCP IN CLEAR (--plain)",
+        Transport::Tcp | Transport::Auto => "direct TCP with TLS",
     }
 }
 

@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use protocol::event::{Event, EventData};
+use protocol::ids::{AgentId, JobId};
 use protocol::job::{JobState, JobView};
 use protocol::seed::TransferProgress;
+use serde::Serialize;
 
 use sys::text::{indented, line};
 
@@ -17,6 +19,21 @@ use crate::watch::progress_text;
 
 /// A text of an event's detail that is longer is for programs.
 const FACT_MAX: usize = 80;
+
+/// An old datadir that a seed has kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct Kept {
+    /// The host that was made.
+    pub recipient: AgentId,
+    /// By which seed.
+    pub job: JobId,
+    /// When it goes.
+    pub until: Timestamp,
+    /// Where it lies.
+    pub old_datadir: String,
+    /// What the seed was.
+    pub summary: String,
+}
 
 /// Jobs as a table.
 #[must_use]
@@ -68,6 +85,23 @@ pub fn job(job: &JobView) -> String {
         text.push_str(&result(value));
     }
     text
+}
+
+/// Old datadirs that are kept, as a table with what puts each back.
+#[must_use]
+pub fn kept(all: &[Kept], now: Timestamp) -> String {
+    if all.is_empty() {
+        return "no old datadir is kept\n".to_owned();
+    }
+    let row = |kept: &Kept| {
+        vec![
+            kept.recipient.to_string(),
+            format!("{} (in {})", units::time(kept.until), units::age(now, kept.until)),
+            kept.old_datadir.clone(),
+            format!("seed undo {} {}", kept.recipient, kept.job),
+        ]
+    };
+    table(&["HOST", "UNTIL", "OLD DATADIR", "PUT BACK BY"], all.iter().map(row).collect())
 }
 
 /// What a seed's journal tells beyond its view: the plan that it ran, where the data stand, what proves it, and timings.

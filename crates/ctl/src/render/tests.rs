@@ -74,6 +74,7 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
         donor_free_bytes: Some(5 << 30),
         stream: None,
         transport: Transport::Tcp,
+        plain: false,
         expected_s: Some(92),
         actions: vec!["stop MySQL".into(), "move /var/lib/mysql aside".into()],
         digest: "d".into(),
@@ -94,7 +95,7 @@ free now           8.0 GiB
 free at the least  -2.0 GiB
 free afterwards    3.0 GiB
 free on the donor  5.0 GiB (unchanged)
-way                direct TCP
+way                direct TCP with TLS
 expected time      1m 32s
 plan               d
 

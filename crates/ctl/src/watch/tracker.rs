@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use protocol::event::JobStage;
-use protocol::job::{JobState, JobView};
+use protocol::job::{JobState, JobView, KEPT_UNTIL};
 use protocol::seed::{SeedStage, TransferProgress};
 use serde::Serialize;
 
@@ -218,6 +219,10 @@ fn finished_text(view: &JobView) -> String {
     if let Some(progress) = view.progress.as_ref().filter(|p| p.bytes_moved > 0 && seconds > 0) {
         let rate = units::rate(progress.bytes_moved / seconds);
         text.push_str(&format!(", {} moved, {rate} over all", units::size(progress.bytes_moved)));
+    }
+    let kept = view.result.as_ref().and_then(|result| result[KEPT_UNTIL].as_str()?.parse::<Timestamp>().ok());
+    if let Some(until) = kept {
+        text.push_str(&format!("; the old data are kept until {} (`seed undo`)", units::time(until)));
     }
     if view.summary.is_empty() { text } else { format!("{text}: {}", view.summary) }
 }

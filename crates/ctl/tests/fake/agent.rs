@@ -179,6 +179,7 @@ impl Fake {
             coordinates: None,
             stream: None,
             load: HostLoad::default(),
+            gives_plain: None,
             overloaded: vec![],
             outside: Some(Vec::new()),
             volatile: None,
@@ -192,6 +193,7 @@ impl Fake {
         let pass =
             GuardResult { guard: Guard::NotOntoItself, verdict: Verdict::Pass, message: "two hosts".into() };
         SeedPlan {
+            plain: false,
             recipient: self.agent.clone(),
             donor: donor.agent.clone(),
             snapshot: donor.snapshot.as_ref().map(|snapshot| snapshot.id.clone()),

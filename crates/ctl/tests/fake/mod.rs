@@ -183,6 +183,7 @@ pub fn beat(name: &str, dc: &str, snapshots: Vec<SnapshotSummary>, accepts_unsig
             lag_seconds: None,
             replica_of: None,
             datadir_bytes: Some(3 << 30),
+            on_snapshot: None,
         },
         snapshots_total: snapshots.len().try_into().unwrap(),
         load: None,

@@ -28,6 +28,7 @@ fn troubles() -> Vec<(&'static str, Value)> {
     };
     vec![
         ("stopped", json!({"mysql": {"state": "stopped"}})),
+        ("forks", json!({"mysql": {"on_snapshot": "vg0/s1"}})),
         ("hangs", json!({"mysql": {"state": "not_ready"}})),
         ("denied", json!({"mysql": {"state": "ready_no_access"}})),
         ("lags", json!({"mysql": {"lag_seconds": 9_000, "replica_of": "db1:3306"}})),

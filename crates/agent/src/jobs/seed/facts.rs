@@ -33,6 +33,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) measured_rate: Option<u64>,
     /// Another seed of this agent that is not finished.
     pub(crate) other_seed: Option<String>,
+    /// It takes seeds without TLS.
+    pub(crate) takes_plain: bool,
     /// Whether anybody uses its server.
     pub(crate) in_use: InUse,
     /// A post-copy command is configured.

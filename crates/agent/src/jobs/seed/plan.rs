@@ -26,6 +26,7 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         free_after_bytes: space.after,
         donor_free_bytes: donor.free_bytes,
         transport,
+        plain: options.plain,
         expected_s: expected_s(donor.moved_bytes(), me.measured_rate, options.throttle_bytes_per_s),
         actions: actions(donor, me, options),
         digest: String::new(),

@@ -69,6 +69,9 @@ fn a_later_seed_lies_on_top_of_an_earlier_one_until_it_is_taken_back() {
         tree(&second.staging(), "newest");
         second.swap().unwrap();
         assert!(second.is_on_top().unwrap() && !first.is_on_top().unwrap());
+        // The first is due for removal: the mark that is there by now is not its own to take.
+        first.remove_marker().unwrap();
+        assert!(second.is_on_top().unwrap());
         second.swap_back().unwrap();
         assert!(first.is_on_top().unwrap() && !second.is_on_top().unwrap());
         first.swap_back().unwrap();

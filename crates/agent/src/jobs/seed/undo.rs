@@ -70,6 +70,11 @@ pub(crate) fn is_kept(host: &Host, job: JobId) -> bool {
     path(host, job).exists()
 }
 
+/// Until when the old datadir of this seed is kept; absent when it is not (any more).
+pub(crate) fn kept_until(host: &Host, job: JobId) -> Option<Timestamp> {
+    load(&path(host, job)).map(|kept| kept.until)
+}
+
 /// The seeds whose old datadirs are kept.
 fn kept_jobs(host: &Host) -> Vec<JobId> {
     let entries = fs::read_dir(host.config.agent.state_dir.join("kept"));

@@ -70,8 +70,23 @@ impl Step<Host> for Create {
     }
 }
 
+/// A size that nothing heeds would be believed.
+fn heeds_size(snapshots: &Snapshots, params: &SnapshotCreateParams) -> Result<(), WireError> {
+    if params.size_bytes.is_none() || snapshots.provider.probe().features.extendable {
+        return Ok(());
+    }
+    Err(WireError::new(
+        ErrorCode::Refused,
+        format!(
+            "snapshots of {} have no store of their own, so no size: leave --size away",
+            snapshot::provider::kind_name(snapshots.provider.kind())
+        ),
+    ))
+}
+
 async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, WireError> {
     let snapshots = host.snapshots()?.clone();
+    heeds_size(&snapshots, params)?;
     crate::jobs::on_snapshot::refuse_while_covered(host, "a snapshot of the live data")?;
     let server = host.instance.info().await;
     let datadir = server.datadir.clone().ok_or_else(|| {

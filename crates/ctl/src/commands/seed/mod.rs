@@ -1,5 +1,6 @@
 //! Subcommands about seeds.
 
+mod kept;
 mod plan;
 mod show;
 mod start;
@@ -35,6 +36,7 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
             let job = seed_job(session, &recipient, job, false).await?;
             show::run(session, &recipient, job).await
         }
+        SeedCmd::Kept { recipients } => kept::run(session, recipients).await,
         SeedCmd::Throttle { recipient, rate, job } => {
             let job = seed_job(session, &recipient, job, true).await?;
             let limit = if rate == 0 { "unlimited".to_owned() } else { units::rate(rate) };
@@ -42,7 +44,10 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
             session.change(&recipient, params, |_| format!("{recipient}: the limit is {limit}")).await
         }
         SeedCmd::Undo { recipient, job, run } => {
-            let job = seed_job(session, &recipient, job, false).await?;
+            let job = match job {
+                Some(job) => job,
+                None => kept::last(session, &recipient).await?,
+            };
             super::confirm(
                 session,
                 &format!("Put the old datadir of {recipient} back and drop the seeded one?"),

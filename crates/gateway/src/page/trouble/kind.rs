@@ -18,6 +18,7 @@ pub(in super::super) enum Kind {
     Missing,
     Duplicate,
     MysqlDown,
+    OnSnapshot,
     DiskFull,
     SnapshotFull,
     NoSnapshot,
@@ -35,13 +36,14 @@ pub(in super::super) enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(in super::super) const ALL: [Self; 19] = [
+    pub(in super::super) const ALL: [Self; 20] = [
         Self::BusAway,
         Self::BusSilent,
         Self::Lost,
         Self::Missing,
         Self::Duplicate,
         Self::MysqlDown,
+        Self::OnSnapshot,
         Self::DiskFull,
         Self::SnapshotFull,
         Self::NoSnapshot,
@@ -66,6 +68,7 @@ impl Kind {
             Self::Missing => "missing",
             Self::Duplicate => "duplicate",
             Self::MysqlDown => "mysql-down",
+            Self::OnSnapshot => "on-snapshot",
             Self::DiskFull => "disk-full",
             Self::SnapshotFull => "snapshot-full",
             Self::NoSnapshot => "no-snapshot",
@@ -91,6 +94,7 @@ impl Kind {
             Self::Missing => "Host missing",
             Self::Duplicate => "Two processes in one name",
             Self::MysqlDown => "MySQL is down",
+            Self::OnSnapshot => "MySQL runs on a snapshot",
             Self::DiskFull => "Datadir nearly full",
             Self::SnapshotFull => "Snapshot nearly full",
             Self::NoSnapshot => "No usable snapshot for a day",
@@ -123,6 +127,9 @@ impl Kind {
             Self::Duplicate => "Most often a cloned machine or a copied agent.id: commands may reach either.",
             Self::MysqlDown => {
                 "The agent is there, its server does not answer, and no seed is at work on the host."
+            }
+            Self::OnSnapshot => {
+                "What is written there goes with the snapshot; the host's own data wait beside it."
             }
             Self::DiskFull => "MySQL stops writing when it is gone. Old snapshots are the first that can go.",
             Self::SnapshotFull => {

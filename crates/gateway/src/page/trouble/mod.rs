@@ -211,6 +211,10 @@ fn of_server(entry: &FleetEntry, add: &mut Add<'_>) {
         }
         _ => {}
     }
+    if let Some(snapshot) = &beat.mysql.on_snapshot {
+        let cause = format!("Its service runs on {snapshot} instead of its own data.");
+        add(Kind::OnSnapshot, cause, None, &["mysql", host, "stop", "--on-snapshot", snapshot.as_str()]);
+    }
     if let Some(lag) = beat.mysql.lag_seconds.filter(|lag| *lag > FAR_BEHIND_S) {
         let source = beat.mysql.replica_of.as_deref().unwrap_or("its source");
         let cause = format!("{} behind {source}.", units::duration(lag));

@@ -55,7 +55,13 @@ fn each_fault_of_a_host_has_its_cause_and_the_line_that_mends_it() {
     assert_eq!(kinds(&entries(vec![host("db1", now, |_| {})], Duration::ZERO), now), []);
     let day = now - SignedDuration::from_hours(25);
     type Change = Box<dyn Fn(&mut Value)>;
-    let cases: [(&str, Change, Kind, &str); 10] = [
+    let cases: [(&str, Change, Kind, &str); 11] = [
+        (
+            "on a snapshot",
+            Box::new(|beat| beat["mysql"]["on_snapshot"] = "s1".into()),
+            Kind::OnSnapshot,
+            "mysql db1 stop --on-snapshot s1",
+        ),
         (
             "stopped",
             Box::new(|beat| beat["mysql"]["state"] = "stopped".into()),

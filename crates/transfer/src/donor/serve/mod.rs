@@ -66,6 +66,9 @@ fn receive(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
         Ok(Some(met)) => met,
         Ok(None) => return,
         Err(error) if is_of_no_concern() => return drop(error),
+        Err(error) if error.is_hangup() => {
+            return tracing::debug!(%peer, "somebody came and left without a word");
+        }
         Err(error) => return tell_of_stranger(shared, peer, &sys::error::line(&error)),
     };
     let Some(_place) = shared.enter() else {

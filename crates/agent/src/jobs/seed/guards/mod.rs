@@ -24,7 +24,7 @@ pub(super) fn all(
     space: &Space,
 ) -> (Transport, Vec<GuardResult>) {
     let (transport, reachable) = transport(donor, me, options);
-    let guards = vec![
+    let mut guards = vec![
         not_onto_itself(donor, me),
         same_cluster(donor, me, options),
         datadir_known(me),
@@ -42,6 +42,7 @@ pub(super) fn all(
         binlogs_available(me),
         reachable,
     ];
+    guards.extend(options.plain.then(|| plain_allowed(donor, me)));
     (transport, guards)
 }
 
@@ -150,6 +151,19 @@ fn no_other_seed(me: &RecipientFacts) -> GuardResult {
     match &me.other_seed {
         Some(seed) => refuse(Guard::NoOtherSeed, format!("{seed} is not finished: wait for it or abort it")),
         None => pass(Guard::NoOtherSeed, "no other seed on this agent".to_owned()),
+    }
+}
+
+fn plain_allowed(donor: &DonorFacts, me: &RecipientFacts) -> GuardResult {
+    let refusing = |host| {
+        format!(
+            "{host} does without TLS only with seed.allow_plain in its configuration: set it, or leave --plain away"
+        )
+    };
+    match (donor.gives_plain, me.takes_plain) {
+        (Some(false), _) => refuse(Guard::PlainAllowed, refusing(&donor.agent)),
+        (_, false) => refuse(Guard::PlainAllowed, refusing(&me.agent)),
+        _ => warn(Guard::PlainAllowed, "the data go over the network in clear".to_owned()),
     }
 }
 
@@ -295,6 +309,10 @@ fn snapshot_proven(donor: &DonorFacts, options: &SeedOptions) -> GuardResult {
                 "{} tables of it were never checked: run snapshot verify with a larger --budget",
                 proof.unchecked_tables
             ),
+        ),
+        Some(proof) if proof.passed && proof.unchecked_tables > 0 => pass(
+            Guard::SnapshotProven,
+            format!("proven in part at {:.0}: {}", proof.checked_at, proof.detail),
         ),
         Some(proof) if proof.passed => pass(Guard::SnapshotProven, format!("proven at {}", proof.checked_at)),
         Some(proof) => refuse(Guard::SnapshotProven, format!("its verification failed: {}", proof.detail)),
