@@ -7,6 +7,7 @@
     reason = "helpers of tests: a failure here fails the test"
 )]
 
+pub mod browser;
 pub mod events;
 pub mod faults;
 pub mod measure;

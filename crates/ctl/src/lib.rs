@@ -16,7 +16,6 @@ pub mod output;
 pub mod render;
 pub mod session;
 pub mod suggest;
-pub mod units;
 pub mod watch;
 
 #[cfg(test)]
@@ -25,6 +24,7 @@ mod samples;
 use error::CtlError;
 use output::Out;
 use serde_json::json;
+pub use sys::units;
 
 /// Tells a failure: for people on stderr, and with `--json` as a line on stdout too.
 pub fn report(out: &Out, error: &CtlError) {

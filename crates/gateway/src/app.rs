@@ -20,14 +20,16 @@ use crate::hosts::Hosts;
 use crate::http::admit::{Admission, Serves};
 use crate::http::count::Requests;
 use crate::http::listen::{self, Connections, Server};
-use crate::metrics::{self, View};
+use crate::metrics;
 use crate::names::Naming;
 use crate::orchestrator::{self, Node, NodeError, Registered, Rhythm};
+use crate::page::{self, Page};
 use crate::ports::{PortError, Ports};
 use crate::secrets::{self, SecretError};
 use crate::seeds::{self, Seeds};
 use crate::state::Gateway;
 use crate::tls::{self, TlsError};
+use crate::view::View;
 
 /// Hosts are looked at this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ const TICK: Duration = Duration::from_secs(1);
 const BUS_PAUSE: Duration = Duration::from_secs(1);
 /// Connections to `/metrics` at the same time.
 const SCRAPERS: usize = 32;
+/// Connections to the page at the same time, beside those that follow the fleet.
+const READERS: usize = 512;
 /// Requests under way at the end get so long; most of them are questions that are held.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
 
@@ -94,7 +98,10 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     }
     let requests = Arc::new(Requests::default());
     let hosts = Arc::new(known_hosts(&config)?);
-    let view = measure(&config, &client, &hosts, &requests, &stop).await?;
+    let view =
+        Arc::new(View::new(config.gateway.hosts.clone(), Duration::from_secs(config.gateway.forget_after_s)));
+    measure(&config, &client, &view, (&hosts, &requests), &stop).await?;
+    let page = open_page(&config, &client, &view, (&hosts, &requests), &stop).await?;
     // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
     let Some(fleet) = first_look(&client, &stop).await.map(Arc::new) else { return Ok(()) };
     view.see(fleet.clone());
@@ -116,6 +123,9 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
         datadir_delete: config.gateway.datadir_delete,
         hold: Duration::from_secs(config.gateway.hold_s),
     });
+    if let Some(page) = &page {
+        page.asks(gateway.ask.clone());
+    }
     let mut listeners = Listeners::open(&config, &gateway, requests, stop.clone()).await?;
     seeds::resume(gateway.ask.client(), gateway.seeds.unfinished());
     listeners.refresh().await;
@@ -169,28 +179,65 @@ fn nodes(config: &Config) -> Result<Vec<Node>, GatewayError> {
 async fn measure(
     config: &Config,
     client: &Client,
-    hosts: &Arc<Hosts>,
-    requests: &Arc<Requests>,
+    view: &Arc<View>,
+    (hosts, requests): (&Arc<Hosts>, &Arc<Requests>),
     stop: &CancellationToken,
-) -> Result<Arc<View>, GatewayError> {
-    let (gateway, listen) = (&config.gateway, &config.listen);
-    let view = View::new(gateway.hosts.clone(), Duration::from_secs(gateway.forget_after_s));
-    let view = Arc::new(view);
-    let Some(address) = config.metrics.listen else { return Ok(view) };
+) -> Result<(), GatewayError> {
+    let Some(address) = config.metrics.listen else { return Ok(()) };
     let listener = bind(address).await?;
-    let max_url_bytes = listen.max_url_bytes;
     let server = Server {
         section: "metrics",
-        admission: Admission { max_url_bytes, login: None, hosts: hosts.clone() },
+        admission: Admission {
+            max_url_bytes: config.listen.max_url_bytes,
+            max_form: 0,
+            login: None,
+            hosts: hosts.clone(),
+        },
         router: metrics::router(client, view.clone(), requests.clone(), stop),
         tls: None,
         clients: config.metrics.clients.clone(),
-        header_timeout: listen.header_timeout(),
+        header_timeout: config.listen.header_timeout(),
         connections: Connections::new(SCRAPERS),
         requests: requests.clone(),
     };
     tokio::spawn(listen::accept(Arc::new(server), listener, Serves::Fleet, stop.clone()));
-    Ok(view)
+    Ok(())
+}
+
+/// Opens the page where it is wanted, as early as `/metrics`.
+async fn open_page(
+    config: &Config,
+    client: &Client,
+    view: &Arc<View>,
+    (hosts, requests): (&Arc<Hosts>, &Arc<Requests>),
+    stop: &CancellationToken,
+) -> Result<Option<Page>, GatewayError> {
+    let section = &config.page;
+    let Some(address) = section.listen else { return Ok(None) };
+    let login = section.basic_auth_file.as_deref().map(secrets::login).transpose()?;
+    let tls = match (&section.tls_cert, &section.tls_key) {
+        (Some(cert), Some(key)) => Some(tls::acceptor(cert, key)?),
+        _ => None,
+    };
+    let listener = bind(address).await?;
+    let page = Page::new(client, view.clone(), section, stop);
+    let server = Server {
+        section: "page",
+        admission: Admission {
+            max_url_bytes: config.listen.max_url_bytes,
+            max_form: page::max_form(section),
+            login,
+            hosts: hosts.clone(),
+        },
+        router: page.router(section),
+        tls,
+        clients: section.clients.clone(),
+        header_timeout: config.listen.header_timeout(),
+        connections: Connections::new(READERS + section.max_watchers),
+        requests: requests.clone(),
+    };
+    tokio::spawn(listen::accept(Arc::new(server), listener, Serves::Fleet, stop.clone()));
+    Ok(Some(page))
 }
 
 /// The fleet as it answers first; none when the gateway is stopped before the bus is there.
@@ -246,7 +293,12 @@ impl Listeners {
         };
         let server = Arc::new(Server {
             section: "listen",
-            admission: Admission { max_url_bytes: listen.max_url_bytes, login, hosts: gateway.hosts.clone() },
+            admission: Admission {
+                max_url_bytes: listen.max_url_bytes,
+                max_form: 0,
+                login,
+                hosts: gateway.hosts.clone(),
+            },
             router: api::router(gateway.clone()),
             tls,
             clients: listen.clients.clone(),

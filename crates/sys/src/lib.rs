@@ -9,3 +9,4 @@ pub mod file;
 pub mod hex;
 pub mod process;
 pub mod text;
+pub mod units;

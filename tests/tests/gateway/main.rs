@@ -11,6 +11,7 @@ mod driver;
 mod input;
 mod metrics;
 mod node;
+mod page;
 mod program;
 mod registration;
 mod scrape;

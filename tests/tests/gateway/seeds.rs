@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use e2e::rows;
 use e2e::world::{PATIENCE, World, WorldOptions};
-use protocol::ids::{JobId, RequestId};
+use protocol::ids::{JobId, OfferId, RequestId};
 use protocol::params::*;
 use protocol::seed::SeedOptions;
 use serde_json::{Value, json};
@@ -249,17 +249,19 @@ async fn a_start_whose_answer_was_never_heard_is_found_by_its_request() {
     stage.gateway.kill();
     let offer = world.offer(false).await;
     let (start, now) = (RequestId::generate(), jiff::Timestamp::now());
-    let record = |seed: u64, start: RequestId, sent_at: jiff::Timestamp| {
+    // Each with an offer of its own: that of the one that is given up is released.
+    let record = |seed: u64, start: RequestId, sent_at: jiff::Timestamp, offer: OfferId| {
         json!({"seed": seed, "recipient": "db2", "received_at": sent_at, "job": null, "outcome": null, "given": {
             "donor": "db1", "snapshot": null, "offer_request": RequestId::generate(), "start_request": start,
-            "sent_at": sent_at, "offer": offer.id}})
+            "sent_at": sent_at, "offer": offer}})
     };
     let params = SeedStartParams { offer: offer.clone(), options: SeedOptions::default(), plan_digest: None };
     let options = bus::CallOptions { request_id: Some(start), ..bus::CallOptions::default() };
     world.client.call(&world.recipient.id(), params, &options).await.unwrap();
-    stage.gateway.remember("8@db2.json", &record(8, start, now));
+    stage.gateway.remember("8@db2.json", &record(8, start, now, offer.id));
     // One that nobody ever heard, long ago.
-    let never = record(9, RequestId::generate(), now - jiff::SignedDuration::from_mins(10));
+    let never =
+        record(9, RequestId::generate(), now - jiff::SignedDuration::from_mins(10), OfferId::generate());
     stage.gateway.remember("9@db2.json", &never);
     stage.gateway.boot();
     stage.gateway.serving("db2").await;

@@ -77,10 +77,57 @@ fn ports(config: &Config) -> Checked {
     if listen.tls_cert.is_some() != listen.tls_key.is_some() {
         return wrong("listen.tls_cert", "tls_cert and tls_key go together");
     }
-    if let Some(port) = config.metrics.listen.map(|address| address.port())
-        && (listen.shared_port() == Some(port) || listen.ports.is_some_and(|[a, b]| (a..=b).contains(&port)))
-    {
-        return wrong("metrics.listen", format!("port {port} is one of listen; expected one of its own"));
+    let metrics = config.metrics.listen.map(|address| address.port());
+    let page = config.page.listen.map(|address| address.port());
+    for (key, port) in [("metrics.listen", metrics), ("page.listen", page)] {
+        if let Some(port) = port
+            && (listen.shared_port() == Some(port)
+                || listen.ports.is_some_and(|[a, b]| (a..=b).contains(&port)))
+        {
+            return wrong(key, format!("port {port} is one of listen; expected one of its own"));
+        }
+    }
+    if page.is_some() && page == metrics {
+        return wrong("page.listen", "metrics.listen has this port; expected one of its own");
+    }
+    self::page(config)
+}
+
+/// The page shows names, error logs and events: beyond this machine only to who is known, and unread on the way.
+fn page(config: &Config) -> Checked {
+    let page = &config.page;
+    if page.tls_cert.is_some() != page.tls_key.is_some() {
+        return wrong("page.tls_cert", "tls_cert and tls_key go together");
+    }
+    if page.max_watchers == 0 {
+        return wrong("page.max_watchers", "expected at least 1");
+    }
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-'))
+    };
+    if let Some(name) = page.names.iter().find(|name| !is_name(name)) {
+        return wrong(
+            "page.names",
+            format!("{name:?} is no host name; expected one without scheme and port"),
+        );
+    }
+    if page.actions && page.basic_auth_file.is_none() {
+        return wrong(
+            "page.actions",
+            "needs page.basic_auth_file: what is done is done in the name of who logged in",
+        );
+    }
+    if page.actions && config.gateway.read_only {
+        return wrong("page.actions", "gateway.read_only lets nothing be changed");
+    }
+    let Some(address) = page.listen else { return Ok(()) };
+    let is_closed = page.tls_cert.is_some() && page.basic_auth_file.is_some();
+    if !address.ip().to_canonical().is_loopback() && !is_closed && !page.allow_plain {
+        return wrong(
+            "page.listen",
+            "off the loopback the page needs page.tls_cert, page.tls_key and page.basic_auth_file; page.allow_plain = true goes \
+             without, where a proxy in front adds TLS and a login",
+        );
     }
     Ok(())
 }
@@ -117,13 +164,19 @@ pub(super) fn files(config: &Config) -> Checked {
     for (key, path) in [
         ("listen.basic_auth_file", &config.listen.basic_auth_file),
         ("orchestrator.basic_auth_file", &config.orchestrator.basic_auth_file),
+        ("page.basic_auth_file", &config.page.basic_auth_file),
     ] {
         if let Some(path) = path {
             secrets::login(path).map_err(at(key))?;
         }
     }
-    if let (Some(cert), Some(key)) = (&config.listen.tls_cert, &config.listen.tls_key) {
-        crate::tls::acceptor(cert, key).map_err(|error| ("listen.tls_cert".to_owned(), line(&error)))?;
+    for (at, cert, key) in [
+        ("listen.tls_cert", &config.listen.tls_cert, &config.listen.tls_key),
+        ("page.tls_cert", &config.page.tls_cert, &config.page.tls_key),
+    ] {
+        if let (Some(cert), Some(key)) = (cert, key) {
+            crate::tls::acceptor(cert, key).map_err(|error| (at.to_owned(), line(&error)))?;
+        }
     }
     if let Some(ca) = &config.orchestrator.tls_ca {
         crate::tls::connector(Some(ca)).map_err(|error| ("orchestrator.tls_ca".to_owned(), line(&error)))?;

@@ -31,6 +31,8 @@ pub struct Config {
     pub orchestrator: OrchestratorConfig,
     /// Where Prometheus reaches it.
     pub metrics: MetricsConfig,
+    /// Where people reach the page.
+    pub page: PageConfig,
     /// How to reach NATS.
     pub bus: BusConfig,
     /// What is allowed in seeds that orchestrator begins.
@@ -191,6 +193,46 @@ pub struct MetricsConfig {
     pub listen: Option<SocketAddr>,
     /// Networks that may connect; empty: any.
     pub clients: Vec<Network>,
+}
+
+/// `[page]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PageConfig {
+    /// Address and port of the page; absent: there is none.
+    pub listen: Option<SocketAddr>,
+    /// Names that browsers may reach it under, beside `localhost` and addresses.
+    pub names: Vec<String>,
+    /// PEM file with the certificate chain; absent: plain HTTP.
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with its key, closed to others.
+    pub tls_key: Option<PathBuf>,
+    /// File with `user:password` that a browser must show.
+    pub basic_auth_file: Option<PathBuf>,
+    /// Leave to listen off the loopback without TLS or without login, for a proxy that adds both.
+    pub allow_plain: bool,
+    /// Networks that may connect; empty: any.
+    pub clients: Vec<Network>,
+    /// Leave to create and verify snapshots and to abort seeds by the page, signed by `gateway.sign_key_file`.
+    pub actions: bool,
+    /// Pages that follow the fleet at the same time.
+    pub max_watchers: usize,
+}
+
+impl Default for PageConfig {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            names: Vec::new(),
+            tls_cert: None,
+            tls_key: None,
+            basic_auth_file: None,
+            allow_plain: false,
+            clients: Vec::new(),
+            actions: false,
+            max_watchers: 256,
+        }
+    }
 }
 
 /// `[log]`.

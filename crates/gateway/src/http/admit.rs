@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header
 use hyper::body::Body as _;
 
 use super::answer;
-use super::caller::Stranger;
+use super::caller::{Client, Stranger};
 use crate::hosts::{Host, Hosts};
 use crate::names;
 use crate::secrets::Hidden;
@@ -30,6 +30,8 @@ pub(crate) enum Serves {
 pub(crate) struct Admission {
     /// Bytes of path and query.
     pub(crate) max_url_bytes: usize,
+    /// Bytes of a posted form; 0: nothing is posted.
+    pub(crate) max_form: usize,
     /// The value of the `Authorization` header that is wanted.
     pub(crate) login: Option<Hidden>,
     /// The hosts that can be named.
@@ -49,7 +51,10 @@ impl Admission {
             let message = format!("the URL has {length} bytes, the limit is {}", self.max_url_bytes);
             return Err(answer::last(answer::error(StatusCode::URI_TOO_LONG, &message)).into());
         }
-        if !request.body().is_end_stream() {
+        let is_form = request.method() == Method::POST
+            && request.body().size_hint().exact().is_some_and(|bytes| bytes <= self.max_form as u64)
+            && self.max_form > 0;
+        if !is_form && !request.body().is_end_stream() {
             let message = "requests have no body here";
             return Err(answer::last(answer::error(StatusCode::PAYLOAD_TOO_LARGE, message)).into());
         }
@@ -61,7 +66,7 @@ impl Admission {
             answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             return Err(answer.into());
         }
-        if request.method() != Method::GET {
+        if request.method() != Method::GET && !is_form {
             return Err(answer::no_path().into());
         }
         let host = match serves {
@@ -72,6 +77,7 @@ impl Admission {
         if let Some(uri) = without_slash(request.uri()) {
             *request.uri_mut() = uri;
         }
+        request.extensions_mut().insert(Client(client));
         if let Some(host) = host {
             request.extensions_mut().insert(Stranger { host, client });
         }

@@ -16,6 +16,10 @@ use crate::hosts::Host;
 /// Longest path that is logged.
 const MAX_LOGGED: usize = 200;
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client(pub(crate) IpAddr);
+
 /// A request for a host, from anybody.
 #[derive(Debug, Clone)]
 pub(crate) struct Stranger {

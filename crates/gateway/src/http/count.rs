@@ -17,6 +17,8 @@ pub(crate) enum Class {
     Act,
     /// One of a seed.
     Seed,
+    /// The page for people.
+    Page,
     /// The metrics themselves.
     Metrics,
     /// None, or one that was refused before it was known.
@@ -30,6 +32,7 @@ impl Class {
             Self::Read => "read",
             Self::Act => "act",
             Self::Seed => "seed",
+            Self::Page => "page",
             Self::Metrics => "metrics",
             Self::Other => "other",
         }

@@ -63,7 +63,7 @@ impl Connections {
     }
 
     /// One more from that address, unless there are too many; a single address gets half of them.
-    fn enter(self: &Connections, address: IpAddr) -> bool {
+    pub(crate) fn enter(&self, address: IpAddr) -> bool {
         let mut open = self.open.lock();
         let (all, by_address) = &mut *open;
         let of_address = by_address.entry(address).or_default();
@@ -78,7 +78,8 @@ impl Connections {
         true
     }
 
-    fn leave(&self, address: IpAddr) {
+    /// One of that address less.
+    pub(crate) fn leave(&self, address: IpAddr) {
         let mut open = self.open.lock();
         let (all, by_address) = &mut *open;
         *all -= 1;

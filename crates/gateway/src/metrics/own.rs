@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use bus::Bus;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::labels::Metric;
+use crate::follow::Readable;
 use crate::http::count::Requests;
 
 static INFO: Metric = Metric::new("gateway", None, "Version of the gateway program");
@@ -32,22 +33,18 @@ static REQUESTS: Metric = Metric::new(
 pub(super) struct Own {
     bus: Bus,
     requests: Arc<Requests>,
-    /// The stream of events answered when it was last asked.
-    pub(super) answers: AtomicBool,
-    /// It is being read.
-    pub(super) is_read: AtomicBool,
+    events: Arc<Readable>,
 }
 
 impl Own {
-    pub(super) fn new(bus: Bus, requests: Arc<Requests>) -> Self {
-        Self { bus, requests, answers: AtomicBool::new(false), is_read: AtomicBool::new(false) }
+    pub(super) fn new(bus: Bus, requests: Arc<Requests>, events: Arc<Readable>) -> Self {
+        Self { bus, requests, events }
     }
 
     /// Writes all of it.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let is_connected = self.bus.is_connected();
-        let is_readable =
-            is_connected && self.answers.load(Ordering::Relaxed) && self.is_read.load(Ordering::Relaxed);
+        let is_readable = is_connected && self.events.now();
         let connects = self.bus.client().statistics().connects.load(Ordering::Relaxed);
         let flag = |yes: bool| [([], f64::from(u8::from(yes)))];
         INFO.info(encoder, [[("version", Cow::Borrowed(env!("CARGO_PKG_VERSION")))]])?;

@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use super::fleet::{self, Row};
 use super::own::Own;
 use super::tally::Tallies;
-use super::view::View;
+use crate::view::View;
 
 /// The page.
 #[derive(Debug)]

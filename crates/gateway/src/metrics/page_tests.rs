@@ -17,7 +17,7 @@ async fn empty() -> String {
     let config = BusConfig { servers: vec!["nats://127.0.0.1:1".into()], ..BusConfig::default() };
     let bus = Bus::connect(&config, "test").await.unwrap();
     let view = View::new(Vec::new(), Duration::from_secs(60));
-    let own = Own::new(bus, Arc::new(Requests::default()));
+    let own = Own::new(bus, Arc::new(Requests::default()), Arc::default());
     Page::new(Arc::new(view), Arc::default(), Arc::new(own)).text().unwrap()
 }
 

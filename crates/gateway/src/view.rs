@@ -12,7 +12,7 @@ pub(crate) struct View {
     fleet: OnceLock<Arc<LiveFleet>>,
     only: Vec<AgentId>,
     /// A host that was silent for so long is no longer told of.
-    pub(super) forget_after: Duration,
+    pub(crate) forget_after: Duration,
 }
 
 impl View {
@@ -27,14 +27,14 @@ impl View {
     }
 
     /// All by name, as of now.
-    pub(super) fn hosts(&self) -> Vec<FleetEntry> {
+    pub(crate) fn hosts(&self) -> Vec<FleetEntry> {
         let mut hosts = self.fleet.get().map(|fleet| fleet.entries()).unwrap_or_default();
         hosts.retain(|host| host.silent_for < self.forget_after && self.has(&host.heartbeat.agent));
         hosts
     }
 
     /// Whether the metrics are about this agent.
-    pub(super) fn has(&self, agent: &AgentId) -> bool {
+    pub(crate) fn has(&self, agent: &AgentId) -> bool {
         self.only.is_empty() || self.only.contains(agent)
     }
 }
