@@ -145,7 +145,7 @@ impl Giver {
                 Ok(None) => {}
                 Err(error) if lobby.options.cancel.is_cancelled() => drop(error),
                 Err(error) if error.is_hangup() => {
-                    tracing::debug!(%peer, "somebody came and left without a word")
+                    tracing::debug!(%peer, "somebody came and left without a word");
                 }
                 Err(error) => lobby.tell(peer.ip(), &sys::error::line(&error)),
             }

@@ -91,9 +91,16 @@ async fn every_line_that_the_page_names_is_one_of_ctl() {
     assert!(named.len() >= 10, "{named:#?}");
     let ctl = Program::Ctl.path().unwrap();
     let path = format!("{}:/usr/bin:/bin", ctl.parent().map(Path::display).unwrap());
+    // Some write files.
+    let here = tempfile::tempdir().unwrap();
     for line in named {
         let run = format!("{line} --server nats://127.0.0.1:1 --timeout 200ms");
-        let run = Command::new("sh").args(["-c", &run]).env("PATH", &path).stdin(Stdio::null()).output();
+        let run = Command::new("sh")
+            .args(["-c", &run])
+            .env("PATH", &path)
+            .current_dir(here.path())
+            .stdin(Stdio::null())
+            .output();
         let output = run.unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.code().is_some_and(|code| code != USAGE && code < 126), "{line}\n{said}");
