@@ -10,12 +10,13 @@ use std::os::unix::fs::MetadataExt as _;
 
 use e2e::replication::vendor;
 use e2e::rows;
-use e2e::world::{PATIENCE, Provider, World, WorldOptions, swiftly};
+use e2e::world::{Host, PATIENCE, Provider, World, WorldOptions, swiftly};
 use protocol::error::ErrorCode;
 use protocol::ids::JobId;
 use protocol::job::JobState;
 use protocol::params::*;
 use protocol::seed::SeedOptions;
+use serde_json::Value;
 use testkit::mysqld::Vendor;
 use testkit::poll;
 
@@ -44,11 +45,34 @@ async fn seeded_and_kept(world: &World, keep_old_s: u64) -> JobId {
     job
 }
 
+/// The first and the last line of a seed in the logs of both hosts are found by the offer's one id, and tell who, what, and how much.
+fn assert_told_by_both_logs(world: &World, job: JobId) {
+    let lines = |host: &Host| -> Vec<Value> {
+        let log = host.agent.log();
+        let told =
+            log.lines().filter_map(|line| Some(serde_json::from_str::<Value>(line).ok()?["fields"].take()));
+        told.filter(|fields| fields["message"].as_str().is_some_and(|text| text.starts_with("job ")))
+            .collect()
+    };
+    let taken: Vec<Value> =
+        lines(&world.recipient).into_iter().filter(|line| line["job"] == job.to_string()).collect();
+    let [first, .., last] = taken.as_slice() else { panic!("{taken:?}") };
+    assert_eq!((&first["message"], &last["message"]), (&"job accepted".into(), &"job succeeded".into()));
+    assert!(last["about"].as_str().unwrap().starts_with("db1 → db2 from "), "{last}");
+    assert!(last["bytes"].as_u64().unwrap() > 1 << 20 && last["took_s"].as_f64().unwrap() > 0.0, "{last}");
+    assert!(!last["actor"].as_str().unwrap().is_empty() && last["offer"].is_string(), "{last}");
+    let given = lines(&world.donor).into_iter().find(|line| line["offer"] == last["offer"]);
+    assert_eq!(given.expect("the donor tells of this offer")["kind"], "seed.offer");
+}
+
 async fn the_old_data_come_back(vendor: Vendor, provider: Provider) {
     let world = world(vendor, provider).await;
     let inode = fs::metadata(world.recipient.db.datadir()).unwrap().ino();
     let job = seeded_and_kept(&world, 3600).await;
     assert!(!left(&world).is_empty(), "the old data are kept");
+    let said = world.ctl(&["seed", "watch", "db2"]).await;
+    assert!(said.stdout.contains("the old data are kept until"), "{said:?}");
+    assert_told_by_both_logs(&world, job);
     let said = world.ctl(&["seed", "undo", "db2"]).await;
     assert!(said.status.success(), "{said:?}");
     world.recipient_is_as_it_was().await;

@@ -90,20 +90,21 @@ pub fn run(root: &Path, only: Option<u32>) -> anyhow::Result<Vec<String>> {
             }
         }
     }
+    git(root, &["worktree", "remove", "--force", &copy.display().to_string()])?;
     Ok(found)
+}
+
+fn git(root: &Path, arguments: &[&str]) -> anyhow::Result<bool> {
+    Ok(Command::new("git").current_dir(root).args(arguments).status()?.success())
 }
 
 /// A fresh tree of the commit.
 fn check_out(root: &Path, copy: &Path) -> anyhow::Result<()> {
-    let git = |arguments: &[&str]| Command::new("git").current_dir(root).args(arguments).status();
     let path = copy.display().to_string();
     if copy.exists() {
-        git(&["worktree", "remove", "--force", &path])?;
+        git(root, &["worktree", "remove", "--force", &path])?;
     }
-    ensure!(
-        git(&["worktree", "add", "--quiet", "--force", "--detach", &path])?.success(),
-        "git worktree add"
-    );
+    ensure!(git(root, &["worktree", "add", "--quiet", "--force", "--detach", &path])?, "git worktree add");
     Ok(())
 }
 
@@ -133,7 +134,7 @@ fn red_of(copy: &Path, mutants: &[&Mutant]) -> anyhow::Result<BTreeSet<String>> 
     let output = cargo(&run).output().context("cargo nextest")?;
     let log = String::from_utf8_lossy(&output.stderr);
     fs::write(copy.with_extension("log"), log.as_bytes())?;
-    ensure!(log.contains(" tests run:"), "the tests of a set do not compile: see target/mutants.log");
+    ensure!(log.contains(" run: "), "the tests of a set do not compile: see target/mutants.log");
     let red = Regex::new(r"(?m)^\s*(?:FAIL|SIG[A-Z]+|TIMEOUT) .* ([a-z0-9_:]+)$")?;
     let parts =
         red.captures_iter(&log).flat_map(|found| found[1].split("::").map(str::to_owned).collect::<Vec<_>>());

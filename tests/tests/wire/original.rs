@@ -98,6 +98,8 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
     }))
     .await;
     let host = &world.donor;
+    let sized = world.refused(host, SnapshotCreateParams { keep_s: None, size_bytes: Some(1 << 30) }).await;
+    assert!(sized.message.contains("leave --size away"), "{sized:?}");
     job(&world, host, SnapshotCreateParams { keep_s: None, size_bytes: None }).await;
     let snapshots = world.call(host, SnapshotListParams { usable: true }).await;
     let [snapshot] = snapshots.as_slice() else { panic!("{snapshots:?}") };

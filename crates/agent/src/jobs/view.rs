@@ -36,11 +36,10 @@ pub(crate) async fn list(host: &Host, params: &JobsListParams) -> Result<Vec<Job
 
 /// A job, with what its journal holds.
 pub(crate) async fn show(host: &Host, id: JobId) -> Result<JobView, WireError> {
-    if let Some(handle) = host.runner.handle(id) {
-        return Ok(of_running(&handle));
-    }
-    let shown = host.runner.show(id).await?;
-    let mut view = of_history(&shown.history);
+    let mut view = match host.runner.handle(id) {
+        Some(handle) => of_running(&handle),
+        None => of_history(&host.runner.show(id).await?.history),
+    };
     // As it is now, and not as it was when the seed ended: `seed undo` needs it.
     if let (Some(result), Some(until)) = (&mut view.result, undo::kept_until(host, id)) {
         result[KEPT_UNTIL] = Value::String(format!("{until:.0}"));

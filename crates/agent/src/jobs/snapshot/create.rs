@@ -12,7 +12,7 @@ use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
 use protocol::mysql::{Coordinates, Flavor, LogIdentity, ServerInfo, ServerState};
 use protocol::params::SnapshotCreateParams;
-use protocol::snapshot::{Consistency, Freeze, Snapshot};
+use protocol::snapshot::{Consistency, Freeze, ProviderKind, Snapshot};
 use serde_json::Value;
 use snapshot::provider::Take as TakeNow;
 use snapshot::{CreateRequest, Observed, SizePolicy};
@@ -40,8 +40,8 @@ impl Kind for Create {
         ]
     }
 
-    fn check(host: &Host, _: &SnapshotCreateParams) -> Result<(), WireError> {
-        host.snapshots().map(|_| ())
+    fn check(host: &Host, params: &SnapshotCreateParams) -> Result<(), WireError> {
+        heeds_size(host.snapshots()?, params)
     }
 
     fn steps() -> Steps<Host> {
@@ -70,23 +70,19 @@ impl Step<Host> for Create {
     }
 }
 
-/// A size that nothing heeds would be believed.
+/// A size that nothing heeds would be believed: classic LVM alone sets a store aside for each snapshot.
 fn heeds_size(snapshots: &Snapshots, params: &SnapshotCreateParams) -> Result<(), WireError> {
-    if params.size_bytes.is_none() || snapshots.provider.probe().features.extendable {
+    let kind = snapshots.provider.kind();
+    if params.size_bytes.is_none() || kind == ProviderKind::Lvm {
         return Ok(());
     }
-    Err(WireError::new(
-        ErrorCode::Refused,
-        format!(
-            "snapshots of {} have no store of their own, so no size: leave --size away",
-            snapshot::provider::kind_name(snapshots.provider.kind())
-        ),
-    ))
+    let kind = snapshot::provider::kind_name(kind);
+    let why = format!("a snapshot of {kind} has no store of its own, so no size: leave --size away");
+    Err(WireError::new(ErrorCode::Refused, why))
 }
 
 async fn take(host: &Host, params: &SnapshotCreateParams) -> Result<Snapshot, WireError> {
     let snapshots = host.snapshots()?.clone();
-    heeds_size(&snapshots, params)?;
     crate::jobs::on_snapshot::refuse_while_covered(host, "a snapshot of the live data")?;
     let server = host.instance.info().await;
     let datadir = server.datadir.clone().ok_or_else(|| {
