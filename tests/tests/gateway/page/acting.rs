@@ -133,6 +133,11 @@ async fn no_other_origin_no_other_session_and_nobody_without_a_login_has_anythin
         (!world.call(&world.donor, SnapshotListParams { usable: true }).await.is_empty()).then_some(())
     })
     .await;
+    // A link that asks about a seed ends no other job.
+    let jobs = world.call(&world.donor, JobsListParams { limit: 10, unfinished: false }).await;
+    let form = format!("do=abort&host=db1&job={}&token={token}", jobs[0].id);
+    let other = ask("POST", "/act", &format!("{LOGIN}{own}{}", cookie("a")), &form).await;
+    assert!(other.status == 502 && other.body.contains("is no seed but snapshot.create"), "{}", other.body);
     // Where actions are off there is nothing to ask.
     let quiet = Site::claim();
     let _other = Gateway::start(&world.nats.url(), &node, &quiet.config(""));

@@ -13,7 +13,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use bus::{BusError, CallOptions, Client};
 use data_encoding::BASE64;
-use protocol::params::{JobsAbortParams, SnapshotCreateParams, SnapshotVerifyParams};
+use protocol::command::Call as _;
+use protocol::params::{
+    JobsAbortParams, JobsShowParams, SeedStartParams, SnapshotCreateParams, SnapshotVerifyParams,
+};
 
 use super::html;
 use super::place::Query;
@@ -86,7 +89,7 @@ pub(super) async fn perform(State(acts): State<Acts>, request: Request) -> Respo
 
 async fn told(acts: &Acts, order: &Order, user: &str, client: IpAddr) -> Result<(), Failure> {
     let by = acts.client.in_name_of(format!("{user} at {client} by the gateway's page"));
-    let done = run(&by, order).await.map_err(|error| Failure::command(order.host(), order.command(), &error));
+    let done = run(&by, order).await;
     let (outcome, why) = match &done {
         Ok(()) => ("begun", String::new()),
         Err(failure) => ("failed", failure.to_string()),
@@ -104,19 +107,28 @@ async fn told(acts: &Acts, order: &Order, user: &str, client: IpAddr) -> Result<
     done
 }
 
-async fn run(client: &Client, order: &Order) -> Result<(), BusError> {
+async fn run(client: &Client, order: &Order) -> Result<(), Failure> {
     let options = CallOptions { timeout: LIMIT, ..CallOptions::default() };
+    let failed = |error: BusError| Failure::command(order.host(), order.command(), &error);
     match order {
         Order::Create(host) => {
             let params = SnapshotCreateParams { keep_s: None, size_bytes: None };
-            client.call_surely(host, params, &options).await.map(drop)
+            client.call_surely(host, params, &options).await.map(drop).map_err(failed)
         }
         Order::Verify(host, snapshot) => {
             let params = SnapshotVerifyParams { snapshot: snapshot.clone(), budget_s: BUDGET_S };
-            client.call_surely(host, params, &options).await.map(drop)
+            client.call_surely(host, params, &options).await.map(drop).map_err(failed)
         }
         Order::Abort(host, job) => {
-            client.call_surely(host, JobsAbortParams { job: *job }, &options).await.map(drop)
+            // The person was asked about a seed; a link can carry the id of any job.
+            let asked = client.call(host, JobsShowParams { job: *job }, &options).await.map_err(failed)?;
+            if asked.kind != SeedStartParams::SPEC.name {
+                return Err(Failure::new(format!(
+                    "{job} of {host} is no seed but {}: nothing was aborted",
+                    asked.kind
+                )));
+            }
+            client.call_surely(host, JobsAbortParams { job: *job }, &options).await.map(drop).map_err(failed)
         }
     }
 }
