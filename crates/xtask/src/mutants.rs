@@ -122,7 +122,7 @@ fn red_of(copy: &Path, mutants: &[&Mutant]) -> anyhow::Result<BTreeSet<String>> 
         let mut command = Command::new("cargo");
         // A place of its own, also where CARGO_TARGET_DIR is set: cargo would take what is built here for what the repository has.
         command.current_dir(copy).args(arguments).env("CARGO_TARGET_DIR", copy.with_extension("build"));
-        command.env("OA_PROGRAMS", copy.with_extension("build").join("debug"));
+        command.env("CARGO_INCREMENTAL", "0").env("OA_PROGRAMS", copy.with_extension("build").join("debug"));
         command
     };
     if !cargo(&["build", "--quiet", "--workspace", "--bins"]).status()?.success() {
