@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use protocol::event::{EventData, MysqlStateChange, SnapshotEvent, SnapshotGone};
-use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary, SnapshotSummary};
+use protocol::heartbeat::{BusSummary, Heartbeat, JobSummary, MysqlSummary, SnapshotSummary};
 use protocol::ids::SnapshotId;
 use protocol::mysql::{ServerInfo, ServerState};
 use protocol::snapshot::{Snapshot, Validity};
@@ -193,7 +193,18 @@ pub(crate) fn heartbeat(host: &Host, sequence: u64) -> Heartbeat {
         snapshots_total: u32::try_from(seen.snapshots.len()).unwrap_or(u32::MAX),
         free_bytes: seen.free_bytes,
         load: Some(seen.load.clone()),
+        bus: Some(bus_summary(host)),
         jobs: host.runner.running().iter().map(job_summary).collect(),
+    }
+}
+
+fn bus_summary(host: &Host) -> BusSummary {
+    let spool = host.outbox.stats();
+    BusSummary {
+        reconnects: host.bus.reconnects(),
+        spooled_events: spool.pending,
+        spooled_bytes: spool.bytes,
+        dropped_events: spool.dropped,
     }
 }
 
@@ -217,7 +228,14 @@ fn job_summary(handle: &job::JobHandle) -> JobSummary {
         .as_ref()
         .filter(|p| p.bytes_total > 0)
         .map(|p| u8::try_from(p.bytes_done.saturating_mul(100) / p.bytes_total).unwrap_or(100).min(100));
-    JobSummary { id: view.id, kind: view.kind, state: view.state, stage: view.stage, percent }
+    JobSummary {
+        id: view.id,
+        kind: view.kind,
+        state: view.state,
+        stage: view.stage,
+        percent,
+        moved_at: Some(handle.moved()),
+    }
 }
 
 #[cfg(test)]

@@ -208,6 +208,7 @@ fn heartbeat(agent: &AgentId, boot: BootId, sequence: u64) -> Heartbeat {
         snapshots: (0..3).map(snapshot).collect(),
         snapshots_total: 3,
         load: None,
+        bus: None,
         free_bytes: Some(1 << 39),
         jobs: Vec::new(),
     }

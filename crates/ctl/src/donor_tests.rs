@@ -64,6 +64,7 @@ fn never_itself_never_another_cluster_never_a_host_at_work() {
         state: JobState::Running,
         stage: Some("transfer".into()),
         percent: None,
+        moved_at: None,
     };
     seeding.jobs.push(job.clone());
     let mut giving = beat("giving", "shop", "dc1", vec![snapshot("s", 96)]);

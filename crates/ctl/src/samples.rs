@@ -38,6 +38,7 @@ pub(crate) fn beat(agent: &str, cluster: &str, dc: &str, snapshots: Vec<Snapshot
         },
         snapshots_total: u32::try_from(snapshots.len()).unwrap(),
         load: None,
+        bus: None,
         snapshots,
         free_bytes: Some(40 << 30),
         jobs: vec![],

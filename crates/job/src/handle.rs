@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use tokio::sync::watch;
@@ -103,6 +104,12 @@ impl JobHandle {
     #[must_use]
     pub fn state(&self) -> watch::Receiver<State> {
         self.live.state.subscribe()
+    }
+
+    /// When it last came on: a record was written, or a step told of more done. Steps that tell of nothing stand still.
+    #[must_use]
+    pub fn moved(&self) -> Timestamp {
+        self.live.moved()
     }
 
     /// The latest progress of the running step.

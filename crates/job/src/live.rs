@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use protocol::ids::JobId;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ pub(crate) struct Live {
     writer: Mutex<Option<Writer>>,
     history: RwLock<History>,
     observer: Option<Arc<dyn Observer>>,
+    moved: Mutex<Timestamp>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) progress: watch::Sender<Option<Progress>>,
 }
@@ -32,6 +34,7 @@ impl Live {
             progress: watch::Sender::new(None),
             history: RwLock::new(history),
             observer,
+            moved: Mutex::new(Timestamp::now()),
         })
     }
 
@@ -61,6 +64,7 @@ impl Live {
             history.apply(&record)?;
             history.state()
         };
+        *self.moved.lock() = record.at;
         if let Some(observer) = &self.observer {
             let hear = AssertUnwindSafe(|| observer.on_record(&self.id, &record));
             if std::panic::catch_unwind(hear).is_err() {
@@ -89,7 +93,14 @@ impl Live {
         if let Some(observer) = &self.observer {
             observer.on_progress(&self.id, &progress);
         }
-        self.progress.send_replace(Some(progress));
+        let before = self.progress.send_replace(Some(progress.clone()));
+        if before.is_none_or(|before| (&before.step, before.done) != (&progress.step, progress.done)) {
+            *self.moved.lock() = Timestamp::now();
+        }
+    }
+
+    pub(crate) fn moved(&self) -> Timestamp {
+        *self.moved.lock()
     }
 
     fn writer(&self) -> MutexGuard<'_, Option<Writer>> {

@@ -48,8 +48,24 @@ pub struct Heartbeat {
     /// How busy the host is; absent from agents that do not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub load: Option<HostLoad>,
+    /// How it fares with the bus; absent from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus: Option<BusSummary>,
     /// Jobs that are not finished.
     pub jobs: Vec<JobSummary>,
+}
+
+/// How an agent fares with the bus, in short.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BusSummary {
+    /// Connections to NATS that were made after the first of this process.
+    pub reconnects: u64,
+    /// Events on the host's disk that no stream has acknowledged.
+    pub spooled_events: u64,
+    /// Bytes that the spool of events takes on disk.
+    pub spooled_bytes: u64,
+    /// Events that were lost since the process started because the spool was full.
+    pub dropped_events: u64,
 }
 
 /// The server in short.
@@ -109,4 +125,7 @@ pub struct JobSummary {
     pub stage: Option<String>,
     /// Part done in percent.
     pub percent: Option<u8>,
+    /// When it last came on, by the agent's clock: a step began or ended, or told of more done; absent from agents that do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_at: Option<Timestamp>,
 }

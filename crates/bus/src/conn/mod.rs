@@ -100,6 +100,12 @@ impl Bus {
         self.client.statistics().connects.load(Ordering::Relaxed)
     }
 
+    /// How many times it was made anew after the first.
+    #[must_use]
+    pub fn reconnects(&self) -> u64 {
+        self.connects().saturating_sub(1)
+    }
+
     /// True while connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {

@@ -106,6 +106,7 @@ pub(crate) fn heartbeat(agent: &AgentId) -> Heartbeat {
         snapshots: Vec::new(),
         snapshots_total: 0,
         load: None,
+        bus: None,
         free_bytes: Some(1 << 39),
         jobs: Vec::new(),
     }

@@ -28,6 +28,7 @@ fn the_fleet_stands_in_columns() {
         state: protocol::job::JobState::Running,
         stage: Some("transfer".into()),
         percent: Some(41),
+        moved_at: None,
     });
     let seen = |heartbeat, health, silent_s| Seen { health, silent_s, duplicate: false, heartbeat };
     let missing = Missing {

@@ -354,6 +354,7 @@ impl Fake {
                 state: JobState::Running,
                 stage: None,
                 percent: None,
+                moved_at: None,
             });
         });
     }

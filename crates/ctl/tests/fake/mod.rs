@@ -187,6 +187,7 @@ pub fn beat(name: &str, dc: &str, snapshots: Vec<SnapshotSummary>, accepts_unsig
         },
         snapshots_total: snapshots.len().try_into().unwrap(),
         load: None,
+        bus: None,
         snapshots,
         free_bytes: Some(40 << 30),
         jobs: vec![],

@@ -7,9 +7,11 @@ use bus::{FleetEntry, Health};
 use jiff::Timestamp;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
-use protocol::command::Command;
-use protocol::heartbeat::{Heartbeat, SnapshotSummary};
+use protocol::command::{Call as _, Command};
+use protocol::heartbeat::{BusSummary, Heartbeat, SnapshotSummary};
 use protocol::mysql::ServerState;
+use protocol::params::SeedStartParams;
+use protocol::seed::SeedStage;
 
 use super::labels::{self, HostLabels, Metric};
 
@@ -69,6 +71,18 @@ static ALIVE: &[(Metric, OfHeartbeat)] = &[
             "1 when the agent takes commands that nobody signed, else 0",
         ),
         |beat| Some(flag(beat.accepts_unsigned)),
+    ),
+    (
+        Metric::new(
+            "agent_spooled_events",
+            None,
+            "Events on the host's disk that no stream has acknowledged",
+        ),
+        |beat| beat.bus.map(|bus| number(bus.spooled_events)),
+    ),
+    (
+        Metric::new("agent_spool", Some(Unit::Bytes), "What the spool of events takes on the host's disk"),
+        |beat| beat.bus.map(|bus| number(bus.spooled_bytes)),
     ),
     (Metric::new("mysql_up", None, "1 while the server answers, else 0"), |beat| {
         Some(flag(matches!(beat.mysql.state, ServerState::Ready | ServerState::ReadyNoAccess)))
@@ -137,9 +151,36 @@ static ALIVE: &[(Metric, OfHeartbeat)] = &[
     ),
 ];
 
+type OfAgent = fn(&BusSummary) -> u64;
+
+/// Counted by the agent itself, from its process's start.
+static COUNTED: &[(Metric, OfAgent)] = &[
+    (
+        Metric::new(
+            "agent_bus_reconnects",
+            None,
+            "Connections to NATS that the agent made after its first, since its process started",
+        ),
+        |bus| bus.reconnects,
+    ),
+    (
+        Metric::new(
+            "agent_dropped_events",
+            None,
+            "Events that the agent lost because its spool was full, since its process started",
+        ),
+        |bus| bus.dropped_events,
+    ),
+];
+
 static INFO: Metric = Metric::new("agent", None, "Version of the agent program");
 static STATE: Metric =
     Metric::new("mysql_state", None, "1 for the state that the server is in; other states are absent");
+static SEED_MOVED: Metric = Metric::new(
+    "seed_last_progress_timestamp",
+    Some(Unit::Seconds),
+    "When a seed that this host takes last came on, by the agent's clock: a stage began, or more was done; absent without one",
+);
 static JOBS: Metric =
     Metric::new("jobs_unfinished", None, "Jobs that have not ended, by the command that made them");
 
@@ -160,6 +201,16 @@ pub(super) fn encode(rows: &[Row<'_>], now: Timestamp, encoder: &mut DescriptorE
         let told = alive().filter_map(|row| Some((row.labels.clone(), value(&row.entry.heartbeat)?)));
         metric.gauge(encoder, told)?;
     }
+    for (metric, count) in COUNTED {
+        let told =
+            alive().filter_map(|row| Some((row.labels.clone(), count(row.entry.heartbeat.bus.as_ref()?))));
+        metric.counter(encoder, told)?;
+    }
+    let moved = alive().filter_map(|row| {
+        let (stage, at) = seed_moved(&row.entry.heartbeat)?;
+        Some((labels::and(&row.labels, "stage", stage), seconds(at)))
+    });
+    SEED_MOVED.gauge(encoder, moved)?;
     let state = |row: &Row<'_>| word(row.entry.heartbeat.mysql.state);
     STATE.gauge(encoder, alive().map(|row| (labels::and(&row.labels, "state", state(row)), 1.0)))?;
     let jobs = alive().flat_map(|row| {
@@ -167,6 +218,13 @@ pub(super) fn encode(rows: &[Row<'_>], now: Timestamp, encoder: &mut DescriptorE
         counted.map(|(kind, count)| (labels::and(&row.labels, "kind", kind), count))
     });
     JOBS.gauge(encoder, jobs)
+}
+
+/// The seed that the host takes: its stage, and when it last came on.
+fn seed_moved(beat: &Heartbeat) -> Option<(&'static str, Timestamp)> {
+    let seed = beat.jobs.iter().find(|job| job.kind == SeedStartParams::SPEC.name)?;
+    let named = |stage: &SeedStage| seed.stage.as_deref() == Some(stage.as_str());
+    Some((SeedStage::ALL.into_iter().find(named).map_or("other", SeedStage::as_str), seed.moved_at?))
 }
 
 /// How many of each kind; what is no command here counts as `other`.

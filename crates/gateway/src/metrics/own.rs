@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bus::Bus;
 use prometheus_client::encoding::DescriptorEncoder;
@@ -45,11 +44,10 @@ impl Own {
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let is_connected = self.bus.is_connected();
         let is_readable = is_connected && self.events.now();
-        let connects = self.bus.client().statistics().connects.load(Ordering::Relaxed);
         let flag = |yes: bool| [([], f64::from(u8::from(yes)))];
         INFO.info(encoder, [[("version", Cow::Borrowed(env!("CARGO_PKG_VERSION")))]])?;
         CONNECTED.gauge(encoder, flag(is_connected))?;
-        RECONNECTS.counter(encoder, [([], connects.saturating_sub(1))])?;
+        RECONNECTS.counter(encoder, [([], self.bus.reconnects())])?;
         READABLE.gauge(encoder, flag(is_readable))?;
         let requests = self.requests.all().into_iter().map(|((class, status), count)| {
             let status = status.map_or(Cow::Borrowed("broken"), |status| status.to_string().into());

@@ -25,6 +25,7 @@ pub(in super::super) enum Kind {
     SeedStalled,
     SeedFailed,
     EventsLost,
+    EventsWait,
     Unreadable,
     Silent,
     NoAccess,
@@ -36,7 +37,7 @@ pub(in super::super) enum Kind {
 
 impl Kind {
     /// All of them.
-    pub(in super::super) const ALL: [Self; 20] = [
+    pub(in super::super) const ALL: [Self; 21] = [
         Self::BusAway,
         Self::BusSilent,
         Self::Lost,
@@ -50,6 +51,7 @@ impl Kind {
         Self::SeedStalled,
         Self::SeedFailed,
         Self::EventsLost,
+        Self::EventsWait,
         Self::Unreadable,
         Self::Silent,
         Self::NoAccess,
@@ -75,6 +77,7 @@ impl Kind {
             Self::SeedStalled => "seed-stalled",
             Self::SeedFailed => "seed-failed",
             Self::EventsLost => "events-lost",
+            Self::EventsWait => "events-wait",
             Self::Unreadable => "events-unreadable",
             Self::Silent => "silent",
             Self::NoAccess => "no-access",
@@ -101,6 +104,7 @@ impl Kind {
             Self::SeedStalled => "Seed stalled",
             Self::SeedFailed => "Seed failed",
             Self::EventsLost => "Events were lost",
+            Self::EventsWait => "Events wait on the host",
             Self::Unreadable => "Events cannot be read",
             Self::Silent => "Host silent",
             Self::NoAccess => "No access to MySQL",
@@ -142,6 +146,9 @@ impl Kind {
             Self::SeedFailed => "The old data are in place, unless it was begun with --replace.",
             Self::EventsLost => {
                 "An agent's spool was full while the stream could not be written: the audit log has a hole."
+            }
+            Self::EventsWait => {
+                "The agent has a connection, and no stream takes what it tells: it is missing, full, or without quorum."
             }
             Self::Unreadable => {
                 "The stream is missing, has no leader, or this gateway may not read it: history stands still."

@@ -25,6 +25,8 @@ pub(super) use kind::{Grade, Kind};
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// A replica that is further behind needs a look, in seconds.
 const FAR_BEHIND_S: u64 = 600;
+/// An agent that is connected has its events taken within moments; more of them mean that no stream does.
+const MANY_EVENTS: u64 = 100;
 /// A store that is fuller may overflow before somebody looks again, in percent.
 const NEARLY_FULL: f64 = 80.0;
 /// A transfer in which nothing has moved for so long is stalled.
@@ -175,6 +177,10 @@ fn of_host(known: Known<'_>, entry: &FleetEntry, found: &mut Vec<Trouble>) {
     if beat.accepts_unsigned {
         let cause = "Its auth.accept_unsigned is true.".to_owned();
         add(Kind::Unsigned, cause, None, &["key", "generate", "FILE", "--for", "signing"]);
+    }
+    if let Some(waiting) = beat.bus.map(|bus| bus.spooled_events).filter(|count| *count > MANY_EVENTS) {
+        let cause = format!("{waiting} events wait on its disk.");
+        add(Kind::EventsWait, cause, None, &["bus", "status"]);
     }
     if let Some((at, lost)) = known.past.hosts.get(&beat.agent).and_then(|last| last.dropped)
         && known.now.duration_since(at) < DAY

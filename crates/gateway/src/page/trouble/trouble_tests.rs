@@ -55,7 +55,15 @@ fn each_fault_of_a_host_has_its_cause_and_the_line_that_mends_it() {
     assert_eq!(kinds(&entries(vec![host("db1", now, |_| {})], Duration::ZERO), now), []);
     let day = now - SignedDuration::from_hours(25);
     type Change = Box<dyn Fn(&mut Value)>;
-    let cases: [(&str, Change, Kind, &str); 11] = [
+    let cases: [(&str, Change, Kind, &str); 12] = [
+        (
+            "a spool that nobody empties",
+            Box::new(|beat| {
+                beat["bus"] = json!({"reconnects": 3, "spooled_events": 101, "spooled_bytes": 4096, "dropped_events": 0})
+            }),
+            Kind::EventsWait,
+            "bus status",
+        ),
         (
             "on a snapshot",
             Box::new(|beat| beat["mysql"]["on_snapshot"] = "s1".into()),
