@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use protocol::ids::{AgentId, JobId, SnapshotId};
+use protocol::ids::{AgentId, SnapshotId};
+
+use super::JobRef;
 
 use super::RunArgs;
 use crate::units;
@@ -244,17 +246,17 @@ pub enum JobsCmd {
     },
     /// One job
     Show {
-        /// Its id
-        job: JobId,
+        /// Its id, or as much of its beginning or end as no other job of the host has
+        job: JobRef,
     },
     /// Stays with a job until it ends; Ctrl-C leaves it running
     Watch {
-        /// Its id
-        job: JobId,
+        /// Its id, or as much of its beginning or end as no other job of the host has
+        job: JobRef,
     },
     /// Ends a running job and takes back what it did
     Abort {
-        /// Its id
-        job: JobId,
+        /// Its id, or as much of its beginning or end as no other job of the host has
+        job: JobRef,
     },
 }

@@ -1,18 +1,21 @@
 //! The command line: what a person may type. Nothing here talks to the bus.
 
 mod host;
+mod job;
 mod seed;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bus::permissions::{AgentUser, NamedUser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use protocol::event::EventData;
 use protocol::ids::AgentId;
 
 pub use host::{BinlogCmd, CustomCmd, DatadirCmd, HostCmd, JobsCmd, LogRange, MysqlCmd, SnapshotCmd};
+pub use job::JobRef;
 pub use seed::{CompressionArg, DonorArgs, RunArgs, SeedCmd, SeedOptionArgs, WatchArgs};
 
 use crate::{exit, suggest, units};
@@ -28,6 +31,26 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Cmd,
+    /// The names of the subcommands, such as `seed start`.
+    #[arg(skip)]
+    pub spoken: String,
+}
+
+impl Cli {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that was asked for.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        let mut names = Vec::new();
+        let mut below = matches.subcommand();
+        while let Some((name, matches)) = below {
+            names.push(name);
+            below = matches.subcommand();
+        }
+        Ok(Self { spoken: names.join(" "), ..Self::from_arg_matches(&matches)? })
+    }
 }
 
 /// Options of every subcommand.
@@ -90,6 +113,16 @@ pub struct Global {
     /// How long to wait for a reply; jobs run on beyond it
     #[arg(long, env = "ORCH_TIMEOUT", default_value = "10s", value_name = "TIME", global = true, value_parser = units::parse_timeout, help_heading = "Bus")]
     pub timeout: Duration,
+    /// A collector of OpenTelemetry (OTLP over HTTP) that is told of this call; TRACEPARENT names the trace that it is a part of
+    #[arg(
+        long,
+        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
+        value_name = "URL",
+        global = true,
+        hide_short_help = true,
+        help_heading = "Bus"
+    )]
+    pub otlp: Option<String>,
     /// JSON on stdout, for programs
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,

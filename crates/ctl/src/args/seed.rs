@@ -1,9 +1,10 @@
 //! Subcommands about seeds.
 
 use clap::{Args, Subcommand, ValueEnum};
-use protocol::ids::{AgentId, JobId, SnapshotId};
+use protocol::ids::{AgentId, SnapshotId};
 use protocol::seed::{Compression, ReplicationSource, SeedOptions, Transport};
 
+use super::JobRef;
 use crate::units;
 
 /// Seeds.
@@ -48,7 +49,18 @@ pub enum SeedCmd {
         #[arg(value_parser = units::parse_rate)]
         rate: u64,
         /// The seed's job [default: the one that runs]
-        job: Option<JobId>,
+        job: Option<JobRef>,
+    },
+    /// Seeds of the fleet, those under way first, then the newest
+    List {
+        /// The hosts that were made [default: all that answer]
+        recipients: Vec<AgentId>,
+        /// At most this many
+        #[arg(short = 'n', long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+        /// Only those that are not finished
+        #[arg(long)]
+        unfinished: bool,
     },
     /// Old datadirs that are kept, until when, and what puts them back
     Kept {
@@ -60,7 +72,7 @@ pub enum SeedCmd {
         /// The host that was made
         recipient: AgentId,
         /// The seed's job [default: the last one whose old datadir is kept]
-        job: Option<JobId>,
+        job: Option<JobRef>,
         #[command(flatten)]
         run: RunArgs,
     },
@@ -72,7 +84,7 @@ pub struct WatchArgs {
     /// The host being made
     pub recipient: AgentId,
     /// The seed's job [default: the one that runs, else the last]
-    pub job: Option<JobId>,
+    pub job: Option<JobRef>,
 }
 
 /// From whom.

@@ -35,6 +35,44 @@ pub struct Kept {
     pub summary: String,
 }
 
+/// A seed, as its recipient remembers it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SeedRow {
+    /// The host that is made.
+    pub recipient: AgentId,
+    /// The seed.
+    pub job: JobView,
+}
+
+/// Seeds as a table.
+#[must_use]
+pub fn seeds(all: &[SeedRow], now: Timestamp) -> String {
+    if all.is_empty() {
+        return "no seeds\n".to_owned();
+    }
+    let row = |SeedRow { recipient, job }: &SeedRow| {
+        let where_it_is = match (&job.error, &job.stage) {
+            (Some(error), _) => error.message.clone(),
+            (None, Some(stage)) if !job.state.is_final() => {
+                let moved = job.progress.as_ref().filter(|p| p.bytes_total > 0).map(progress_text);
+                [Some(stage.clone()), moved].into_iter().flatten().collect::<Vec<_>>().join(" ")
+            }
+            _ => job.summary.clone(),
+        };
+        vec![
+            recipient.to_string(),
+            or_dash(job.donor.as_ref().map(ToString::to_string)),
+            word(&job.state),
+            format!("{} ago", units::age(job.created_at, now)),
+            job.finished_at.map_or_else(|| "-".to_owned(), |at| units::age(job.created_at, at)),
+            // The end of an id differs between jobs of one moment; its beginning is the time.
+            job.id.to_string().chars().skip(24).collect(),
+            where_it_is,
+        ]
+    };
+    table(&["HOST", "DONOR", "STATE", "BEGAN", "TOOK", "JOB", "ABOUT"], all.iter().map(row).collect())
+}
+
 /// Jobs as a table.
 #[must_use]
 pub fn jobs(jobs: &[JobView], now: Timestamp) -> String {

@@ -102,7 +102,7 @@ impl Screen {
         let mut lines = bars.loads.lock();
         let shown = lines.entry(host.clone()).or_insert_with(|| {
             let style =
-                ProgressStyle::with_template("  {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+                ProgressStyle::with_template("  {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
             bars.all.add(ProgressBar::new(0).with_style(style))
         });
         shown.set_message(line(&text).into_owned());
@@ -127,8 +127,9 @@ impl Screen {
 impl Bars {
     fn new<'a>(hosts: impl Iterator<Item = &'a AgentId>) -> Self {
         let all = MultiProgress::new();
-        let style = ProgressStyle::with_template("{spinner} {prefix:24} [{bar:28}] {msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let (columns, _) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
+        let style =
+            ProgressStyle::with_template(bar_for(columns)).unwrap_or_else(|_| ProgressStyle::default_bar());
         let by_host = hosts
             .map(|host| {
                 let bar = all.add(
@@ -141,6 +142,15 @@ impl Bars {
             })
             .collect();
         Self { all, by_host, loads: Mutex::default() }
+    }
+}
+
+/// A line that fits: what is worth least goes first, and the message is cut rather than wrapped, which would leave copies behind.
+fn bar_for(columns: u16) -> &'static str {
+    match columns {
+        100.. => "{spinner} {prefix:24} [{bar:28}] {wide_msg}",
+        60.. => "{spinner} {prefix:16!} [{bar:12}] {wide_msg}",
+        _ => "{prefix:12!} {wide_msg}",
     }
 }
 

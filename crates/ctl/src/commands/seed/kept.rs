@@ -7,14 +7,10 @@ use protocol::job::{JobView, KEPT_UNTIL};
 use protocol::params::JobsListParams;
 
 use super::super::{doctor, settle};
+use super::{AT_ONCE, JOBS};
 use crate::error::{CtlError, Result};
 use crate::render::{self, Kept};
 use crate::session::Session;
-
-/// Hosts that are asked at once.
-const AT_ONCE: usize = 64;
-/// Jobs of a host that are looked through.
-const JOBS: u32 = 300;
 
 pub(super) async fn run(session: &Session, recipients: Vec<AgentId>) -> Result<()> {
     let hosts = if recipients.is_empty() { doctor::everyone(session).await? } else { recipients };

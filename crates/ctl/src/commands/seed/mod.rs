@@ -1,6 +1,7 @@
 //! Subcommands about seeds.
 
 mod kept;
+mod list;
 mod plan;
 mod show;
 mod start;
@@ -8,10 +9,15 @@ mod start;
 use protocol::ids::{AgentId, JobId};
 use protocol::params::{JobsListParams, JobsShowParams, SeedThrottleParams, SeedUndoParams};
 
-use crate::args::{SeedCmd, WatchArgs};
+use crate::args::{JobRef, SeedCmd, WatchArgs};
 use crate::error::{CtlError, Result};
 use crate::session::Session;
 use crate::{units, watch};
+
+/// Hosts that are asked at once.
+const AT_ONCE: usize = 64;
+/// Jobs of a host that are looked through.
+const JOBS: u32 = 300;
 
 pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
     match command {
@@ -36,6 +42,9 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
             let job = seed_job(session, &recipient, job, false).await?;
             show::run(session, &recipient, job).await
         }
+        SeedCmd::List { recipients, limit, unfinished } => {
+            list::run(session, recipients, limit as usize, unfinished).await
+        }
         SeedCmd::Kept { recipients } => kept::run(session, recipients).await,
         SeedCmd::Throttle { recipient, rate, job } => {
             let job = seed_job(session, &recipient, job, true).await?;
@@ -45,7 +54,7 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
         }
         SeedCmd::Undo { recipient, job, run } => {
             let job = match job {
-                Some(job) => job,
+                Some(job) => super::jobs::named(session, &recipient, &job).await?,
                 None => kept::last(session, &recipient).await?,
             };
             super::confirm(
@@ -61,11 +70,11 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
 async fn seed_job(
     session: &Session,
     recipient: &AgentId,
-    named: Option<JobId>,
+    named: Option<JobRef>,
     must_run: bool,
 ) -> Result<JobId> {
     if let Some(job) = named {
-        return Ok(job);
+        return super::jobs::named(session, recipient, &job).await;
     }
     let jobs = session.call(recipient, JobsListParams { limit: 100, unfinished: false }).await?;
     let seeds = || jobs.iter().filter(|job| job.kind == "seed.start");
