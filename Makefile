@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-verify bench-metrics bench-page clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -96,6 +96,11 @@ bench-gateway: ## The gateway polled as orchestrator polls: see docs/orchestrato
 	@scripts/install-deps build test
 	$(CARGO) build --quiet --release --workspace --bins
 	OA_PROGRAMS=$(CURDIR)/target/release $(CARGO) run --quiet --release -p e2e --example polling
+
+bench-verify: ## What a scheduled proof costs the queries of the server beside it: see docs/snapshots.md
+	@scripts/install-deps build test
+	$(CARGO) build --quiet --release --workspace --bins
+	OA_PROGRAMS=$(CURDIR)/target/release $(CARGO) run --quiet --release -p e2e --example proving
 
 bench-metrics: ## A scrape of 1,000 hosts: see docs/metrics.md
 	@scripts/install-deps build test

@@ -5,12 +5,30 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use landlock::RulesetCreated;
+use nix::libc;
 
 /// Lets the child lead a session of its own, so that it outlives the agent and its terminal.
 pub(crate) fn in_own_session(mut command: Command) -> Command {
     // SAFETY: setsid is async-signal-safe and touches no memory of the parent; nothing else runs in the closure.
     unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from)) };
     command
+}
+
+/// Lets the child have only processor and disk time that nobody else wants (sched(7), ioprio_set(2)). Best effort: where it is
+/// forbidden, the child runs as others do.
+pub(crate) fn only_idle_time(command: &mut Command) {
+    const IO_CLASS_IDLE: libc::c_int = 3 << 13;
+    let yielding = || {
+        let none = libc::sched_param { sched_priority: 0 };
+        // SAFETY: two system calls on plain numbers and a live struct; 0 is the calling thread, and who it starts inherits both.
+        unsafe {
+            libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none);
+            libc::syscall(libc::SYS_ioprio_set, 1, 0, IO_CLASS_IDLE);
+        }
+        Ok(())
+    };
+    // SAFETY: system calls are async-signal-safe, and nothing else runs in the closure.
+    unsafe { command.pre_exec(yielding) };
 }
 
 /// Lets nothing that the child executes give it rights that it has not.

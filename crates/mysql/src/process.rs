@@ -163,13 +163,35 @@ pub(crate) struct Group {
     id: Option<Pid>,
 }
 
+/// The nice value of who yields most.
+const LEAST_FAVOURED: &str = "19";
+
+fn command_spawned(mut command: Command, program: &str) -> Result<Child> {
+    command.spawn().map_err(|e| Error::Program {
+        program: program.to_owned(),
+        problem: format!("could not be started: {e}"),
+    })
+}
+
 impl Group {
     pub(crate) fn spawn(mut command: Command, program: &str) -> Result<Self> {
-        let child = command.process_group(0).spawn().map_err(|e| Error::Program {
-            program: program.to_owned(),
-            problem: format!("could not be started: {e}"),
-        })?;
+        command.process_group(0);
+        let child = command_spawned(command, program)?;
         let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Ok(Self { child, id })
+    }
+
+    /// As [`Group::spawn`], in a session of its own, and with only the processor and disk time that nobody else wants. Best effort: where
+    /// the system forbids it, the program runs as others do.
+    pub(crate) fn spawn_idle(mut command: Command, program: &str) -> Result<Self> {
+        crate::before_exec::only_idle_time(command.as_std_mut());
+        let command = Command::from(crate::before_exec::in_own_session(command.into_std()));
+        let child = command_spawned(command, program)?;
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        if let Some(id) = id {
+            // What the kernel shares out first is sessions (sched(7), "The autogroup feature"); a policy counts only within one.
+            let _ = std::fs::write(format!("/proc/{id}/autogroup"), LEAST_FAVOURED);
+        }
         Ok(Self { child, id })
     }
 

@@ -5,25 +5,26 @@
 
 mod check;
 mod launch;
+mod options;
 mod whole;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid};
-use protocol::mysql::{Coordinates, Flavor, Layout, ServerVersion};
+use protocol::mysql::{Coordinates, Flavor};
 use protocol::snapshot::Proof;
 use sys::dir::Dir;
 use tokio::process::Command;
 
 use self::check::{TABLES, check_table};
 use self::launch::{LogEnd, RunDir, lock, logged_position, option_file, run_dir, usable_log_bin};
+pub use self::options::SandboxOptions;
 use crate::binlog;
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ use crate::errorlog::{self, Event, Follower, LogFile};
 use crate::find;
 use crate::position;
 use crate::power::Progress;
-use crate::process::{Group, Limits, User};
+use crate::process::{Group, User};
 use crate::rundir::{self, OPTION_FILE};
 use crate::tls::Tls;
 
@@ -42,69 +43,6 @@ const POLL: Duration = Duration::from_millis(50);
 const RUN_PREFIX: &str = "oa-sandbox-";
 /// A stopping sandbox is killed after this long: its data are thrown away anyway.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
-
-/// What the private server runs on.
-#[derive(Debug, Clone)]
-pub struct SandboxOptions {
-    /// Datadir, writable.
-    pub datadir: PathBuf,
-    /// Server binary; absent: the installed one.
-    pub binary: Option<PathBuf>,
-    /// Words that the host puts before its binary, for example `chroot /srv/db`.
-    pub prefix: Vec<String>,
-    /// Parent of its run directory (socket, pid file, temporary files, error log); short, for the socket's path.
-    pub run_root: PathBuf,
-    /// That parent, held, where somebody else may rename what leads to it: all that is made, read and removed in it is
-    /// reached by this.
-    pub run_held: Option<Arc<Dir>>,
-    /// Layout of the data, where it is not the default.
-    pub layout: Option<Layout>,
-    /// Base name of the binary log *inside* the datadir, to recover with it and read the GTID; absent: no binary log.
-    pub log_bin: Option<String>,
-    /// Arguments added last, for example for keys of encrypted tablespaces.
-    pub extra_args: Vec<String>,
-    /// Size of its buffer pool in bytes.
-    pub buffer_pool_bytes: u64,
-    /// Given up after this long without a sign of progress.
-    pub start_patience: Duration,
-}
-
-impl SandboxOptions {
-    /// Options for a datadir with everything else by default.
-    #[must_use]
-    pub fn new(datadir: impl Into<PathBuf>) -> Self {
-        Self {
-            datadir: datadir.into(),
-            binary: None,
-            prefix: Vec::new(),
-            run_root: PathBuf::from(RUN_ROOT),
-            run_held: None,
-            layout: None,
-            log_bin: None,
-            extra_args: Vec::new(),
-            buffer_pool_bytes: 64 << 20,
-            start_patience: Duration::from_secs(60),
-        }
-    }
-
-    /// The server's program and whose it is.
-    async fn program(&self) -> Result<(PathBuf, ServerVersion)> {
-        let binary = self.binary.clone().or_else(find::binary);
-        let binary = binary.ok_or(Error::NotFound { what: "the server binary" })?;
-        let owner = fs::metadata(&self.datadir).map_err(Error::io("read", &self.datadir))?;
-        let user = User::owner_of(&owner).filter(|_| self.prefix.is_empty());
-        let program = [self.prefix.clone(), vec![binary.display().to_string()]].concat();
-        let version = find::version_by(&program, &Limits::default(), user).await;
-        let version = version.ok_or(Error::NotFound { what: "the version of the server binary" })?;
-        Ok((binary, version))
-    }
-
-    /// What the datadir lacks before any server has touched it.
-    async fn missing(&self) -> Result<Option<String>> {
-        let (_, version) = self.program().await?;
-        Ok(whole::missing_before(&self.datadir, self.layout.as_ref(), &version))
-    }
-}
 
 /// How much checking a proof may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,7 +149,8 @@ impl Sandbox {
         if let Some(user) = user {
             user.give_to(command.as_std_mut());
         }
-        let group = Group::spawn(command, &binary.display().to_string())
+        let spawn = if options.idle { Group::spawn_idle } else { Group::spawn };
+        let group = spawn(command, &binary.display().to_string())
             .map_err(|e| cannot_enter(e, &datadir, owner.uid()))?;
         let recovery = Duration::ZERO;
         let mut sandbox =

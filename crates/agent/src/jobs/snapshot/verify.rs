@@ -19,7 +19,7 @@ use crate::admission::Claims;
 use crate::host::{Host, Snapshots, blocking};
 use crate::jobs::kind::Kind;
 use crate::jobs::on_snapshot::layout_in;
-use crate::jobs::output;
+use crate::jobs::{IN_IDLE_TIME, output};
 use crate::owned::{Foreign, find};
 
 /// Starts a private server on a snapshot and checks its tables.
@@ -114,6 +114,9 @@ async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> 
     options.layout = layout_in(server.layout.as_ref(), &live, mounted)?;
     options.extra_args = settings.key_arguments();
     options.binary = settings.binary;
+    if scope.spec().context[IN_IDLE_TIME] == true {
+        options = options.in_idle_time();
+    }
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
     sandbox::verify(options, CheckBudget { time: Duration::from_secs(budget_s) }, &report)
         .await
