@@ -8,6 +8,7 @@
 )]
 
 pub mod browser;
+pub mod collector;
 pub mod events;
 pub mod faults;
 pub mod measure;

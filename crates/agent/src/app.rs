@@ -17,25 +17,29 @@ use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, BootId};
 use snapshot::MountTable;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trace::Traces;
 use transfer::Throttle;
 
 use crate::config::{Config, Live};
 use crate::handler::AgentHandler;
 use crate::host::{Host, Looked, Snapshots, chain};
 use crate::keys::Keys;
-use crate::publish::{self, ProgressQueue, Publisher};
+use crate::publish::{self, Ended, ProgressQueue, Publisher};
 use crate::reload::{self, Reload};
 use crate::state::readings::Readings;
 use crate::state::runs::Runs;
 use crate::state::seen::Seen;
-use crate::{guardian, jobs, observe, prune, queries, schedule, supervised};
+use crate::{guardian, jobs, observe, prune, queries, schedule, spans, supervised};
 
 /// Faults on purpose for tests with real processes; see `job::inject`.
 const FAULT_VARIABLE: &str = "OA_FAULT";
 /// Events that the bus has not taken yet get this long at the end; they stay on disk all the same.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
+/// Spans that no collector has taken yet get this long, and are lost then.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// A look at the host, or its tidying, may wait for a file system that does not answer; the agent does not.
 const LAST_LOOKS: Duration = Duration::from_secs(5);
 
@@ -48,7 +52,7 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
         EventSource { agent: id.clone(), cluster: config.agent.cluster.clone(), dc: config.agent.dc.clone() };
     let outbox = Outbox::open(&state_dir.join("events"), source, OutboxLimits::default())
         .context("the spool of events cannot be used")?;
-    let (publisher, progress) = Publisher::new(outbox.clone());
+    let (publisher, progress, ended) = Publisher::new(outbox.clone());
     let inject: Inject = match std::env::var(FAULT_VARIABLE) {
         Ok(faults) => faults.parse().with_context(|| format!("{FAULT_VARIABLE} is not valid"))?,
         Err(_) => Inject::default(),
@@ -65,7 +69,8 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
 
     let (looks, asked) = mpsc::unbounded_channel();
     let keys = Keys::open_or_make(&config.agent.state_dir)?;
-    let host = make_host(config, (id, keys), runner, outbox, bus, runs, looks);
+    let traces = open_traces(&config, &id).context("spans cannot be sent")?;
+    let host = make_host(config, (id, keys), runner, outbox, bus, runs, looks, traces);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -73,13 +78,14 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
     observe::look(&host).await;
     resume(&host, &publisher).await?;
     tokio::spawn(reload::run(Arc::clone(&host), Arc::clone(&authority), reload, shutdown.clone()));
-    serve(host, authority, Arc::new(replies), Queues { progress, asked }, shutdown).await
+    serve(host, authority, Arc::new(replies), Queues { progress, asked, ended }, shutdown).await
 }
 
 /// What background tasks are fed by.
 struct Queues {
     progress: ProgressQueue,
     asked: mpsc::UnboundedReceiver<Looked>,
+    ended: Ended,
 }
 
 /// Serves until `shutdown`, then ends in good order: commands finish, jobs are parked, events are sent.
@@ -106,6 +112,10 @@ async fn serve(
     tasks.spawn(schedule::run(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::store::sweep_for_ever(Arc::clone(&host), shutdown.clone()));
     tasks.spawn(jobs::seed::undo::sweep(Arc::clone(&host), shutdown.clone()));
+    // Of what ends by then it tells before the last spans are sent.
+    let parked = CancellationToken::new();
+    let telling =
+        tasks.spawn(spans::run(queues.ended, host.runner.clone(), host.traces.clone(), parked.clone()));
     tasks.spawn(publish::send_progress(queues.progress, host.bus.clone(), host.id.clone(), shutdown.clone()));
     let beating = {
         let handler = Arc::clone(&handler);
@@ -133,11 +143,8 @@ async fn serve(
     }
     shutdown.cancel();
     host.runner.park().await;
-    let stopped = EventData::AgentStopped(AgentStopped { reason: "shutdown".to_owned() });
-    if let Err(error) = host.outbox.publish(stopped).await {
-        tracing::warn!(error = %chain(&error), "the last event could not be spooled");
-    }
-    host.outbox.flush(LAST_EVENTS).await;
+    parked.cancel();
+    say_farewell(&host, telling).await;
     sending.cancel();
     tasks.close();
     let ended = async { tokio::join!(tasks.wait(), sender, beating) };
@@ -149,6 +156,19 @@ async fn serve(
     host.bus.close(Duration::from_secs(2)).await;
     tracing::info!("agent stopped");
     served.context("the agent cannot serve commands")
+}
+
+/// Tells that the agent ends, and gives the bus and a collector of spans some time for what they have not taken yet.
+async fn say_farewell(host: &Host, last_jobs: JoinHandle<()>) {
+    let stopped = EventData::AgentStopped(AgentStopped { reason: "shutdown".to_owned() });
+    if let Err(error) = host.outbox.publish(stopped).await {
+        tracing::warn!(error = %chain(&error), "the last event could not be spooled");
+    }
+    let spans = async {
+        let _ = tokio::time::timeout(LAST_SPANS, last_jobs).await;
+        host.traces.end(LAST_SPANS).await;
+    };
+    tokio::join!(host.outbox.flush(LAST_EVENTS), spans);
 }
 
 /// Another process speaks in this agent's name: commands reach either of the two.
@@ -183,6 +203,17 @@ pub(crate) fn agent_id(config: &Config) -> anyhow::Result<AgentId> {
     }
     let name = nix::unistd::gethostname().context("the host's name is not known: set agent.id")?;
     name.to_string_lossy().parse().context("the host's name is no agent id: set agent.id")
+}
+
+fn open_traces(config: &Config, id: &AgentId) -> Result<Traces, trace::TraceError> {
+    let agent = &config.agent;
+    let service = trace::Service {
+        name: "orchestrator-agent",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: id.to_string(),
+        notes: vec![("orchestrator.cluster", agent.cluster.clone()), ("orchestrator.dc", agent.dc.clone())],
+    };
+    Traces::open(&config.trace, service)
 }
 
 fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
@@ -223,6 +254,7 @@ fn make_host(
     bus: Bus,
     on_snapshot: Runs,
     looks: mpsc::UnboundedSender<Looked>,
+    traces: Traces,
 ) -> Arc<Host> {
     let snapshots = make_snapshots(&config);
     let capability = snapshots.as_ref().map(|s| s.provider.probe());
@@ -242,6 +274,7 @@ fn make_host(
         runner,
         outbox,
         bus,
+        traces,
         seen: RwLock::new(Arc::new(Seen::nothing())),
         capabilities,
         admitted: tokio::sync::Mutex::default(),

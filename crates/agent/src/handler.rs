@@ -15,6 +15,7 @@ use protocol::job::JobView;
 use protocol::mysql::ServerInfo;
 use protocol::params::*;
 use serde_json::Value;
+use trace::{Kind, Span};
 
 use crate::host::Host;
 use crate::jobs::{self, Origin, view};
@@ -37,15 +38,22 @@ impl AgentHandler {
 #[async_trait]
 impl Handler for AgentHandler {
     async fn handle(&self, call: Incoming) -> Result<Value, WireError> {
+        let asked = call.traceparent.as_deref().and_then(|text| text.parse().ok());
+        let mut span = asked
+            .map(|asked| self.host.traces.begin(call.request.command.clone(), Kind::Server, Some(asked)));
         let origin = Origin {
             actor: call.actor.to_string(),
             request: call.request.id,
-            traceparent: call.traceparent.clone(),
+            traceparent: span.as_ref().and_then(Span::context).map(|context| context.to_string()),
+            in_idle_time: false,
         };
         tracing::debug!(command = call.request.command, request = %call.request.id, actor = origin.actor, "command");
-        call.command
-            .answered_by(&Caller { agent: self, host: &self.host, origin, operates: call.operates })
-            .await
+        let caller = Caller { agent: self, host: &self.host, origin, operates: call.operates };
+        let answer = call.command.answered_by(&caller).await;
+        if let (Some(span), Err(error)) = (&mut span, &answer) {
+            span.fail(error.code.as_str());
+        }
+        answer
     }
 
     fn heartbeat(&self) -> Heartbeat {

@@ -17,6 +17,7 @@ use protocol::snapshot::Snapshot;
 use snapshot::{MountTable, Owner, Provider};
 pub(crate) use sys::error::line as chain;
 use tokio::sync::{mpsc, oneshot};
+use trace::Traces;
 use transfer::Throttle;
 
 use crate::config::Live;
@@ -55,6 +56,8 @@ pub(crate) struct Host {
     pub(crate) outbox: Outbox,
     /// The connection.
     pub(crate) bus: Bus,
+    /// Where spans go.
+    pub(crate) traces: Traces,
     /// The last look at server and snapshots.
     pub(crate) seen: RwLock<Arc<Seen>>,
     /// Capabilities found at the start.

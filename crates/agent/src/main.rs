@@ -21,6 +21,7 @@ mod queries;
 mod reload;
 mod schedule;
 mod seal;
+mod spans;
 mod state;
 mod streams;
 mod supervised;

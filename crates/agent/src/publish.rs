@@ -38,6 +38,7 @@ pub(crate) struct Publisher {
     known: Mutex<HashMap<JobId, Known>>,
     progress: mpsc::Sender<(JobId, TransferProgress)>,
     told: Mutex<HashMap<JobId, Instant>>,
+    ended: mpsc::UnboundedSender<JobId>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -53,14 +54,18 @@ struct Known {
     moved: Option<(u64, u64)>,
 }
 
+/// Jobs that have ended.
+pub(crate) type Ended = mpsc::UnboundedReceiver<JobId>;
+
 /// Progress on its way to the bus.
 pub(crate) type ProgressQueue = mpsc::Receiver<(JobId, TransferProgress)>;
 
 impl Publisher {
-    pub(crate) fn new(outbox: Outbox) -> (Arc<Self>, ProgressQueue) {
+    pub(crate) fn new(outbox: Outbox) -> (Arc<Self>, ProgressQueue, Ended) {
         let (progress, queue) = mpsc::channel(64);
-        let publisher = Self { outbox, known: Mutex::default(), progress, told: Mutex::default() };
-        (Arc::new(publisher), queue)
+        let (ended, jobs) = mpsc::unbounded_channel();
+        let publisher = Self { outbox, known: Mutex::default(), progress, told: Mutex::default(), ended };
+        (Arc::new(publisher), queue, jobs)
     }
 
     /// A job of an earlier run, so that its further records have their names.
@@ -69,9 +74,7 @@ impl Publisher {
             kind: spec.kind.clone(),
             actor: spec.actor.clone().unwrap_or_default(),
             summary: table::about(&spec.kind, &spec.params).summary,
-            offer: [&spec.params["offer"], &spec.params["offer"]["id"]]
-                .into_iter()
-                .find_map(|offer| offer.as_str().map(str::to_owned)),
+            offer: offer_of(&spec.params).map(str::to_owned),
             ..Known::default()
         };
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(spec.id, known);
@@ -154,6 +157,8 @@ impl Observer for Publisher {
         }
         if finished {
             self.forget(*job);
+            // Nobody listens while the agent goes down.
+            let _ = self.ended.send(*job);
         }
     }
 
@@ -170,6 +175,11 @@ impl Observer for Publisher {
         drop(told);
         let _ = self.progress.try_send((*job, counters));
     }
+}
+
+/// The offer that a job gives or takes, by its parameters.
+pub(crate) fn offer_of(params: &Value) -> Option<&str> {
+    [&params["offer"], &params["offer"]["id"]].into_iter().find_map(Value::as_str)
 }
 
 /// The same for the same record, so that the stream drops a second copy.

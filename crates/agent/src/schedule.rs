@@ -88,7 +88,12 @@ fn unproven(snapshots: &[Snapshot]) -> Option<SnapshotId> {
 
 /// Begins a job and waits for its end.
 async fn finish<K: Kind>(host: &Arc<Host>, params: K::Params) {
-    let origin = Origin { actor: "schedule".to_owned(), request: RequestId::generate(), traceparent: None };
+    let origin = Origin {
+        actor: "schedule".to_owned(),
+        request: RequestId::generate(),
+        traceparent: None,
+        in_idle_time: true,
+    };
     match jobs::begin::<K>(host, params, &origin).await {
         Ok(begun) => {
             if let Some(handle) = host.runner.handle(begun.job) {

@@ -1,5 +1,6 @@
 //! The asking side: call agents, look at the fleet, follow jobs and events.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use nkeys::KeyPair;
 use protocol::command::{Call, Class, Command};
-use protocol::envelope::{MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
+use protocol::envelope::{HEADER_TRACEPARENT, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
 use protocol::ids::{AgentId, JobId, RequestId};
 use protocol::seed::TransferProgress;
 use protocol::subject::Subject;
 use serde_json::Value;
+use trace::{Context, Kind, Span, Traces};
 
 use crate::conn::Bus;
 use crate::durable::{self, Queued};
@@ -70,6 +72,9 @@ pub struct Client {
     signer: Option<Arc<Signer>>,
     agents: Option<Arc<HostKeys>>,
     actor: String,
+    traces: Traces,
+    /// The span that calls belong to; without one they are not told of.
+    within: Option<Context>,
 }
 
 impl std::fmt::Debug for Client {
@@ -82,7 +87,14 @@ impl Client {
     /// `actor` is a remark where commands are signed, and the claim where they are not.
     #[must_use]
     pub fn new(bus: Bus, signer: Option<KeyPair>, actor: impl Into<String>) -> Self {
-        Self { bus, signer: signer.map(|key| Arc::new(Signer::new(key))), agents: None, actor: actor.into() }
+        Self {
+            bus,
+            signer: signer.map(|key| Arc::new(Signer::new(key))),
+            agents: None,
+            actor: actor.into(),
+            traces: Traces::default(),
+            within: None,
+        }
     }
 
     /// From now on a reply is taken only when the host's key signed it, for this very request.
@@ -95,6 +107,25 @@ impl Client {
     #[must_use]
     pub fn in_name_of(&self, actor: impl Into<String>) -> Self {
         Self { actor: actor.into(), ..self.clone() }
+    }
+
+    /// Spans of this client's calls go there, from [`Client::begin`] on.
+    #[must_use]
+    pub fn with_traces(self, traces: Traces) -> Self {
+        Self { traces, ..self }
+    }
+
+    /// Begins a span, and gives a client whose calls are told of as parts of it.
+    #[must_use]
+    pub fn begin(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        kind: Kind,
+        parent: Option<Context>,
+    ) -> (Span, Self) {
+        let span = self.traces.begin(name, kind, parent);
+        let within = span.context();
+        (span, Self { within, ..self.clone() })
     }
 
     /// The connection.
@@ -139,13 +170,37 @@ impl Client {
         params: Value,
         options: &CallOptions,
     ) -> Result<Answer<Value>> {
+        let Some(within) = self.within else {
+            return self.ask(agent, command, params, options, None).await;
+        };
+        let mut span = self.traces.begin(command.to_owned(), Kind::Client, Some(within));
+        span.note("orchestrator.host", agent.to_string());
+        let answer = self.ask(agent, command, params, options, span.context()).await;
+        if let Err(error) = &answer {
+            span.fail(error.code());
+        }
+        answer
+    }
+
+    async fn ask(
+        &self,
+        agent: &AgentId,
+        command: &str,
+        params: Value,
+        options: &CallOptions,
+        span: Option<Context>,
+    ) -> Result<Answer<Value>> {
         let id = options.request_id.unwrap_or_else(RequestId::generate);
         let subject = Subject::Command { agent: agent.clone(), command: command.to_owned() };
         if Subject::parse(&subject.to_string()).ok().as_ref() != Some(&subject) {
             let why = "a command is named family.verb".to_owned();
             return Err(BusError::Unsendable { what: format!("{command:?}"), why });
         }
-        let (headers, body, _) = self.sealed(&subject, id, command, params.clone(), options.timeout)?;
+        let sealed = |params: Value, valid| {
+            let (headers, body, expires) = self.sealed(&subject, id, command, params, valid)?;
+            Ok::<_, BusError>((with_span(headers, span), body, expires))
+        };
+        let (headers, body, _) = sealed(params.clone(), options.timeout)?;
         let answer = self.bus.request(subject.to_string(), headers, body.clone(), options.timeout).await;
         match (answer, options.queue) {
             (Ok(message), _) => {
@@ -157,7 +212,7 @@ impl Client {
                 if class == Some(Class::Query) {
                     return Err(BusError::NoAgent(agent.clone()));
                 }
-                let (headers, body, expires) = self.sealed(&subject, id, command, params, expiry)?;
+                let (headers, body, expires) = sealed(params, expiry)?;
                 Box::pin(durable::queue(&self.bus, agent, command, id, headers, body)).await?;
                 Ok(Answer::Queued(Queued { request: id, expires }))
             }
@@ -222,6 +277,14 @@ impl Client {
     pub async fn events(&self, filter: EventFilter) -> Result<EventStream> {
         events::read(&self.bus, filter).await
     }
+}
+
+/// Headers with the span that the request belongs to. It is no part of what is signed: nothing but remarks depends on it.
+fn with_span(headers: Option<HeaderMap>, span: Option<Context>) -> Option<HeaderMap> {
+    let Some(span) = span else { return headers };
+    let mut headers = headers.unwrap_or_default();
+    headers.insert(HEADER_TRACEPARENT, span.to_string());
+    Some(headers)
 }
 
 fn read_reply(agent: &AgentId, id: RequestId, body: &[u8]) -> Result<Value> {

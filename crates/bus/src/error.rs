@@ -226,6 +226,20 @@ impl BusError {
         }
     }
 
+    /// What kind of failure it is, in a word: the agent's own code where it is the agent's.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Agent(error) => error.code.as_str(),
+            Self::NoAgent(_) | Self::NoResponders { .. } => "no_agent",
+            Self::TimedOut { .. } => "timed_out",
+            Self::NotConnected { .. } | Self::Closed => "not_connected",
+            Self::NotPermitted { .. } => "not_permitted",
+            Self::BadReply { .. } | Self::NotFromHost { .. } => "bad_reply",
+            _ => "bus",
+        }
+    }
+
     pub(crate) fn jetstream(
         what: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,

@@ -15,6 +15,7 @@ pub mod keys;
 pub mod output;
 pub mod render;
 pub mod session;
+pub mod spans;
 pub mod suggest;
 pub mod watch;
 

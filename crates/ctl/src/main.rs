@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use ctl::args::Cli;
 use ctl::error::CtlError;
 use ctl::exit::Exit;
@@ -11,7 +10,7 @@ use sys::text::{Log, LogLines};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };

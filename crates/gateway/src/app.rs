@@ -12,6 +12,7 @@ use protocol::ids::AgentId;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use trace::Traces;
 
 use crate::api;
 use crate::ask::Ask;
@@ -41,6 +42,8 @@ const SCRAPERS: usize = 32;
 const READERS: usize = 512;
 /// Requests under way at the end get so long; most of them are questions that are held.
 const LAST_ANSWERS: Duration = Duration::from_secs(3);
+/// Spans that no collector has taken yet get this long, and are lost then.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// The gateway cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +79,9 @@ pub enum GatewayError {
     /// The ports of hosts cannot be read.
     #[error(transparent)]
     Ports(#[from] PortError),
+    /// Spans cannot be sent as configured.
+    #[error("trace")]
+    Trace(#[from] trace::TraceError),
     /// The bus's client cannot be set up.
     #[error("bus")]
     Bus(#[from] bus::BusError),
@@ -100,6 +106,8 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     let hosts = Arc::new(known_hosts(&config)?);
     let view =
         Arc::new(View::new(config.gateway.hosts.clone(), Duration::from_secs(config.gateway.forget_after_s)));
+    let traces = open_traces(&config)?;
+    client = client.with_traces(traces.clone());
     measure(&config, &client, &view, (&hosts, &requests), &stop).await?;
     let page = open_page(&config, &client, &view, (&hosts, &requests), &stop).await?;
     // Before the fleet is known every host would be unknown, and orchestrator take that for an answer.
@@ -148,7 +156,18 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce()) 
     }
     let _ = tokio::time::timeout(LAST_ANSWERS, tasks.wait()).await;
     gateway.ask.client().bus().close(LAST_ANSWERS).await;
+    traces.end(LAST_SPANS).await;
     Ok(())
+}
+
+fn open_traces(config: &Config) -> Result<Traces, trace::TraceError> {
+    let service = trace::Service {
+        name: "orchestrator-gateway",
+        version: env!("CARGO_PKG_VERSION"),
+        instance: std::process::id().to_string(),
+        notes: Vec::new(),
+    };
+    Traces::open(&config.trace, service)
 }
 
 fn make_state_dir(dir: &Path) -> Result<(), GatewayError> {

@@ -1,13 +1,13 @@
 //! TLS as a server towards orchestrator and as a client of it. No certificate is ever demanded of orchestrator: it has none to show.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use rustls::ServerConfig;
 use rustls::crypto::ring;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use sys::tls;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A certificate, key or authority cannot be used.
@@ -16,22 +16,12 @@ pub enum TlsError {
     /// The file is not there, or open to others.
     #[error(transparent)]
     File(#[from] sys::file::Error),
-    /// The file holds no such PEM.
-    #[error("{} holds no {what}", path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What was looked for.
-        what: &'static str,
-        /// What the reader said.
-        source: io::Error,
-    },
+    /// It holds something else, or there are no authorities.
+    #[error(transparent)]
+    Contents(#[from] tls::Error),
     /// Certificate and key do not go together, or are of a kind that is not spoken.
     #[error("this certificate and key cannot be used")]
     Unusable(#[from] rustls::Error),
-    /// The system has no authorities.
-    #[error("this system has no certificate authorities; name a file with orchestrator.tls_ca")]
-    NoAuthorities,
 }
 
 /// Takes TLS connections.
@@ -40,11 +30,11 @@ pub enum TlsError {
 /// A file that cannot be used.
 pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
     let text = sys::file::read_secret(key)?;
-    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(no_pem(key, "private key"))?;
+    let key = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(tls::no_pem(key, "private key"))?;
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(certificates(cert)?, key)?;
+        .with_single_cert(tls::certificates(cert)?, key)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -53,39 +43,13 @@ pub(crate) fn acceptor(cert: &Path, key: &Path) -> Result<TlsAcceptor, TlsError>
 /// # Errors
 /// A file that cannot be used.
 pub(crate) fn connector(ca: Option<&Path>) -> Result<TlsConnector, TlsError> {
-    let mut roots = RootCertStore::empty();
-    let trusted = match ca {
-        Some(path) => certificates(path)?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
-    roots.add_parsable_certificates(trusted);
-    if roots.is_empty() {
-        return Err(TlsError::NoAuthorities);
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let all = CertificateDer::pem_file_iter(path).map_err(no_pem(path, "certificate"))?;
-    let all: Vec<_> = all.collect::<Result<_, _>>().map_err(no_pem(path, "certificate"))?;
-    if all.is_empty() {
-        return Err(no_pem(path, "certificate")(rustls::pki_types::pem::Error::NoItemsFound));
-    }
-    Ok(all)
-}
-
-fn no_pem(path: &Path, what: &'static str) -> impl FnOnce(rustls::pki_types::pem::Error) -> TlsError {
-    let path = path.to_owned();
-    move |error| TlsError::Pem { path, what, source: io::Error::other(error.to_string()) }
+    Ok(TlsConnector::from(Arc::new(tls::client(ca)?)))
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::path::PathBuf;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;

@@ -9,4 +9,5 @@ pub mod file;
 pub mod hex;
 pub mod process;
 pub mod text;
+pub mod tls;
 pub mod units;

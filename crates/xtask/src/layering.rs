@@ -15,17 +15,21 @@ enum May {
 }
 
 /// One row per crate. `testkit` may be added as a dev-dependency by all but `protocol`, which it leans on itself.
-const ARROWS: [(&str, May); 13] = [
+const ARROWS: [(&str, May); 14] = [
     ("sys", May::Use(&[])),
     ("protocol", May::Use(&[])),
-    ("bus", May::Use(&["sys", "protocol"])),
+    ("trace", May::Use(&["sys"])),
+    ("bus", May::Use(&["sys", "protocol", "trace"])),
     ("job", May::Use(&["sys", "protocol"])),
     ("snapshot", May::Use(&["sys", "protocol"])),
     ("mysql", May::Use(&["sys", "protocol"])),
     ("transfer", May::Use(&["sys", "protocol", "bus"])),
-    ("orchestrator-agent", May::Use(&["sys", "protocol", "bus", "job", "snapshot", "mysql", "transfer"])),
-    ("orchestrator-ctl", May::Use(&["sys", "protocol", "bus"])),
-    ("orchestrator-gateway", May::Use(&["sys", "protocol", "bus"])),
+    (
+        "orchestrator-agent",
+        May::Use(&["sys", "protocol", "trace", "bus", "job", "snapshot", "mysql", "transfer"]),
+    ),
+    ("orchestrator-ctl", May::Use(&["sys", "protocol", "trace", "bus"])),
+    ("orchestrator-gateway", May::Use(&["sys", "protocol", "trace", "bus"])),
     ("testkit", May::Use(&["protocol"])),
     ("xtask", May::UseAll),
     ("e2e", May::UseAll),

@@ -16,4 +16,5 @@ mod program;
 mod registration;
 mod scrape;
 mod seeds;
+mod traces;
 mod web;

@@ -10,6 +10,7 @@ use crate::host::chain;
 pub(super) fn on_this_host(config: &Config) -> Result<(), (String, String)> {
     bus::check_files(&config.bus).map_err(|(key, error)| (format!("bus.{key}"), chain(&error)))?;
     mysql::check_files(&config.mysql).map_err(|(key, reason)| (format!("mysql.{key}"), reason))?;
+    config.trace.check().map_err(|error| (format!("trace.{}", error.key()), chain(&error)))?;
     if let Some(file) = &config.seed.replication_credentials {
         mysql::check_secret_file(file)
             .map_err(|error| ("seed.replication_credentials".to_owned(), chain(&error)))?;

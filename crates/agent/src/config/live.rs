@@ -59,6 +59,7 @@ pub(crate) fn merge(now: &Config, mut new: Config) -> (Config, Vec<&'static str>
         "snapshot.mount_root" = snapshot.mount_root;
         "log.format" = log.format;
         "events" = events;
+        "trace" = trace;
     }
     (new, waiting)
 }

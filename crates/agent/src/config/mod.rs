@@ -54,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) custom: BTreeMap<String, CustomConfig>,
     /// Logging.
     pub(crate) log: LogConfig,
+    /// Where spans are sent.
+    pub(crate) trace: trace::Settings,
 }
 
 /// `[agent]`.

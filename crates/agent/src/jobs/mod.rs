@@ -38,7 +38,12 @@ pub(crate) struct Origin {
     pub(crate) request: RequestId,
     /// W3C trace context.
     pub(crate) traceparent: Option<String>,
+    /// Nobody waits for it: it leaves processors and disks to others.
+    pub(crate) in_idle_time: bool,
 }
+
+/// In a job's context: see [`Origin::in_idle_time`].
+pub(crate) const IN_IDLE_TIME: &str = "in_idle_time";
 
 /// Admits, journals and starts a job, after what its kind checks first; the same request again gives the same job.
 pub(crate) async fn begin<K: Kind>(
@@ -71,7 +76,7 @@ pub(crate) async fn begin_with<K: Kind>(
         params: written(&params)?,
         request_id: Some(origin.request),
         actor: Some(origin.actor.clone()),
-        context: json!({ "traceparent": origin.traceparent }),
+        context: json!({ "traceparent": origin.traceparent, IN_IDLE_TIME: origin.in_idle_time }),
     };
     host.runner.create(spec).await?;
     admitted.note(id, Some(origin.request), claims);

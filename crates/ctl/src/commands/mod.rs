@@ -13,18 +13,21 @@ mod raw;
 mod seed;
 mod snapshot;
 
+use trace::Kind;
+
 use crate::args::{BinlogCmd, BusCmd, Cli, Cmd, CustomCmd, KeyCmd, MysqlCmd, SeedCmd, SnapshotCmd};
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
 use crate::output::Out;
 use crate::session::Session;
+use crate::spans;
 
 /// Does what was asked for.
 ///
 /// # Errors
 /// What a person needs to know; see [`CtlError`].
 pub async fn run(cli: Cli, out: Out) -> Result<()> {
-    let Cli { global, command } = cli;
+    let Cli { global, command, spoken } = cli;
     // Keys and configurations are made without a bus.
     let command = match command {
         Cmd::Key(KeyCmd::Pin { hosts, replace }) => return key::pin(global, out, hosts, replace).await,
@@ -39,9 +42,18 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
         let what = "this cannot be queued: nobody would read the answer later".to_owned();
         return Err(CtlError::Usage { what, hint: Some(hint.to_owned()) });
     }
-    let session = Session::open(global, out).await?;
+    let traces = spans::open(&global, &out);
+    let mut session = Session::open(global, out).await?;
+    let (mut span, client) =
+        session.client.with_traces(traces.clone()).begin(spoken, Kind::Internal, spans::parent());
+    session.client = client;
     let result = dispatch(&session, command).await;
     session.close().await;
+    if let Err(error) = &result {
+        span.fail(format!("exit {}", error.exit().code()));
+    }
+    drop(span);
+    traces.end(spans::LAST).await;
     result
 }
 

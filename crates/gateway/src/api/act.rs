@@ -15,6 +15,7 @@ use protocol::ids::SnapshotId;
 use protocol::params::*;
 use serde::Serialize;
 use serde_json::Value;
+use trace::Kind;
 
 use super::read::{mount_of, snapshots};
 use super::shapes;
@@ -94,13 +95,14 @@ where
         tell(action, &caller, "refused", &refusal.to_string());
         return failed(action, &refusal);
     }
-    let client = gateway.ask.client().in_name_of(format!(
+    let by = gateway.ask.client().in_name_of(format!(
         "orchestrator at {} by orchestrator-gateway, {}",
         caller.client,
         action.name()
     ));
     // A task of its own: what was begun is finished and told, also when orchestrator hangs up.
     let done = tokio::spawn(async move {
+        let (mut span, client) = by.begin(action.name(), Kind::Server, None);
         let result = match tokio::time::timeout(LIMIT, work(gateway, caller.clone(), client)).await {
             Ok(result) => result,
             Err(_) => {
@@ -114,7 +116,10 @@ where
         };
         match &result {
             Ok(_) => tell(action, &caller, "done", ""),
-            Err(failure) => tell(action, &caller, "failed", &failure.to_string()),
+            Err(failure) => {
+                tell(action, &caller, "failed", &failure.to_string());
+                span.fail("failed");
+            }
         }
         result
     });

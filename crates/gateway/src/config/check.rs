@@ -178,6 +178,7 @@ pub(super) fn files(config: &Config) -> Checked {
             crate::tls::acceptor(cert, key).map_err(|error| (at.to_owned(), line(&error)))?;
         }
     }
+    config.trace.check().map_err(|error| (format!("trace.{}", error.key()), line(&error)))?;
     if let Some(ca) = &config.orchestrator.tls_ca {
         crate::tls::connector(Some(ca)).map_err(|error| ("orchestrator.tls_ca".to_owned(), line(&error)))?;
     }

@@ -39,6 +39,8 @@ pub struct Config {
     pub seed: SeedOptions,
     /// Logging.
     pub log: LogConfig,
+    /// Where spans are sent.
+    pub trace: trace::Settings,
 }
 
 /// `[gateway]`.

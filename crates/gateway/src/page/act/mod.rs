@@ -17,6 +17,7 @@ use protocol::command::Call as _;
 use protocol::params::{
     JobsAbortParams, JobsShowParams, SeedStartParams, SnapshotCreateParams, SnapshotVerifyParams,
 };
+use trace::Kind;
 
 use super::html;
 use super::place::Query;
@@ -89,10 +90,14 @@ pub(super) async fn perform(State(acts): State<Acts>, request: Request) -> Respo
 
 async fn told(acts: &Acts, order: &Order, user: &str, client: IpAddr) -> Result<(), Failure> {
     let by = acts.client.in_name_of(format!("{user} at {client} by the gateway's page"));
+    let (mut span, by) = by.begin(order.command(), Kind::Server, None);
     let done = run(&by, order).await;
     let (outcome, why) = match &done {
         Ok(()) => ("begun", String::new()),
-        Err(failure) => ("failed", failure.to_string()),
+        Err(failure) => {
+            span.fail("failed");
+            ("failed", failure.to_string())
+        }
     };
     tracing::info!(
         target: "audit",
