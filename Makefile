@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-verify bench-metrics bench-page clean-cache
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -46,6 +46,11 @@ chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=3
 	@OA_CHAOS_SEED=$(or $(SEED),1) OA_CHAOS_MINUTES=$(or $(MINUTES),5) scripts/test --workspace --test chaos \
 	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
 
+soak: ## Five hosts under seeds, snapshots and faults at random: make soak HOURS=2 (or MINUTES=10) SEED=1; the report is in target/soak
+	@scripts/install-deps build test
+	@OA_SOAK_SEED=$(or $(SEED),1) OA_SOAK_MINUTES=$(if $(HOURS),$$(( $(HOURS) * 60 )),$(or $(MINUTES),10)) scripts/test --workspace --test soak \
+	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
+
 reliability: ## Every fault at every stage of a seed (`make test` has each once), then docs/reliability.md from what came of it
 	@scripts/install-deps build test
 	$(CARGO) run --quiet --bin reliability -- forget
@@ -62,7 +67,8 @@ lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build
 	@scripts/lint
 
-check: test chaos lint ## What CI runs
+check: ## What CI runs: the tests, then lint beside ten minutes of the soak
+	@.ci/run
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

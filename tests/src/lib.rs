@@ -14,6 +14,7 @@ pub mod faults;
 pub mod measure;
 pub mod replication;
 pub mod rows;
+pub mod soak;
 pub mod tree;
 pub mod truth;
 pub mod volume;

@@ -73,3 +73,39 @@ pub fn assert_copy(copy: &Tree, original: &Tree) {
         assert_eq!(entry.mode, other.mode, "{}", path.display());
     }
 }
+
+/// The inode of a directory, by which another one in its place is known.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn inode(directory: &Path) -> u64 {
+    fs::metadata(directory).unwrap().ino()
+}
+
+/// Files of a datadir that a server neither makes nor removes as it starts, runs and stops, by their inodes.
+///
+/// # Panics
+/// When the directory cannot be read.
+#[must_use]
+pub fn lasting(datadir: &Path) -> BTreeMap<PathBuf, u64> {
+    const PASSING: [&str; 11] = [
+        "binlog.",
+        "aria_log",
+        "ib_",
+        "ibtmp",
+        "ddl_",
+        "ddl-",
+        "ddl.",
+        "multi-master",
+        "mysql_upgrade",
+        "mariadb_upgrade",
+        "tc.log",
+    ];
+    let lasting = |path: &Path| {
+        let name = path.to_string_lossy();
+        !PASSING.iter().any(|start| name.starts_with(start)) && !name.ends_with(".pid")
+    };
+    let all = names(datadir).into_iter().filter(|(path, _)| lasting(path));
+    all.map(|(path, entry)| (path, entry.inode)).collect()
+}

@@ -1,11 +1,10 @@
 //! Two hosts, each an agent beside its MariaDB, and the bus between them.
 
-use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
-use bus::{Bus, BusConfig, BusError, CallOptions, Client};
+use bus::Client;
 use protocol::command::Call;
 use protocol::error::WireError;
 use protocol::ids::{AgentId, JobId, SnapshotId};
@@ -20,13 +19,17 @@ use testkit::poll;
 use crate::rows;
 use crate::volume::Volume;
 
+mod ask;
 mod crash;
 mod ctl;
 mod ground;
+mod left;
 
+pub use ask::{call, client, serving, try_call};
 pub use crash::{Party, assert_resumed, transferred};
-pub use ctl::Said;
+pub use ctl::{Said, ctl_command};
 use ground::{Site, ground, mark, server};
+pub use left::nothing_left;
 
 /// Whatever is awaited comes in seconds; a noisy machine gets much more.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -237,12 +240,7 @@ impl World {
     /// # Panics
     /// When there is no answer.
     pub async fn try_call<C: Call>(&self, host: &Host, params: C) -> Result<C::Reply, WireError> {
-        let options = CallOptions { timeout: Duration::from_secs(30), ..CallOptions::default() };
-        match self.client.call(&host.id(), params, &options).await {
-            Ok(reply) => Ok(reply),
-            Err(BusError::Agent(error)) => Err(error),
-            Err(error) => panic!("{} on {}: {error}", C::SPEC.name, host.id()),
-        }
+        try_call(&self.client, host, params).await
     }
 
     /// Waits for the end of a job.
@@ -357,58 +355,13 @@ impl World {
 
     /// Waits until nothing of any seed is left: no unfinished job, hold, mount, staging or secret.
     pub async fn nothing_left(&self, within: Duration) {
-        poll::until_async(within, "all jobs to end", || async {
-            for host in [&self.donor, &self.recipient] {
-                if !self.call(host, JobsListParams { limit: 100, unfinished: true }).await.is_empty() {
-                    return None;
-                }
-            }
-            Some(())
-        })
-        .await;
-        let held = self.call(&self.donor, SnapshotMountStatusParams {}).await;
-        assert!(held.is_empty(), "still held: {held:?}");
-        for host in [&self.donor, &self.recipient] {
-            let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-            let root = host.agent.mount_root().display().to_string();
-            assert!(!mounts.contains(&root), "{} has left a mount", host.id());
-            for private in ["offers", "seeds"] {
-                let left = entries(&host.agent.state_dir().join(private));
-                assert!(left.is_empty(), "{} keeps {private}: {left:?}", host.id());
-            }
-            for directory in [host.db.datadir(), host.db.base()] {
-                let left: Vec<_> =
-                    entries(directory).into_iter().filter(|name| name.starts_with(".orch")).collect();
-                assert!(left.is_empty(), "{} holds {left:?}", directory.display());
-            }
-        }
+        nothing_left(&self.client, &[&self.donor, &self.recipient], within).await;
     }
 
     /// Fails unless the recipient's own server runs with its own row.
     pub async fn recipient_is_as_it_was(&self) {
         assert_eq!(self.recipient.db.scalar("SELECT id FROM own.marker").await.unwrap(), "4711");
     }
-}
-
-/// A client of the bus.
-///
-/// # Panics
-/// When there is no connection.
-pub async fn client(url: &str) -> Client {
-    let bus = Bus::connect(&BusConfig { servers: vec![url.to_owned()], ..BusConfig::default() }, "e2e")
-        .await
-        .unwrap();
-    bus.connected(PATIENCE).await.unwrap();
-    Client::new(bus, None, "tester")
-}
-
-/// Waits until an agent answers.
-pub async fn serving(client: &Client, host: &AgentId) {
-    let options = CallOptions { timeout: Duration::from_secs(5), ..CallOptions::default() };
-    poll::until_async(PATIENCE, format!("{host} to serve"), || async {
-        client.call(host, AgentStatusParams {}, &options).await.ok().map(|_| ())
-    })
-    .await;
 }
 
 /// Leave to stop MySQL, no compression, and a speed at which a transfer can be met half-way.
@@ -426,9 +379,4 @@ pub fn slowly(bytes_per_s: u64) -> SeedOptions {
 #[must_use]
 pub fn swiftly() -> SeedOptions {
     slowly(0)
-}
-
-fn entries(directory: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }

@@ -230,6 +230,11 @@ impl Host {
         ["ip", "netns", "exec", &self.namespace].map(OsString::from).into()
     }
 
+    /// As [`Self::argv_prefix`], with the machine's own mounts, as all processes of a real host share them.
+    pub fn argv_prefix_of_network(&self) -> Vec<OsString> {
+        ["nsenter".into(), format!("--net=/run/netns/{}", self.namespace)].map(OsString::from).into()
+    }
+
     /// Runs a closure on a thread of its own whose sockets belong to the host. Sockets keep their host when they
     /// move to other threads; threads that the closure starts inherit it.
     ///

@@ -1,16 +1,12 @@
 //! A world whose jobs stand still where the test wants it, and the one check after each fault.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use protocol::ids::JobId;
 use protocol::job::JobView;
 use protocol::params::MysqlStartParams;
 use protocol::seed::SeedOptions;
-use testkit::poll;
 
 use super::host;
 use super::ledger::Ledger;
@@ -20,9 +16,6 @@ use crate::rows;
 use crate::tree;
 use crate::volume::Volume;
 use crate::world::{Configure, PATIENCE, Provider, World, WorldOptions, swiftly};
-
-/// A process that was killed is gone a moment later.
-const LET_GO: Duration = Duration::from_secs(20);
 
 /// What a test wants of it.
 #[derive(Default)]
@@ -108,8 +101,8 @@ impl Arena {
         );
         db.exec(statement).await.unwrap();
         Before {
-            inode: inode_of(db.datadir()),
-            names: lasting_names(db.datadir()),
+            inode: tree::inode(db.datadir()),
+            names: tree::lasting(db.datadir()),
             mark: self.mark,
             pid: db.pid(),
         }
@@ -119,7 +112,7 @@ impl Arena {
     #[must_use]
     pub fn before_without_data(&self) -> Before {
         let datadir = self.world.recipient.db.datadir();
-        Before { inode: inode_of(datadir), names: BTreeMap::new(), mark: 0, pid: None }
+        Before { inode: tree::inode(datadir), names: BTreeMap::new(), mark: 0, pid: None }
     }
 
     /// Begins a seed from the newest snapshot, with leave to stop MySQL.
@@ -160,7 +153,7 @@ impl Arena {
             }
             Outcome::NoData => {
                 assert_eq!(self.world.recipient.db.pid(), None, "there is nothing to run on");
-                let left = lasting_names(self.world.recipient.db.datadir());
+                let left = tree::lasting(self.world.recipient.db.datadir());
                 assert!(left.keys().all(|path| path.as_os_str().is_empty()), "not empty: {left:?}");
             }
         }
@@ -186,19 +179,7 @@ impl Arena {
     /// With what is left.
     pub async fn nothing_left(&self) {
         self.world.nothing_left(PATIENCE).await;
-        for host in [&self.world.donor, &self.world.recipient] {
-            let Some(agent) = host.agent.pid() else { continue };
-            let left = || {
-                let strays = host::stray_processes(agent, host.db.pid(), &[host.db.base(), host.agent.dir()]);
-                [strays, host::listening(agent), host::mounts_below(agent, &host.agent.mount_root())].concat()
-            };
-            let gone = poll::until_async(PATIENCE, "both hosts to let go", || async {
-                left().is_empty().then_some(())
-            });
-            if tokio::time::timeout(LET_GO, gone).await.is_err() {
-                panic!("{} holds: {}", host.id(), left().join(", "));
-            }
-        }
+        host::let_go(&[&self.world.donor, &self.world.recipient]).await;
     }
 
     /// The recipient has the donor's data, all of them and nothing else, and its server runs on them.
@@ -209,10 +190,10 @@ impl Arena {
         let db = &self.world.recipient.db;
         assert_eq!(rows::checksums(db).await, self.donor_rows, "other rows than the donor's");
         assert!(!db.datadir().join("own").exists(), "the old data are mixed with the new ones");
-        assert_ne!(inode_of(db.datadir()), before.inode, "the datadir was not swapped");
-        let donors = lasting_names(self.world.donor.db.datadir());
+        assert_ne!(tree::inode(db.datadir()), before.inode, "the datadir was not swapped");
+        let donors = tree::lasting(self.world.donor.db.datadir());
         let (names, donors): (Vec<_>, Vec<_>) =
-            (lasting_names(db.datadir()).into_keys().collect(), donors.into_keys().collect());
+            (tree::lasting(db.datadir()).into_keys().collect(), donors.into_keys().collect());
         assert_eq!(names, donors, "other files than the donor's");
     }
 
@@ -222,8 +203,8 @@ impl Arena {
     /// With what differs.
     pub async fn is_as_it_was(&self, before: &Before) {
         let db = &self.world.recipient.db;
-        assert_eq!(inode_of(db.datadir()), before.inode, "another datadir");
-        assert_eq!(lasting_names(db.datadir()), before.names, "other files");
+        assert_eq!(tree::inode(db.datadir()), before.inode, "another datadir");
+        assert_eq!(tree::lasting(db.datadir()), before.names, "other files");
         let mark = db.scalar("SELECT id FROM own.marker").await;
         assert_eq!(mark.expect("the old server answers"), before.mark.to_string());
     }
@@ -241,34 +222,4 @@ impl Arena {
         // The arena has just written to the recipient, to know its data again.
         self.world.seed(SeedOptions { allow_primary: true, ..options }).await
     }
-}
-
-fn inode_of(datadir: &Path) -> u64 {
-    fs::metadata(datadir).unwrap().ino()
-}
-
-/// Files that a server neither makes nor removes as it starts, runs and stops, by their inodes.
-fn lasting_names(datadir: &Path) -> BTreeMap<PathBuf, u64> {
-    const PASSING: [&str; 11] = [
-        "binlog.",
-        "aria_log",
-        "ib_",
-        "ibtmp",
-        "ddl_",
-        "ddl-",
-        "ddl.",
-        "multi-master",
-        "mysql_upgrade",
-        "mariadb_upgrade",
-        "tc.log",
-    ];
-    let lasting = |path: &Path| {
-        let name = path.to_string_lossy();
-        !PASSING.iter().any(|start| name.starts_with(start)) && !name.ends_with(".pid")
-    };
-    tree::names(datadir)
-        .into_iter()
-        .filter(|(path, _)| lasting(path))
-        .map(|(path, entry)| (path, entry.inode))
-        .collect()
 }

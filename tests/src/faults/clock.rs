@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use testkit::agent::AgentOptions;
 
 use crate::world::Configure;
 
@@ -38,12 +39,13 @@ impl Clock {
     /// Has agents, and what they start, look at this clock.
     #[must_use]
     pub fn configure(&self) -> Configure {
-        let offset = self.path().display().to_string();
-        // Only what tells the date jumps: the kernel's monotonic clock cannot.
-        Box::new(move |_, agent| {
-            agent.env("LD_PRELOAD", LIBRARY).env("FAKETIME_TIMESTAMP_FILE", &offset);
-            agent.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1");
-        })
+        let offset = self.path();
+        Box::new(move |_, agent| show_to(agent, &offset))
+    }
+
+    /// Has one agent, and what it starts, look at this clock.
+    pub fn show_to(&self, agent: &mut AgentOptions) {
+        show_to(agent, &self.path());
     }
 
     /// Jumps by an offset from the true time, such as `+1d`, for the running processes.
@@ -60,4 +62,10 @@ impl Clock {
     fn path(&self) -> PathBuf {
         self.dir.path().join("offset")
     }
+}
+
+fn show_to(agent: &mut AgentOptions, offset: &Path) {
+    // Only what tells the date jumps: the kernel's monotonic clock cannot.
+    agent.env("LD_PRELOAD", LIBRARY).env("FAKETIME_TIMESTAMP_FILE", offset.display().to_string());
+    agent.env("FAKETIME_NO_CACHE", "1").env("DONT_FAKE_MONOTONIC", "1");
 }

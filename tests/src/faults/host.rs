@@ -5,6 +5,32 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use testkit::poll;
+
+use crate::world::{Host, PATIENCE};
+
+/// A process that was killed is gone a moment later.
+const LET_GO: Duration = Duration::from_secs(20);
+
+/// Waits until none of these hosts holds a process, a socket or a mount of a seed.
+///
+/// # Panics
+/// With what is held.
+pub async fn let_go(hosts: &[&Host]) {
+    for host in hosts {
+        let Some(agent) = host.agent.pid() else { continue };
+        let left = || {
+            let strays = stray_processes(agent, host.db.pid(), &[host.db.base(), host.agent.dir()]);
+            [strays, listening(agent), mounts_below(agent, &host.agent.mount_root())].concat()
+        };
+        let gone =
+            poll::until_async(PATIENCE, "the host to let go", || async { left().is_empty().then_some(()) });
+        if tokio::time::timeout(LET_GO, gone).await.is_err() {
+            panic!("{} holds: {}", host.id(), left().join(", "));
+        }
+    }
+}
+
 /// Processes that name one of these directories, or were started by the agent, and are neither it nor its server.
 #[must_use]
 pub fn stray_processes(agent: u32, server: Option<i32>, directories: &[&Path]) -> Vec<String> {
@@ -91,7 +117,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let mine = format!("{}: ", child.id());
         // It has no command line in the first moment after its exec.
-        testkit::poll::until_true(Duration::from_secs(10), "the child", || {
+        poll::until_true(Duration::from_secs(10), "the child", || {
             stray_processes(me, None, &[]).iter().any(|stray| stray.starts_with(&mine))
         });
         child.kill().unwrap();

@@ -47,6 +47,12 @@ impl Ledger {
         }
     }
 
+    /// How many were read so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.ids.len() as u64
+    }
+
     /// The event that ended a job.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 use std::process::{ExitStatus, Stdio};
 
 use testkit::agent::Program;
+use tokio::process::Command;
 
 use super::World;
 
@@ -33,14 +34,20 @@ impl World {
     }
 
     /// ctl with these arguments, not yet started.
-    ///
-    /// # Panics
-    /// When it cannot be built.
     #[must_use]
-    pub fn ctl_command(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(Program::Ctl.path().unwrap());
-        command.args(["--server", &self.nats.url(), "--actor", "tester", "--yes"]).args(arguments);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        command
+    pub fn ctl_command(&self, arguments: &[&str]) -> Command {
+        ctl_command(&self.nats.url(), arguments)
     }
+}
+
+/// ctl on a bus with these arguments, not yet started.
+///
+/// # Panics
+/// When it cannot be built.
+#[must_use]
+pub fn ctl_command(url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(Program::Ctl.path().unwrap());
+    command.args(["--server", url, "--actor", "tester", "--yes"]).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
 }
