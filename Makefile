@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -32,6 +32,11 @@ mutants: ## Tests of attacks that cannot fail: each mend that tests/mutants.toml
 fuzz: ## What strangers, disks and servers may send, to every reader of it: make fuzz MINUTES=n is n minutes for each
 	@scripts/install-deps build test
 	@OA_FUZZ_S=$$(( $(or $(MINUTES),1) * 60 )) scripts/test --workspace fuzz_
+
+test-mixed: ## This release beside the one before: ctl with agents, donors with recipients, seeds that one begins and the other ends
+	@scripts/install-deps build test
+	@scripts/release-before
+	@scripts/test --workspace --test mixed
 
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose

@@ -27,7 +27,7 @@ mod left;
 
 pub use ask::{call, client, serving, try_call};
 pub use crash::{Party, assert_resumed, transferred};
-pub use ctl::{Said, ctl_command};
+pub use ctl::{Said, ctl_at, ctl_command};
 use ground::{Site, ground, mark, server};
 pub use left::nothing_left;
 

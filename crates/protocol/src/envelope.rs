@@ -92,7 +92,9 @@ fn check_version(version: u16) -> Result<(), WireError> {
     }
     Err(WireError::new(
         ErrorCode::UnsupportedVersion,
-        format!("this agent speaks version {VERSION}, the request is of version {version}"),
+        format!(
+            "this agent speaks version {VERSION}, the request is of version {version}; update the older of the two"
+        ),
     ))
 }
 

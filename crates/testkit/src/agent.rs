@@ -8,11 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::ids::AgentId;
@@ -20,88 +18,10 @@ use tempfile::TempDir;
 use toml::{Table, Value};
 
 use crate::mysqld::Mysqld;
+pub use crate::programs::Program;
 
 /// A graceful end may take its time on a busy machine.
 const STOP_LIMIT: Duration = Duration::from_secs(40);
-/// Environment by which cargo tells a test where it is; build scripts that watch it would be built anew each time.
-const TEST_ENVIRONMENT: [&str; 6] = [
-    "CARGO_MANIFEST_",
-    "CARGO_PKG_",
-    "CARGO_CRATE_NAME",
-    "CARGO_BIN_",
-    "CARGO_PRIMARY_PACKAGE",
-    "CARGO_TARGET_TMPDIR",
-];
-
-/// The programs that the end-to-end tests run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Program {
-    /// The daemon.
-    Agent,
-    /// The person's tool.
-    Ctl,
-}
-
-impl Program {
-    /// Where it is, built now if it is out of date; with `OA_PROGRAMS` in the environment, in that directory as it is.
-    ///
-    /// # Errors
-    /// When it cannot be built, with the compiler's words.
-    pub fn path(self) -> Result<PathBuf> {
-        static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-        let directory = match DIRECTORY.get() {
-            Some(directory) => directory,
-            None => {
-                let built = match std::env::var_os("OA_PROGRAMS") {
-                    Some(directory) => directory.into(),
-                    None => build()?,
-                };
-                DIRECTORY.get_or_init(|| built)
-            }
-        };
-        Ok(directory.join(match self {
-            Self::Agent => "orchestrator-agent",
-            Self::Ctl => "orchestrator-ctl",
-        }))
-    }
-}
-
-/// Builds both programs beside the test that runs, once per run of the tests.
-fn build() -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let directory = test.parent().and_then(Path::parent).context("the test lies in no target directory")?;
-    let target = directory.parent().context("the test lies in no target directory")?;
-    let profile = directory.file_name().and_then(|name| name.to_str()).context("a profile has a name")?;
-    let stamp = target.join("oa-programs-of-run");
-    let lock =
-        OpenOptions::new().create(true).truncate(false).write(true).open(target.join("oa-programs.lock"))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-    // Under nextest each test is a process: the first one of a run builds, also for the others.
-    let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_default();
-    if !run.is_empty() && fs::read_to_string(&stamp).is_ok_and(|last| last == run) {
-        return Ok(directory.to_owned());
-    }
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // As `scripts/test` does it beforehand: another choice of packages would choose other features and build anew.
-    cargo.args(["build", "--quiet", "--workspace", "--all-targets", "--target-dir"]);
-    cargo.arg(target).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if profile != "debug" {
-        cargo.args(["--profile", profile]);
-    }
-    for (name, _) in std::env::vars_os() {
-        if TEST_ENVIRONMENT.iter().any(|start| name.to_string_lossy().starts_with(start)) {
-            cargo.env_remove(name);
-        }
-    }
-    let output = cargo.stdin(Stdio::null()).output().context("cannot run cargo")?;
-    ensure!(
-        output.status.success(),
-        "the programs do not build:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    fs::write(&stamp, run)?;
-    Ok(directory.to_owned())
-}
 
 /// What an agent is started with: a whole configuration for tests, changed key by key.
 #[derive(Debug, Clone)]
@@ -110,6 +30,7 @@ pub struct AgentOptions {
     config: Table,
     env: Vec<(String, String)>,
     prefix: Vec<OsString>,
+    programs: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -120,7 +41,8 @@ impl AgentOptions {
     #[must_use]
     pub fn new(id: &str, bus: &str) -> Self {
         let Ok(agent) = id.parse() else { panic!("{id:?} is no agent id") };
-        let mut options = Self { id: agent, config: Table::new(), env: Vec::new(), prefix: Vec::new() };
+        let (config, env, prefix) = (Table::new(), Vec::new(), Vec::new());
+        let mut options = Self { id: agent, config, env, prefix, programs: None };
         options.set("agent.id", id);
         options.set("agent.cluster", "shop");
         options.set("agent.dc", "dc1");
@@ -210,6 +132,13 @@ impl AgentOptions {
         self
     }
 
+    /// From the next start on it is the program in this directory, such as one of [`crate::programs::release_before`]; absent:
+    /// the one that was just built.
+    pub fn programs(&mut self, directory: Option<&Path>) -> &mut Self {
+        self.programs = directory.map(Path::to_owned);
+        self
+    }
+
     /// Takes a variable back.
     pub fn without_env(&mut self, name: &str) -> &mut Self {
         self.env.retain(|(other, _)| other != name);
@@ -222,7 +151,6 @@ impl AgentOptions {
 #[derive(Debug)]
 pub struct Agent {
     dir: TempDir,
-    program: PathBuf,
     options: AgentOptions,
     child: Option<Child>,
     expected: Vec<String>,
@@ -234,11 +162,10 @@ impl Agent {
     /// # Errors
     /// When it cannot be built or started.
     pub fn start(options: AgentOptions) -> Result<Self> {
-        let program = Program::Agent.path()?;
         let dir = tempfile::Builder::new().prefix("oa-agent-").tempdir()?;
         // Servers of another user get through to their snapshots.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
-        let mut agent = Self { dir, program, options, child: None, expected: Vec::new() };
+        let mut agent = Self { dir, options, child: None, expected: Vec::new() };
         agent.boot()?;
         Ok(agent)
     }
@@ -250,16 +177,20 @@ impl Agent {
     pub fn boot(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "{} runs", self.options.id);
         self.write_config()?;
+        let program = match &self.options.programs {
+            Some(directory) => Program::Agent.within(directory),
+            None => Program::Agent.path()?,
+        };
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         // As the shipped unit runs it: whatever others shall enter or read gets its mode explicitly.
         let strict = ["/bin/sh", "-c", "umask 077 && exec \"$0\" \"$@\""];
         let mut argv: Vec<OsString> = strict.map(OsString::from).to_vec();
         argv.extend(self.options.prefix.clone());
-        argv.push(self.program.clone().into());
+        argv.push(program.clone().into());
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).arg("--config").arg(self.config_path()).envs(self.options.env.clone());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         self.child = Some(child);
         Ok(())
     }

@@ -8,6 +8,7 @@ pub mod nats;
 pub mod netns;
 pub mod poll;
 pub mod port;
+pub mod programs;
 pub mod skip;
 pub mod vm;
 mod waits;

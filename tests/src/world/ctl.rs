@@ -1,5 +1,6 @@
 //! orchestrator-ctl as a person runs it.
 
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 
 use testkit::agent::Program;
@@ -46,7 +47,13 @@ impl World {
 /// When it cannot be built.
 #[must_use]
 pub fn ctl_command(url: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(Program::Ctl.path().unwrap());
+    ctl_at(&Program::Ctl.path().unwrap(), url, arguments)
+}
+
+/// As [`ctl_command`], with a program of another release.
+#[must_use]
+pub fn ctl_at(program: &Path, url: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
     command.args(["--server", url, "--actor", "tester", "--yes"]).args(arguments);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
