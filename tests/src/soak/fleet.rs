@@ -98,6 +98,8 @@ impl Fleet {
         agent.prefix(place.argv_prefix_of_network()).set("seed.listen", format!("{}:0", place.address()));
         // Long enough for an agent to be started again on a busy machine.
         agent.set("seed.stall_s", 40);
+        // An abort that no donor hears, because its agent is just being started, leaves the offer to lapse.
+        agent.set("seed.offer_s", 60);
         // What a start prunes is all but the newest journals.
         agent.set("agent.keep_jobs_days", 0);
         let clock = if at == TRUE_CLOCK { None } else { Clock::new() };
