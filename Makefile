@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb test-deb test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -37,6 +37,14 @@ test-mixed: ## This release beside the one before: ctl with agents, donors with 
 	@scripts/install-deps build test
 	@scripts/release-before
 	@scripts/test --workspace --test mixed
+
+test-deb: ## The packages on clean hosts with systemd: five lines, a seed, an upgrade in the middle of one, removal, purge
+	@scripts/install-deps build systemd
+	@scripts/test-deb
+
+deb: ## Packages for Debian and Ubuntu, in target/debian: agent, ctl, gateway
+	@scripts/install-deps build
+	@scripts/deb
 
 test-compose: ## docker-compose.yml on a real Docker engine: two hosts, one seed
 	@scripts/install-deps build compose
