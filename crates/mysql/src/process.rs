@@ -234,8 +234,8 @@ impl Detached {
         };
         let output = nameless_file().map_err(problem)?;
         let mut command = std::process::Command::new(program);
-        // It is no part of the agent's service: what it would say there is not about the agent.
-        command.env_remove("NOTIFY_SOCKET");
+        // It is no part of the agent's service: what it would say there is not about the agent, and it needs all its arenas.
+        command.env_remove("NOTIFY_SOCKET").env_remove("MALLOC_ARENA_MAX");
         command.args(args).stdin(Stdio::null());
         command.stdout(output.try_clone().map_err(problem)?).stderr(output.try_clone().map_err(problem)?);
         if let Some(user) = user {

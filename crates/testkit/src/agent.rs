@@ -189,7 +189,12 @@ impl Agent {
         argv.push(program.clone().into());
         let mut command = Command::new(&argv[0]);
         command.args(&argv[1..]).arg("--config").arg(self.config_path()).envs(self.options.env.clone());
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command
+            .env("MALLOC_ARENA_MAX", "2")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
         self.child = Some(child);
         Ok(())

@@ -81,6 +81,13 @@ impl Fleet {
     pub(super) async fn nothing_left(&self) {
         world::nothing_left(&self.client, &self.all(), PATIENCE).await;
         host::let_go(&self.all()).await;
+        for host in &self.hosts {
+            let Some(server) = host.db.pid() else { continue };
+            let environment = fs::read(format!("/proc/{server}/environ")).unwrap_or_default();
+            let environment = String::from_utf8_lossy(&environment);
+            let inherited = environment.split('\0').find(|entry| entry.starts_with("MALLOC_ARENA_MAX"));
+            assert_eq!(inherited, None, "MySQL of {} has inherited what is for its agent alone", host.id());
+        }
     }
 
     /// Waits until threads that have no more work have ended, so that two looks at an agent can be compared.
