@@ -150,16 +150,17 @@ impl Report {
             text.push_str(
                 "| agent | memory, MiB | descriptors | threads | state, KiB | journals | their KiB |\n",
             );
-            text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+            text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
             for (host, reading) in HOSTS.iter().zip(readings) {
                 let _ = writeln!(
                     text,
-                    "| {host} ({}) | {:.1} | {} | {} | {} | {} | {} |",
+                    "| {host} ({}) | {:.1} | {} | {} | {} | {} | {} | {} |",
                     reading.pid,
                     reading.rss_kib as f64 / 1024.0,
                     reading.descriptors,
                     reading.threads,
                     reading.state_bytes >> 10,
+                    reading.reply_bytes >> 10,
                     reading.journals,
                     reading.journal_bytes >> 10
                 );

@@ -15,8 +15,10 @@ pub const MORE_RSS_KIB: u64 = 24 << 10;
 pub const MORE_DESCRIPTORS: u64 = 6;
 /// Threads likewise: those that block end some seconds after their last work.
 pub const MORE_THREADS: u64 = 4;
-/// Bytes in the state directory beside the journals: the memory of replies that are not forgotten yet.
-pub const MORE_STATE_BYTES: u64 = 512 << 10;
+/// Bytes in the state directory beside journals and replies: what a spool keeps until a stream has acknowledged it.
+pub const MORE_STATE_BYTES: u64 = 128 << 10;
+/// Bytes of replies that are remembered: ten minutes of them beyond their deadlines, as many dead ones, and 1 MiB.
+pub const REPLY_BYTES: u64 = 4 << 20;
 /// Journals that are kept however old they are, and those that have ended since the last start.
 pub const KEPT_JOURNALS: u64 = 100;
 /// What one journal may take.
@@ -33,8 +35,10 @@ pub struct Reading {
     pub descriptors: u64,
     /// Threads.
     pub threads: u64,
-    /// Bytes of its state directory without journals.
+    /// Bytes of its state directory without journals and replies.
     pub state_bytes: u64,
+    /// Bytes of the replies that it remembers.
+    pub reply_bytes: u64,
     /// Journals.
     pub journals: u64,
     /// Their bytes.
@@ -52,12 +56,15 @@ impl Reading {
         let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).unwrap().count() as u64;
         let (state, jobs) = (agent.state_dir(), agent.state_dir().join("jobs"));
         let journal_bytes = size_below(&jobs);
+        let reply_bytes = fs::metadata(state.join("replies")).map(|meta| meta.len()).unwrap_or_default();
         Self {
             pid,
             rss_kib: measure::rss_kib(pid),
             descriptors: count("fd"),
             threads: count("task"),
-            state_bytes: size_below(&state) - journal_bytes,
+            // Replies may come between the two looks.
+            state_bytes: size_below(&state).saturating_sub(journal_bytes + reply_bytes),
+            reply_bytes,
             journals: fs::read_dir(&jobs).map(Iterator::count).unwrap_or_default() as u64,
             journal_bytes,
         }
@@ -71,6 +78,7 @@ impl Reading {
             ("descriptors", self.descriptors, begin.descriptors + MORE_DESCRIPTORS),
             ("threads", self.threads, begin.threads + MORE_THREADS),
             ("bytes of state", self.state_bytes, begin.state_bytes + MORE_STATE_BYTES),
+            ("bytes of replies", self.reply_bytes, REPLY_BYTES),
             ("bytes of journals", self.journal_bytes, self.journals * JOURNAL_BYTES),
         ];
         let grown = limits.into_iter().filter(|(_, now, limit)| now > limit);
@@ -81,7 +89,7 @@ impl Reading {
     #[must_use]
     pub fn to_json(&self) -> Value {
         json!({ "pid": self.pid, "rss_kib": self.rss_kib, "descriptors": self.descriptors, "threads": self.threads,
-            "state_bytes": self.state_bytes, "journals": self.journals, "journal_bytes": self.journal_bytes })
+            "state_bytes": self.state_bytes, "reply_bytes": self.reply_bytes, "journals": self.journals, "journal_bytes": self.journal_bytes })
     }
 }
 
@@ -108,6 +116,7 @@ mod tests {
             descriptors: 20,
             threads: 6,
             state_bytes: 1_000,
+            reply_bytes: 40_000,
             journals: 3,
             journal_bytes: 30_000,
         };
@@ -119,5 +128,6 @@ mod tests {
             Reading { rss_kib: 80_000, descriptors: 27, threads: 11, state_bytes: 1 << 20, ..begin };
         assert_eq!(leaking.leaks(&begin).len(), 4);
         assert_eq!(Reading { journal_bytes: 1 << 20, ..begin }.leaks(&begin).len(), 1);
+        assert_eq!(Reading { reply_bytes: 5 << 20, ..begin }.leaks(&begin).len(), 1);
     }
 }
