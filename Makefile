@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb test-deb test-systemd chaos soak reliability truth lint check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -79,6 +79,11 @@ truth: ## Layouts and histories of real hosts on each server (`make test` has a 
 lint: ## Formatting, clippy, schemas, crate arrows, tidiness, licences
 	@scripts/install-deps build
 	@scripts/lint
+
+deny: ## Licences, sources and known vulnerabilities of what is built in; cargo-deny is installed once, some minutes
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --quiet --locked cargo-deny
+	@$(CARGO) deny --log-level error check licenses bans sources
+	@$(CARGO) deny --log-level error check advisories
 
 check: ## What CI runs: the tests, then lint beside ten minutes of the soak
 	@.ci/run
