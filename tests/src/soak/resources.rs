@@ -15,8 +15,9 @@ pub const MORE_RSS_KIB: u64 = 24 << 10;
 pub const MORE_DESCRIPTORS: u64 = 6;
 /// Threads likewise: those that block end some seconds after their last work.
 pub const MORE_THREADS: u64 = 4;
-/// Bytes in the state directory beside journals and replies: what a spool keeps until a stream has acknowledged it.
-pub const MORE_STATE_BYTES: u64 = 128 << 10;
+/// Bytes in the state directory beside journals and replies: the spool's segments of 1 MiB, which go when they are full and what
+/// they hold was sent two minutes ago.
+pub const MORE_STATE_BYTES: u64 = 3 << 20;
 /// Bytes of replies that are remembered: ten minutes of them beyond their deadlines, as many dead ones, and 1 MiB.
 pub const REPLY_BYTES: u64 = 4 << 20;
 /// Journals that are kept however old they are, and those that have ended since the last start.
@@ -125,7 +126,7 @@ mod tests {
             Reading { rss_kib: 30_000, descriptors: 24, journals: 90, journal_bytes: 900_000, ..begin };
         assert!(within.leaks(&begin).is_empty(), "{:?}", within.leaks(&begin));
         let leaking =
-            Reading { rss_kib: 80_000, descriptors: 27, threads: 11, state_bytes: 1 << 20, ..begin };
+            Reading { rss_kib: 80_000, descriptors: 27, threads: 11, state_bytes: 4 << 20, ..begin };
         assert_eq!(leaking.leaks(&begin).len(), 4);
         assert_eq!(Reading { journal_bytes: 1 << 20, ..begin }.leaks(&begin).len(), 1);
         assert_eq!(Reading { reply_bytes: 5 << 20, ..begin }.leaks(&begin).len(), 1);
