@@ -70,7 +70,7 @@ pub(crate) async fn run(config: Config, reload: Reload, shutdown: CancellationTo
     let (looks, asked) = mpsc::unbounded_channel();
     let keys = Keys::open_or_make(&config.agent.state_dir)?;
     let traces = open_traces(&config, &id).context("spans cannot be sent")?;
-    let host = make_host(config, (id, keys), runner, outbox, bus, runs, looks, traces);
+    let host = make_host(config, (id, keys), runner, outbox, (bus, traces), runs, looks);
     tracing::info!(agent = %host.id, boot = %host.boot, version = env!("CARGO_PKG_VERSION"), "agent starts");
     if host.config.auth.accept_unsigned {
         tracing::warn!("unsigned commands are accepted (auth.accept_unsigned): for trying things out only");
@@ -251,10 +251,9 @@ fn make_host(
     (id, keys): (AgentId, Keys),
     runner: Runner,
     outbox: Outbox,
-    bus: Bus,
+    (bus, traces): (Bus, Traces),
     on_snapshot: Runs,
     looks: mpsc::UnboundedSender<Looked>,
-    traces: Traces,
 ) -> Arc<Host> {
     let snapshots = make_snapshots(&config);
     let capability = snapshots.as_ref().map(|s| s.provider.probe());

@@ -171,11 +171,11 @@ impl Client {
         options: &CallOptions,
     ) -> Result<Answer<Value>> {
         let Some(within) = self.within else {
-            return self.ask(agent, command, params, options, None).await;
+            return Box::pin(self.ask(agent, command, params, options, None)).await;
         };
         let mut span = self.traces.begin(command.to_owned(), Kind::Client, Some(within));
         span.note("orchestrator.host", agent.to_string());
-        let answer = self.ask(agent, command, params, options, span.context()).await;
+        let answer = Box::pin(self.ask(agent, command, params, options, span.context())).await;
         if let Err(error) = &answer {
             span.fail(error.code());
         }

@@ -93,8 +93,13 @@ impl Live {
         if let Some(observer) = &self.observer {
             observer.on_progress(&self.id, &progress);
         }
-        let before = self.progress.send_replace(Some(progress.clone()));
-        if before.is_none_or(|before| (&before.step, before.done) != (&progress.step, progress.done)) {
+        let came_on = self
+            .progress
+            .borrow()
+            .as_ref()
+            .is_none_or(|before| (&before.step, before.done) != (&progress.step, progress.done));
+        self.progress.send_replace(Some(progress));
+        if came_on {
             *self.moved.lock() = Timestamp::now();
         }
     }

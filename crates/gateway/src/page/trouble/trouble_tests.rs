@@ -59,7 +59,7 @@ fn each_fault_of_a_host_has_its_cause_and_the_line_that_mends_it() {
         (
             "a spool that nobody empties",
             Box::new(|beat| {
-                beat["bus"] = json!({"reconnects": 3, "spooled_events": 101, "spooled_bytes": 4096, "dropped_events": 0})
+                beat["bus"] = json!({"reconnects": 3, "spooled_events": 101, "spooled_bytes": 4096, "dropped_events": 0});
             }),
             Kind::EventsWait,
             "bus status",
