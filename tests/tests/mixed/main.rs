@@ -49,10 +49,21 @@ fn is_there() -> bool {
     match release_before() {
         Ok(_) => true,
         Err(why) => {
-            testkit::skip::lacking(format_args!("the release before cannot be run: {why:#}"));
+            // Its programs are built from the history of this repository.
+            if is_shallow() {
+                testkit::skip::odd(format_args!("this clone has no history to build the release before from"));
+            } else {
+                testkit::skip::lacking(format_args!("the release before cannot be run: {why:#}"));
+            }
             false
         }
     }
+}
+
+fn is_shallow() -> bool {
+    let git = ["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--is-shallow-repository"];
+    let said = std::process::Command::new("git").args(git).output();
+    said.is_ok_and(|said| said.stdout.starts_with(b"true"))
 }
 
 /// A world whose agents are of these releases.
