@@ -51,7 +51,9 @@ fn is_there() -> bool {
         Err(why) => {
             // Its programs are built from the history of this repository.
             if is_shallow() {
-                testkit::skip::odd(format_args!("this clone has no history to build the release before from"));
+                testkit::skip::odd(format_args!(
+                    "this clone has no history to build the release before from"
+                ));
             } else {
                 testkit::skip::lacking(format_args!("the release before cannot be run: {why:#}"));
             }
