@@ -22,14 +22,16 @@ use testkit::mysqld::mysql_async::Conn;
 use testkit::mysqld::mysql_async::prelude::Queryable as _;
 use tokio::sync::watch;
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 3;
 const CONNECTIONS: u32 = 4;
 /// Of each connection.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(5);
 /// Rows of the table that is asked and changed.
 const ROWS: u32 = 200_000;
-/// MiB of BLOBs beside it, so that a proof takes a while.
-const DATA_MIB: u32 = 768;
+/// Rows of a table with two more indexes beside it, so that a proof takes a while: it is checked whole.
+const HISTORY: u32 = 4_000_000;
+/// MiB of the volume that they lie on: what changes below a snapshot is kept twice.
+const VOLUME_MIB: u64 = 8192;
 /// The time before a proof that it is compared with.
 const BEFORE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(50);
@@ -45,15 +47,25 @@ async fn main() {
             agent.set("snapshot.verify_schedule", "* * * * *").set("snapshot.jitter_s", 0);
         }
     };
-    let options =
-        WorldOptions { data_mib: DATA_MIB, configure: Some(Box::new(schedule)), ..WorldOptions::default() };
+    let options = WorldOptions {
+        donor_volume_mib: VOLUME_MIB,
+        configure: Some(Box::new(schedule)),
+        ..WorldOptions::default()
+    };
     let world = World::start(options).await;
     let rows = format!(
         "CREATE TABLE own.asked (id INT PRIMARY KEY, n INT NOT NULL, pad CHAR(200) NOT NULL) \
-         SELECT seq AS id, 0 AS n, REPEAT('x', 200) AS pad FROM seq_1_to_{ROWS}"
+         SELECT seq AS id, 0 AS n, REPEAT('x', 200) AS pad FROM own.seq_1_to_{ROWS}"
     );
-    world.donor.db.exec("CREATE DATABASE IF NOT EXISTS own").await.unwrap();
-    world.donor.db.exec(&rows).await.unwrap();
+    let history = format!(
+        "CREATE TABLE own.history (id INT PRIMARY KEY, at INT NOT NULL, who CHAR(32) NOT NULL, pad CHAR(64) NOT NULL, KEY (at), KEY (who)) \
+         SELECT seq AS id, CRC32(seq) DIV 2 AS at, MD5(seq) AS who, REPEAT('h', 64) AS pad FROM own.seq_1_to_{HISTORY}"
+    );
+    for statement in ["CREATE DATABASE IF NOT EXISTS own", &rows, &history] {
+        world.donor.db.exec(statement).await.unwrap();
+    }
+    // What has just been written is on its way to the disk for a while, and everything waits behind it.
+    nix::unistd::sync();
     let (timed, stop) = (Arc::new(Mutex::new(Vec::new())), watch::Sender::new(false));
     let mut asking = Vec::new();
     for number in 0..CONNECTIONS {

@@ -137,6 +137,7 @@ async fn all_that_is_due_goes_beside_schedules_of_minutes_and_the_newest_is_prov
             // However busy the machine of the test is.
             agent
                 .set("snapshot.verify_schedule", "* * * * *")
+                .set("snapshot.verify_bytes_per_s", 4 << 20)
                 .set("seed.donor_limits.io_pressure_percent", 0.0);
         }
     };
@@ -149,16 +150,21 @@ async fn all_that_is_due_goes_beside_schedules_of_minutes_and_the_newest_is_prov
         let made = world.succeeded(&world.donor, job).await.result.unwrap();
         due.push(made["id"].as_str().unwrap().to_owned());
     }
-    let is_idle = Cell::new(false);
+    let (is_idle, is_paced) = (Cell::new(false), Cell::new(false));
+    let look = || {
+        let (idle, stopped) = private_server(&world.donor).unwrap_or_default();
+        is_idle.set(is_idle.get() || idle);
+        is_paced.set(is_paced.get() || stopped);
+    };
     poll::until_async(PATIENCE, "all that is due to go", || async {
-        is_idle.set(is_idle.get() || runs_in_idle_time(&world.donor));
+        look();
         let ids: Vec<_> = listed(&world, &world.donor).await.into_iter().map(|s| s.id).collect();
         (!due.iter().any(|id| ids.iter().any(|there| there.as_str() == id))).then_some(())
     })
     .await;
     // The proof has only time that nobody else wants, and this machine may have little of it.
     poll::until_async(PATIENCE * 4, "the newest to be proven", || async {
-        is_idle.set(is_idle.get() || runs_in_idle_time(&world.donor));
+        look();
         let newest = listed(&world, &world.donor).await.into_iter().max_by_key(|s| s.created_at)?;
         newest.is_proven().then_some(())
     })
@@ -167,17 +173,20 @@ async fn all_that_is_due_goes_beside_schedules_of_minutes_and_the_newest_is_prov
     let proof = jobs.iter().find(|job| job.kind == "snapshot.verify").unwrap();
     assert_eq!(proof.actor, "schedule", "{proof:?}");
     assert!(is_idle.get(), "the private server of a proof by the clock took what queries could have used");
+    assert!(is_paced.get(), "the private server of a proof by the clock read as fast as the disk gives");
 }
 
-/// Whether a private server of this host's agent runs, and only in idle time (`SCHED_IDLE`, proc(5), the 41st field of `stat`).
-fn runs_in_idle_time(host: &Host) -> bool {
+/// Of the private server of this host's agent, where one runs: whether it has idle time only (`SCHED_IDLE`, proc(5), the 41st field of
+/// `stat`), and whether it is stopped at this moment.
+fn private_server(host: &Host) -> Option<(bool, bool)> {
     const SCHED_IDLE: &str = "5";
     let below = host.agent.dir().to_str().unwrap().to_owned();
     let mut processes = fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
-    processes.any(|process| {
+    processes.find_map(|process| {
         let words = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
         let stat = fs::read_to_string(process.join("stat")).unwrap_or_default();
-        let policy = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(38));
-        words.contains("oa-sandbox-") && words.contains(&below) && policy == Some(SCHED_IDLE)
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let is_ours = words.contains("oa-sandbox-") && words.contains(&below);
+        is_ours.then(|| (fields.get(38) == Some(&SCHED_IDLE), fields.first() == Some(&"T")))
     })
 }

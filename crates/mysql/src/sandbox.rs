@@ -6,6 +6,7 @@
 mod check;
 mod launch;
 mod options;
+mod pace;
 mod whole;
 
 use std::fs;
@@ -25,6 +26,7 @@ use tokio::process::Command;
 use self::check::{TABLES, check_table};
 use self::launch::{LogEnd, RunDir, lock, logged_position, option_file, run_dir, usable_log_bin};
 pub use self::options::SandboxOptions;
+use self::pace::Pace;
 use crate::binlog;
 use crate::client::{Address, Login, Session};
 use crate::error::{Error, Result};
@@ -60,6 +62,8 @@ impl Default for CheckBudget {
 /// A running private server. Dropping it kills it and removes its run directory.
 #[derive(Debug)]
 pub struct Sandbox {
+    /// Ends before the group does.
+    pace: Option<Pace>,
     group: Group,
     run: RunDir,
     /// Owner of the data, as whom it runs.
@@ -70,7 +74,8 @@ pub struct Sandbox {
     seen: Vec<String>,
 }
 
-/// Proves a datadir: recovery, table checks, coordinates. A datadir that is no good is an answer, not an error.
+/// Proves a datadir: recovery, table checks, coordinates. A datadir that is no good is an answer, not an error. It must be a copy that is
+/// thrown away afterwards: what the private server writes is not synced.
 ///
 /// # Errors
 /// [`Error::Refused`], [`Error::NotFound`] or [`Error::Program`] when no private server could be tried at all.
@@ -92,6 +97,7 @@ pub async fn verify(
         return Ok(failed(problem, Duration::ZERO));
     }
     let datadir = options.datadir.clone();
+    let options = SandboxOptions { discarded: true, ..options };
     let mut sandbox = match Sandbox::start(options, progress).await {
         Ok(sandbox) => sandbox,
         Err(Error::NotReady { reason }) => {
@@ -152,9 +158,10 @@ impl Sandbox {
         let spawn = if options.idle { Group::spawn_idle } else { Group::spawn };
         let group = spawn(command, &binary.display().to_string())
             .map_err(|e| cannot_enter(e, &datadir, owner.uid()))?;
-        let recovery = Duration::ZERO;
-        let mut sandbox =
-            Self { group, run, owner: owner.uid(), flavor, recovery, log_bin, seen: Vec::new() };
+        let rate = options.bytes_per_s.filter(|rate| *rate > 0);
+        let pace = group.child.id().zip(rate).and_then(|(server, rate)| Pace::keep(server, rate));
+        let (owner, recovery) = (owner.uid(), Duration::ZERO);
+        let mut sandbox = Self { pace, group, run, owner, flavor, recovery, log_bin, seen: Vec::new() };
         sandbox.await_ready(options.start_patience, progress).await?;
         Ok(sandbox)
     }
@@ -217,6 +224,7 @@ impl Sandbox {
         /// Of both vendors' InnoDB, the last that it writes.
         const COMPLETED: &str = "Shutdown completed; log sequence number";
         let not_stopped = |reason: String| Error::NotStopped { reason };
+        self.pace = None;
         let mut session = self.connect().await?;
         session.exec("shut down", "SHUTDOWN").await?;
         let (mut io, mut since) = (None, Instant::now());
@@ -244,6 +252,7 @@ impl Sandbox {
 
     /// Stops it cleanly, killing it when that takes too long, and removes its run directory.
     pub async fn stop(mut self) {
+        self.pace = None;
         if let Some(pid) = self.group.child.id().and_then(|p| i32::try_from(p).ok()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }

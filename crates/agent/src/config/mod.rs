@@ -113,6 +113,8 @@ pub(crate) struct SnapshotConfig {
     pub(crate) verify_schedule: Option<String>,
     /// Seconds that the tables of a scheduled proof are checked for.
     pub(crate) verify_budget_s: u64,
+    /// Bytes per second that the disk reads and writes for a scheduled proof; 0 is unlimited.
+    pub(crate) verify_bytes_per_s: u64,
     /// Spread over this many seconds after the scheduled times.
     pub(crate) jitter_s: u64,
     /// Keep at least this many; 0 leaves removing to others.
@@ -133,6 +135,7 @@ impl Default for SnapshotConfig {
             schedule: None,
             verify_schedule: None,
             verify_budget_s: 3_600,
+            verify_bytes_per_s: 32 << 20,
             jitter_s: 300,
             keep: 0,
             keep_days: 3,

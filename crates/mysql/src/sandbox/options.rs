@@ -42,6 +42,12 @@ pub struct SandboxOptions {
     pub start_patience: Duration,
     /// It has only the processor and disk time that nobody else wants; see [`SandboxOptions::in_idle_time`].
     pub idle: bool,
+    /// Bytes per second that it may have the disk read and write; absent or 0: as many as it likes. Best effort: where its account
+    /// cannot be read, or its program is the child of a wrapper, it is not held to them.
+    pub bytes_per_s: Option<u64>,
+    /// Nobody keeps the data afterwards: nothing that it writes is made durable, and no query of the live server waits behind its
+    /// `fsync`s. [`verify`](super::verify) sets it.
+    pub discarded: bool,
 }
 
 impl SandboxOptions {
@@ -60,13 +66,16 @@ impl SandboxOptions {
             buffer_pool_bytes: 64 << 20,
             start_patience: Duration::from_secs(60),
             idle: false,
+            bytes_per_s: None,
+            discarded: false,
         }
     }
 
-    /// Nobody waits for it: queries of the live server go first, and on a host that is never idle it takes as long as it takes.
+    /// Nobody waits for it: queries of the live server go first, and on a host that is never idle it takes as long as it takes. The disk
+    /// reads and writes no more than `bytes_per_s` for it; 0: as many as it likes.
     #[must_use]
-    pub fn in_idle_time(self) -> Self {
-        Self { idle: true, start_patience: IDLE_PATIENCE, ..self }
+    pub fn in_idle_time(self, bytes_per_s: u64) -> Self {
+        Self { idle: true, bytes_per_s: Some(bytes_per_s), start_patience: IDLE_PATIENCE, ..self }
     }
 
     /// The server's program and whose it is.

@@ -115,7 +115,7 @@ async fn prove(host: &Host, mounted: &Mounted, budget_s: u64, scope: &Scope) -> 
     options.extra_args = settings.key_arguments();
     options.binary = settings.binary;
     if scope.spec().context[IN_IDLE_TIME] == true {
-        options = options.in_idle_time();
+        options = options.in_idle_time(host.config.snapshot.verify_bytes_per_s);
     }
     let report = |progress: mysql::Progress| scope.report(0, None, json!({ "message": progress.message }));
     sandbox::verify(options, CheckBudget { time: Duration::from_secs(budget_s) }, &report)
