@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb reproduce test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -41,6 +41,10 @@ test-mixed: ## This release beside the one before: ctl with agents, donors with 
 test-deb: ## The packages on clean hosts with systemd: five lines, a seed, an upgrade in the middle of one, removal, purge
 	@scripts/install-deps build systemd
 	@scripts/test-deb
+
+reproduce: ## The release built twice, the second time from vendored crates without network: the same bytes
+	@scripts/install-deps build
+	@scripts/reproduce
 
 deb: ## Packages for Debian and Ubuntu, in target/debian: agent, ctl, gateway
 	@scripts/install-deps build

@@ -7,7 +7,7 @@ generation=0
 
 # Two versions of each package; the later agent has another sample configuration.
 pack() {
-  local profile=${PROFILE:-release} package
+  local profile=${PROFILE:-dist} package
   say "packing ($profile)"
   scripts/deb "$profile" --fast --deb-version 0.0.1-1 --output "$debs/one/" >/dev/null
   mkdir "$debs/two"

@@ -11,6 +11,8 @@ pub mod context;
 pub mod donor;
 pub mod error;
 pub mod exit;
+pub mod full;
+mod interrupt;
 pub mod keys;
 pub mod output;
 pub mod render;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bus::{Authority, AuthorityConfig, TrustedKey};
 use data_encoding::BASE64;
-use fake::{LIMIT, World, ctl, run, summary};
+use fake::{LIMIT, Terminal, World, ctl, run, summary};
 use protocol::command::{Command, Role};
 use protocol::error::{ErrorCode, WireError};
 use protocol::event::{AgentStarted, EventData, SnapshotGone};
@@ -385,51 +385,24 @@ async fn two_processes_of_one_name_are_both_shown_and_told() {
     assert!(ran.out.contains("db1: more than one process speaks in this name"), "{}", ran.out);
 }
 
-/// Starts ctl on a terminal of its own, 24 lines of 80.
-fn on_a_terminal(world: &World, term: &str, arguments: &str) -> tokio::process::Child {
-    let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
-    let line = format!("stty rows 24 cols 80; {program} --server {} {arguments}", world.server.url());
-    let mut script = tokio::process::Command::new("script");
-    script.args(["-qefc", &line, "/dev/null"]).env("TERM", term);
-    script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    script.spawn().unwrap()
-}
-
-/// What comes until this text does.
-async fn until(stdout: &mut tokio::process::ChildStdout, text: &str) -> String {
-    let mut seen = String::new();
-    let reading = async {
-        let mut buffer = [0; 4096];
-        while !seen.contains(text) {
-            let n = tokio::io::AsyncReadExt::read(stdout, &mut buffer).await.unwrap();
-            assert_ne!(n, 0, "it ended before {text:?}: {seen}");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
-        }
-    };
-    tokio::time::timeout(LIMIT, reading).await.unwrap_or_else(|_| panic!("{MULTI}: no {text:?}"));
-    seen
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watched_fleet_has_a_screen_of_its_own_and_gives_the_terminal_back() {
     let world = World::new().await;
     world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
     world.dead_host().await;
-    let mut watch = on_a_terminal(&world, "xterm-256color", "fleet --watch");
-    let (mut stdin, mut stdout) = (watch.stdin.take().unwrap(), watch.stdout.take().unwrap());
-    // What is blank already is not written: words come one by one.
-    let screen = until(&mut stdout, "keys").await;
-    assert!(screen.contains("\x1b[?1049h"), "an alternate screen: {screen:?}");
-    assert!(screen.contains("TROUBLE") && screen.contains("db9") && screen.contains("missing"), "{screen:?}");
-    tokio::io::AsyncWriteExt::write_all(&mut stdin, b"q").await.unwrap();
-    until(&mut stdout, "\x1b[?1049l").await;
-    let status = tokio::time::timeout(LIMIT, watch.wait()).await.expect(MULTI).unwrap();
-    assert_eq!(status.code(), Some(0));
+    let mut watch = Terminal::start(&world, "xterm-256color", "fleet --watch");
+    watch.until("keys").await;
+    assert!(watch.seen.contains("\x1b[?1049h"), "an alternate screen: {:?}", watch.seen);
+    for word in ["TROUBLE", "db9", "missing"] {
+        assert!(watch.seen.contains(word), "{:?}", watch.seen);
+    }
+    watch.press(b"q").await;
+    watch.until("\x1b[?1049l").await;
+    assert_eq!(watch.ends().await, Some(0));
 
-    let mut plain = on_a_terminal(&world, "dumb", "fleet --watch");
-    let mut stdout = plain.stdout.take().unwrap();
-    let lines = until(&mut stdout, "db1").await;
-    assert!(!lines.contains('\x1b'), "{lines:?}");
+    let mut plain = Terminal::start(&world, "dumb", "fleet --watch");
+    plain.until("db1").await;
+    assert!(!plain.seen.contains('\x1b'), "{:?}", plain.seen);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ mod fake;
 
 use std::time::Duration;
 
-use fake::{Fate, LIMIT, World, summary};
+use fake::{Fate, LIMIT, Terminal, World, summary};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::command::Command;
@@ -285,28 +285,34 @@ async fn on_a_terminal_a_bar_moves_and_the_end_stays() {
     world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
     let db7 = world.agent("db7", "dc1", vec![]).await;
     *db7.fate.lock().unwrap() = Fate::HoldsAt(SeedStage::Transfer);
-    let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
-    let line = format!("{program} --server {} seed start db7 --from db1 --yes", world.server.url());
-    let mut script = tokio::process::Command::new("script");
-    script.args(["-qefc", &line, "/dev/null"]).env("TERM", "xterm").env("COLUMNS", "100").kill_on_drop(true);
-    script.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped());
-    let mut child = script.spawn().unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    let mut seen = String::new();
-    let mut until = async |part: &str| {
-        while !seen.contains(part) {
-            let mut bytes = [0; 4096];
-            let read = tokio::io::AsyncReadExt::read(&mut stdout, &mut bytes);
-            let count =
-                tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {part:?}")).unwrap();
-            assert!(count > 0, "ended without {part:?}: {seen}");
-            seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
-        }
-    };
-    until("db7 transfer").await;
-    until("50 %  500 B of 1000 B at 100 B/s, 5s left").await;
+    let mut bar = Terminal::start(&world, "xterm", "seed start db7 --from db1 --yes");
+    bar.until("db7 transfer").await;
+    bar.until("50 %  500 B of 1000 B").await;
     db7.ends_well();
-    until("db7: done after").await;
-    let status = tokio::time::timeout(LIMIT, child.wait()).await.expect("the program ends").unwrap();
-    assert!(status.success(), "{status}");
+    bar.until("db7: done after").await;
+    assert_eq!(bar.ends().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_seed_fills_the_screen_and_its_end_is_told_below() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    let db7 = world.agent("db7", "dc1", vec![]).await;
+    *db7.fate.lock().unwrap() = Fate::HoldsAt(SeedStage::Transfer);
+    world.run("seed start db7 --from db1 --detach").await.expect(0);
+    let mut left = Terminal::start(&world, "xterm-256color", "seed watch db7");
+    left.until("STAGE").await;
+    assert!(left.seen.contains("\x1b[?1049h"), "an alternate screen: {:?}", left.seen);
+    left.until("transfer").await;
+    left.press(b"q").await;
+    left.until("\x1b[?1049l").await;
+    left.until("orchestrator-ctl seed abort db7").await;
+    assert_eq!(left.ends().await, Some(130), "how it ends is not known");
+
+    let mut stays = Terminal::start(&world, "xterm-256color", "seed watch db7");
+    stays.until("STAGE").await;
+    db7.ends_well();
+    stays.until("\x1b[?1049l").await;
+    stays.until("db7: done after").await;
+    assert_eq!(stays.ends().await, Some(0));
 }

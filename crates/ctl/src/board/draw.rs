@@ -2,13 +2,14 @@
 
 use jiff::Timestamp;
 use ratatui::Frame;
-use ratatui::layout::{Alignment, Constraint, Layout, Rect};
-use ratatui::style::{Color, Modifier, Style};
+use ratatui::layout::{Alignment, Constraint, Layout};
+use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, Clear, Paragraph, Row, Table};
+use ratatui::widgets::{Paragraph, Row, Table};
 use sys::text;
 
-use super::state::{Board, Bus, Entry, Grade};
+use super::state::{Board, Bus, Entry};
+use crate::full::{Grade, colour, window};
 use crate::render;
 use crate::units;
 
@@ -191,32 +192,6 @@ fn details(entry: &Entry, now: Timestamp) -> String {
             units::age(missing.since, now),
             units::time(missing.since)
         ),
-    }
-}
-
-/// A text in the middle, over what is there.
-fn window(frame: &mut Frame<'_>, title: &str, content: &str) {
-    let area = frame.area();
-    let lines: Vec<Line<'_>> =
-        content.lines().map(|line| Line::from(text::line(line).into_owned())).collect();
-    let widest = lines.iter().map(Line::width).max().unwrap_or(0).max(title.chars().count());
-    let width = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(area.width);
-    let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
-    let place =
-        Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
-    frame.render_widget(Clear, place);
-    let block = Block::bordered().title(format!(" {} ", text::line(title)));
-    frame.render_widget(Paragraph::new(lines).block(block), place);
-}
-
-/// Nothing is told by colour alone.
-fn colour(grade: Grade) -> Style {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    match grade {
-        _ if plain => Style::new(),
-        Grade::Fine => Style::new(),
-        Grade::Weak => Style::new().fg(Color::Yellow),
-        Grade::Bad => Style::new().fg(Color::Red),
     }
 }
 

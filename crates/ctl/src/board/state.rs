@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 
 use protocol::mysql::ServerState;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::event::KeyCode;
 
+use crate::full::{Grade, Left};
 use crate::render::{Missing, Seen};
 use crate::units;
 
@@ -12,15 +13,6 @@ use crate::units;
 const FAR_BEHIND_S: u64 = 300;
 /// Less free space than this is trouble, in bytes.
 const SCARCE_BYTES: u64 = 1 << 30;
-
-/// How the screen was left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Left {
-    /// By `q`.
-    Done,
-    /// By Ctrl-C.
-    Interrupted,
-}
 
 /// What is known of the bus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,14 +60,6 @@ impl Sort {
             Self::Lag => Self::Trouble,
         }
     }
-}
-
-/// How bad something is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Grade {
-    Fine,
-    Weak,
-    Bad,
 }
 
 /// A host, there or missing.
@@ -143,21 +127,29 @@ impl Board {
         shown
     }
 
+    fn type_filter(&mut self, code: KeyCode) {
+        match code {
+            KeyCode::Enter => self.typing = false,
+            KeyCode::Esc => {
+                self.typing = false;
+                self.filter.clear();
+            }
+            KeyCode::Backspace => _ = self.filter.pop(),
+            KeyCode::Char(c) => self.filter.push(c),
+            _ => {}
+        }
+        self.marked = 0;
+    }
+
     /// Heeds a key.
-    pub fn key(&mut self, key: KeyEvent) -> Option<Left> {
-        if key.kind == KeyEventKind::Release {
-            return None;
-        }
-        if key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c') {
-            return Some(Left::Interrupted);
-        }
+    pub(super) fn heed(&mut self, key: KeyCode) -> Option<Left> {
         if self.typing {
-            self.type_filter(key.code);
+            self.type_filter(key);
             return None;
         }
         let last = self.shown().len().saturating_sub(1);
         let page = self.page.max(1);
-        match key.code {
+        match key {
             KeyCode::Char('q') => return Some(Left::Done),
             KeyCode::Esc if self.help || self.details => (self.help, self.details) = (false, false),
             KeyCode::Esc if !self.filter.is_empty() => self.filter.clear(),
@@ -177,20 +169,6 @@ impl Board {
         }
         self.marked = self.marked.min(self.shown().len().saturating_sub(1));
         None
-    }
-
-    fn type_filter(&mut self, code: KeyCode) {
-        match code {
-            KeyCode::Enter => self.typing = false,
-            KeyCode::Esc => {
-                self.typing = false;
-                self.filter.clear();
-            }
-            KeyCode::Backspace => _ = self.filter.pop(),
-            KeyCode::Char(c) => self.filter.push(c),
-            _ => {}
-        }
-        self.marked = 0;
     }
 }
 

@@ -1,11 +1,9 @@
 use jiff::SignedDuration;
 use protocol::mysql::ServerState;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::super::state::Left;
 use super::*;
+use crate::full::{self, Left};
 use crate::render::{Missing, Seen};
 use crate::samples::{beat, noon, snapshot};
 
@@ -39,15 +37,11 @@ fn fleet(hosts: usize) -> Board {
 }
 
 fn drawn(board: &mut Board, width: u16, height: u16) -> Vec<String> {
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| super::board(board, frame, noon())).unwrap();
-    let buffer = terminal.backend().buffer().clone();
-    let line = |y: u16| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
-    (0..height).map(line).collect()
+    full::drawn(board, width, height, noon())
 }
 
 fn press(board: &mut Board, code: KeyCode) -> Option<Left> {
-    board.key(KeyEvent::new(code, KeyModifiers::NONE))
+    full::heed(board, KeyEvent::new(code, KeyModifiers::NONE))
 }
 
 #[test]
@@ -110,7 +104,7 @@ fn keys_scroll_sort_filter_and_look() {
     assert_eq!(press(&mut board, KeyCode::Esc), None, "the window is closed first");
     assert_eq!(press(&mut board, KeyCode::Char('q')), Some(Left::Done));
     let interrupt = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    assert_eq!(board.key(interrupt), Some(Left::Interrupted));
+    assert_eq!(full::heed(&mut board, interrupt), Some(Left::Interrupted));
 }
 
 #[test]
@@ -130,7 +124,11 @@ fn a_silent_bus_is_told_and_no_host_writes_on_the_screen() {
 
 #[test]
 fn the_screen_in_the_docs_is_this_one() {
-    let docs = include_str!("../../../../docs/ctl.md");
-    let shown = drawn(&mut fleet(204), 80, 12).join("\n");
-    assert!(docs.contains(&shown), "docs/ctl.md shows another screen than:\n{shown}");
+    let (short, large) =
+        (include_str!("../../../../docs/ctl.md"), include_str!("../../../../docs/screens.md"));
+    let drawn = [(80, 12, short), (80, 24, large), (200, 50, large)]
+        .map(|(width, height, page)| (drawn(&mut fleet(204), width, height).join("\n"), page));
+    let missing: Vec<_> =
+        drawn.iter().filter(|(shown, page)| !page.contains(shown)).map(|(shown, _)| shown.as_str()).collect();
+    assert!(missing.is_empty(), "the docs lack:\n{}", missing.join("\n-----\n"));
 }

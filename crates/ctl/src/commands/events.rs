@@ -8,9 +8,9 @@ use futures_util::StreamExt;
 use crate::args::EventsArgs;
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::render;
 use crate::session::Session;
-use crate::watch::Interrupt;
 
 pub(super) async fn run(session: &Session, args: EventsArgs) -> Result<()> {
     let filter = EventFilter {

@@ -16,10 +16,11 @@ use crate::args::FleetArgs;
 use crate::board::{self, Board};
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
+use crate::full::{self, Left};
+use crate::interrupt::Interrupt;
 use crate::render::{self, Fleet, Missing, Seen};
 use crate::session::Session;
 use crate::suggest;
-use crate::watch::Interrupt;
 
 /// A host silent for longer than this is no longer missed.
 const MISSED_FOR: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -158,7 +159,7 @@ async fn on_screen(session: &Session, args: &FleetArgs, live: &LiveFleet) -> Res
         Err(_) => Some("the stream of events takes too long to read".to_owned()),
     };
     let bus = session.client.bus();
-    board::run(Board::default(), |board| {
+    let left = full::run(Board::default(), |board| {
         let entries = live.entries();
         let speaking = speaking(&entries, bus.is_connected());
         for entry in &entries {
@@ -172,7 +173,11 @@ async fn on_screen(session: &Session, args: &FleetArgs, live: &LiveFleet) -> Res
         let fleet = filtered(fleet, args);
         board.show(fleet.hosts, fleet.missing, speaking, fleet.blind);
     })
-    .await
+    .await?;
+    match left {
+        Left::Done => Ok(()),
+        Left::Interrupted => Err(CtlError::Told(Exit::Interrupted)),
+    }
 }
 
 /// Whether the bus itself is silent: every host is overdue at once.

@@ -1,5 +1,7 @@
 //! Stays with jobs until they end. Leaving early harms nothing: the agents go on by themselves.
 
+mod board;
+mod draw;
 mod health;
 mod screen;
 mod tracker;
@@ -16,12 +18,12 @@ use protocol::event::{EventData, JobStage};
 use protocol::ids::{AgentId, JobId};
 use protocol::job::{JobAccepted, JobView};
 use serde_json::json;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 
 use crate::args::RunArgs;
 use crate::error::{CtlError, Result};
 use crate::exit::Exit;
+use crate::interrupt::Interrupt;
 use crate::report;
 use crate::session::{Session, ended_well};
 
@@ -30,36 +32,6 @@ pub use tracker::{Tracker, Update, progress_text};
 
 /// Last events of a job may come a little after its last view.
 const LAST_EVENTS: Duration = Duration::from_millis(500);
-
-/// Ctrl-C and SIGTERM, remembered from the moment that this is made.
-#[derive(Debug)]
-pub struct Interrupt {
-    int: Signal,
-    term: Signal,
-}
-
-impl Interrupt {
-    /// Begins to listen: from now on Ctrl-C no longer ends the process by itself.
-    ///
-    /// # Errors
-    /// When the system refuses a signal handler.
-    pub fn listen() -> Result<Self> {
-        let failed =
-            |source| CtlError::File { action: "listen for signals of", path: "this process".into(), source };
-        Ok(Self {
-            int: signal(SignalKind::interrupt()).map_err(failed)?,
-            term: signal(SignalKind::terminate()).map_err(failed)?,
-        })
-    }
-
-    /// Waits for one of them.
-    pub async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.int.recv() => {}
-            _ = self.term.recv() => {}
-        }
-    }
-}
 
 impl Session {
     /// Begins a job and stays until it ends, unless told to detach or to queue.
@@ -92,7 +64,8 @@ impl Session {
 /// The job's failure; of several jobs each failure is reported as it happens, and the worst status given.
 pub async fn until_end(session: &Session, jobs: Vec<(AgentId, JobId)>) -> Result<()> {
     let mut interrupt = Interrupt::listen()?;
-    stay(session, jobs, &[], &mut interrupt, &how_to_go_on_with_a_job).await
+    let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
+    stay(session, jobs, &[], &mut interrupt, &screen, &how_to_go_on_with_a_job).await
 }
 
 /// As [`until_end`], for seeds from these donors (none where they are not known), with signals that were listened for
@@ -106,7 +79,20 @@ pub async fn follow(
     donors: &[AgentId],
     interrupt: &mut Interrupt,
 ) -> Result<()> {
-    stay(session, seeds, donors, interrupt, &how_to_go_on_with_a_seed).await
+    let screen = Screen::new(session.out.clone(), seeds.iter().map(|(host, _)| host));
+    stay(session, seeds, donors, interrupt, &screen, &how_to_go_on_with_a_seed).await
+}
+
+/// As [`follow`] for one seed, of which this view is known; on a terminal it fills the screen.
+///
+/// # Errors
+/// As [`follow`].
+pub async fn look_at(session: &Session, recipient: AgentId, view: JobView) -> Result<()> {
+    let mut interrupt = Interrupt::listen()?;
+    let (job, donors) = (view.id, Vec::from_iter(view.donor.clone()));
+    let screen = Screen::whole(session.out.clone(), &recipient, view);
+    let seed = vec![(recipient, job)];
+    stay(session, seed, &donors, &mut interrupt, &screen, &how_to_go_on_with_a_seed).await
 }
 
 async fn stay(
@@ -114,14 +100,14 @@ async fn stay(
     jobs: Vec<(AgentId, JobId)>,
     donors: &[AgentId],
     interrupt: &mut Interrupt,
+    screen: &Screen,
     how_to_go_on: &(dyn Fn(&AgentId, JobId) -> String + Sync),
 ) -> Result<()> {
-    let screen = Screen::new(session.out.clone(), jobs.iter().map(|(host, _)| host));
     let several = jobs.len() > 1;
     let recipients: Vec<AgentId> = jobs.iter().map(|(host, _)| host.clone()).collect();
     let running = Mutex::new(jobs.clone());
     let all = future::join_all(jobs.into_iter().map(|(host, job)| {
-        let (screen, running) = (&screen, &running);
+        let running = &running;
         async move {
             let ended = one(session, &host, job, screen).await;
             let mut left = running.lock();
@@ -137,16 +123,17 @@ async fn stay(
         }
     }));
     let results = tokio::select! {
-        results = all => results,
-        () = health::look_after(session, donors, &recipients, &screen) => Vec::new(),
-        () = interrupt.wait() => {
-            screen.clear();
-            let left = running.lock().clone();
-            left.iter().for_each(|(host, job)| session.out.note(&how_to_go_on(host, *job)));
-            return Err(CtlError::Told(Exit::Interrupted));
-        }
+        results = all => Some(results),
+        () = health::look_after(session, donors, &recipients, screen) => None,
+        left = screen.fill() => left.map(|_| None)?,
+        () = interrupt.wait() => None,
     };
     screen.clear();
+    let Some(results) = results else {
+        let left = running.lock().clone();
+        left.iter().for_each(|(host, job)| session.out.note(&how_to_go_on(host, *job)));
+        return Err(CtlError::Told(Exit::Interrupted));
+    };
     match <[Result<()>; 1]>::try_from(results) {
         Ok([result]) => result,
         Err(results) => {
@@ -194,7 +181,7 @@ async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> 
     let view = loop {
         tokio::select! {
             ended = &mut wait => break ended,
-            stage = next_stage(&mut events, job) => tell(&|t| t.event(&stage)),
+            (at, stage) = next_stage(&mut events, job) => tell(&|t| t.event(&stage, at)),
         }
     };
     let view = match view {
@@ -204,11 +191,11 @@ async fn one(session: &Session, host: &AgentId, job: JobId, screen: &Screen) -> 
     if tracker.lock().expects_events() {
         let rest = async {
             loop {
-                let stage = next_stage(&mut events, job).await;
+                let (at, stage) = next_stage(&mut events, job).await;
                 if stage.state.is_final() {
                     break;
                 }
-                tell(&|t| t.event(&stage));
+                tell(&|t| t.event(&stage, at));
             }
         };
         timeout(LAST_EVENTS, rest).await.ok();
@@ -242,12 +229,12 @@ pub fn made_at(job: JobId) -> Option<Timestamp> {
 }
 
 /// The next stage of this job; waits for ever once the stream has ended.
-async fn next_stage(events: &mut EventStream, job: JobId) -> JobStage {
+async fn next_stage(events: &mut EventStream, job: JobId) -> (Timestamp, JobStage) {
     loop {
         match events.next().await {
             Some(Ok(stored)) => match stored.event.known() {
                 Some(EventData::JobStage(stage) | EventData::JobFinished(stage)) if stage.job == job => {
-                    return stage;
+                    return (stored.event.time, stage);
                 }
                 _ => {}
             },

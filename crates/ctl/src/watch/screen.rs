@@ -1,25 +1,64 @@
-//! Where updates of jobs appear: bars on a terminal, plain lines in a pipe, JSON lines for programs.
+//! Where updates of jobs appear: bars or a whole screen on a terminal, plain lines in a pipe, JSON lines for programs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use protocol::host::HostLoad;
 use protocol::ids::{AgentId, JobId};
+use protocol::job::JobView;
+use ratatui::Frame;
+use ratatui::crossterm::event::KeyCode;
 use serde::Serialize;
 use serde_json::json;
 use sys::text::line;
 
+use super::board::SeedBoard;
+use super::draw;
 use super::tracker::{Update, progress_text};
+use crate::error::Result;
+use crate::full::{self, Left, View};
 use crate::output::Out;
 use crate::render;
 
-/// One of the three ways to show updates.
+/// One of the ways to show updates.
 #[derive(Debug)]
 pub struct Screen {
     out: Out,
-    bars: Option<Bars>,
+    how: How,
+}
+
+#[derive(Debug)]
+enum How {
+    Lines,
+    Bars(Bars),
+    Whole(Whole),
+}
+
+/// A board of which the terminal is full, and what is said when it is given back.
+#[derive(Debug)]
+struct Whole {
+    board: Arc<Mutex<SeedBoard>>,
+    last_words: Mutex<Vec<String>>,
+}
+
+/// The board while updates are written on it.
+struct Shown(Arc<Mutex<SeedBoard>>);
+
+impl View for Shown {
+    const TICK: Duration = Duration::from_millis(250);
+
+    fn key(&mut self, key: KeyCode) -> Option<Left> {
+        self.0.lock().key(key)
+    }
+
+    fn draw(&mut self, frame: &mut Frame<'_>, now: Timestamp) {
+        draw::seed(&self.0.lock(), frame, now);
+    }
 }
 
 #[derive(Debug)]
@@ -40,17 +79,39 @@ struct Line<'a> {
 impl Screen {
     /// A screen for jobs of these hosts.
     pub fn new<'a>(out: Out, hosts: impl Iterator<Item = &'a AgentId>) -> Self {
-        let bars = out.is_terminal().then(|| Bars::new(hosts));
-        Self { out, bars }
+        let how = if out.is_terminal() { How::Bars(Bars::new(hosts)) } else { How::Lines };
+        Self { out, how }
+    }
+
+    /// A screen for one seed, which fills a terminal.
+    pub fn whole(out: Out, recipient: &AgentId, view: JobView) -> Self {
+        let how = if out.is_terminal() {
+            let board = Arc::new(Mutex::new(SeedBoard::new(recipient.clone(), view)));
+            How::Whole(Whole { board, last_words: Mutex::default() })
+        } else {
+            How::Lines
+        };
+        Self { out, how }
+    }
+
+    /// Fills the terminal until the person leaves; for ever where it is not to be filled.
+    ///
+    /// # Errors
+    /// The terminal cannot be used.
+    pub async fn fill(&self) -> Result<Left> {
+        match &self.how {
+            How::Whole(whole) => full::run(Shown(Arc::clone(&whole.board)), |_| {}).await,
+            _ => future::pending().await,
+        }
     }
 
     /// How often progress is worth telling here.
     #[must_use]
     pub fn pace(&self) -> Duration {
-        match (&self.bars, self.out.json()) {
-            (Some(_), _) => Duration::from_millis(200),
-            (None, true) => Duration::from_secs(1),
-            (None, false) => Duration::from_secs(5),
+        match (&self.how, self.out.json()) {
+            (How::Bars(_) | How::Whole(_), _) => Duration::from_millis(200),
+            (How::Lines, true) => Duration::from_secs(1),
+            (How::Lines, false) => Duration::from_secs(5),
         }
     }
 
@@ -59,7 +120,16 @@ impl Screen {
         if self.out.json() {
             return self.out.json_line(&Line { host, job, update });
         }
-        let Some(bars) = &self.bars else { return self.out.text(&text(host, update)) };
+        let bars = match &self.how {
+            How::Lines => return self.out.text(&text(host, update)),
+            How::Bars(bars) => bars,
+            How::Whole(whole) => {
+                if let Update::Finished { .. } = update {
+                    whole.last_words.lock().push(text(host, update));
+                }
+                return whole.board.lock().take(update, Timestamp::now());
+            }
+        };
         let Some(bar) = bars.by_host.get(host) else { return };
         match update {
             Update::Progress { progress, .. } => {
@@ -82,14 +152,16 @@ impl Screen {
     /// Tells that a donor does not answer (and why), or answers again.
     pub fn donor(&self, donor: &AgentId, silent: Option<&str>) {
         let value = json!({"host": donor, "update": "donor", "answers": silent.is_none(), "why": silent});
-        self.suspend(|| {
-            self.out.result(&value, |_| match silent {
-                Some(why) => {
-                    format!("{donor}: the donor's agent cannot be asked ({why}); the seed goes on if it can")
-                }
-                None => format!("{donor}: the donor's agent answers again"),
-            });
-        });
+        let words = match silent {
+            Some(why) => {
+                format!("{donor}: the donor's agent cannot be asked ({why}); the seed goes on if it can")
+            }
+            None => format!("{donor}: the donor's agent answers again"),
+        };
+        match &self.how {
+            How::Whole(whole) => whole.board.lock().note(Timestamp::now(), words),
+            _ => self.suspend(|| self.out.result(&value, |_| words)),
+        }
     }
 
     /// Shows how busy a host is: below the bars on a terminal, as a line elsewhere.
@@ -98,7 +170,11 @@ impl Screen {
             return self.out.json_line(&json!({"host": host, "update": "load", "load": load}));
         }
         let text = format!("{host}: {}", load_text(load));
-        let Some(bars) = &self.bars else { return self.out.text(&text) };
+        let bars = match &self.how {
+            How::Lines => return self.out.text(&text),
+            How::Bars(bars) => bars,
+            How::Whole(whole) => return whole.board.lock().load(host, load_text(load)),
+        };
         let mut lines = bars.loads.lock();
         let shown = lines.entry(host.clone()).or_insert_with(|| {
             let style =
@@ -110,16 +186,18 @@ impl Screen {
 
     /// Runs `print` with the bars out of the way.
     pub fn suspend(&self, print: impl FnOnce()) {
-        match &self.bars {
-            Some(bars) => bars.all.suspend(print),
-            None => print(),
+        match &self.how {
+            How::Bars(bars) => bars.all.suspend(print),
+            _ => print(),
         }
     }
 
-    /// Takes the bars away.
+    /// Takes the bars away, or says the last words of a board that is no longer shown.
     pub fn clear(&self) {
-        if let Some(bars) = &self.bars {
-            bars.all.clear().ok();
+        match &self.how {
+            How::Lines => {}
+            How::Bars(bars) => _ = bars.all.clear(),
+            How::Whole(whole) => whole.last_words.lock().drain(..).for_each(|text| self.out.text(&text)),
         }
     }
 }

@@ -25,6 +25,9 @@ pub enum Update {
         what: String,
         /// Why, where it failed.
         error: Option<String>,
+        /// When, by the host's clock; absent where only a view told of it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        at: Option<Timestamp>,
     },
     /// Bytes have moved.
     Progress {
@@ -79,7 +82,7 @@ impl Tracker {
                 _ => now,
             };
             if !self.events || now.duration_since(since) >= EVENTS_LAG {
-                updates.push(self.enter(stage, "started", None));
+                updates.push(self.enter(stage, "started", None, None));
             } else {
                 self.waiting = Some((stage.clone(), since));
             }
@@ -112,7 +115,7 @@ impl Tracker {
     }
 
     /// Takes an event in.
-    pub fn event(&mut self, event: &JobStage) -> Vec<Update> {
+    pub fn event(&mut self, event: &JobStage, at: Timestamp) -> Vec<Update> {
         self.unreachable = false;
         let Some(stage) = &event.stage else { return Vec::new() };
         match event.what.as_str() {
@@ -120,7 +123,7 @@ impl Tracker {
             "started" if self.stage.as_ref() == Some(stage) => Vec::new(),
             what => {
                 let error = event.error.as_ref().map(ToString::to_string);
-                vec![self.enter(stage, what, error)]
+                vec![self.enter(stage, what, error, Some(at))]
             }
         }
     }
@@ -139,19 +142,19 @@ impl Tracker {
         if let Some((stage, _)) = self.waiting.take()
             && view.state == JobState::Succeeded
         {
-            updates.push(self.enter(&stage, "started", None));
+            updates.push(self.enter(&stage, "started", None, None));
         }
         updates.push(Update::Finished { view: Box::new(view.clone()) });
         updates
     }
 
-    fn enter(&mut self, stage: &str, what: &str, error: Option<String>) -> Update {
+    fn enter(&mut self, stage: &str, what: &str, error: Option<String>, at: Option<Timestamp>) -> Update {
         self.stage = Some(stage.to_owned());
         if self.waiting.as_ref().is_some_and(|(waiting, _)| waiting == stage) {
             self.waiting = None;
         }
         self.told_progress = None;
-        Update::Stage { stage: stage.to_owned(), what: what.to_owned(), error }
+        Update::Stage { stage: stage.to_owned(), what: what.to_owned(), error, at }
     }
 }
 
@@ -160,9 +163,9 @@ impl Update {
     #[must_use]
     pub fn line(&self) -> String {
         match self {
-            Self::Stage { stage, what, error: None } if what == "started" => stage.clone(),
-            Self::Stage { stage, what, error: None } => format!("{stage} {what}"),
-            Self::Stage { stage, what, error: Some(error) } => format!("{stage} {what}: {error}"),
+            Self::Stage { stage, what, error: None, .. } if what == "started" => stage.clone(),
+            Self::Stage { stage, what, error: None, .. } => format!("{stage} {what}"),
+            Self::Stage { stage, what, error: Some(error), .. } => format!("{stage} {what}: {error}"),
             Self::Progress { stage, progress } => format!("{stage} {}", progress_text(progress)),
             Self::Unreachable { message } => {
                 format!("cannot be asked now ({message}); the job goes on, I wait for news")
@@ -189,7 +192,8 @@ pub fn progress_text(progress: &TransferProgress) -> String {
     text
 }
 
-fn percent(progress: &TransferProgress) -> u64 {
+/// Of the data set, from 0 to 100.
+pub(super) fn percent(progress: &TransferProgress) -> u64 {
     if progress.bytes_total == 0 {
         return 0;
     }

@@ -59,14 +59,18 @@ fn lines(updates: &[Update]) -> Vec<String> {
 fn each_stage_is_told_once_whether_by_view_or_event() {
     let start = Instant::now();
     let mut tracker = Tracker::new(Duration::from_secs(5), true);
-    assert_eq!(lines(&tracker.event(&event("plan", "started"))), ["plan"]);
+    assert_eq!(lines(&tracker.event(&event("plan", "started"), noon())), ["plan"]);
     assert!(tracker.view(&view(JobState::Running, "plan"), start).is_empty());
     assert!(tracker.view(&view(JobState::Running, "transfer"), start).is_empty(), "its event comes");
-    assert_eq!(lines(&tracker.event(&event("prepare", "started"))), ["prepare"], "short stages are not lost");
-    assert!(tracker.event(&event("prepare", "finished")).is_empty());
-    assert_eq!(lines(&tracker.event(&event("transfer", "started"))), ["transfer"]);
     assert_eq!(
-        lines(&tracker.event(&event("transfer", "retrying"))),
+        lines(&tracker.event(&event("prepare", "started"), noon())),
+        ["prepare"],
+        "short stages are not lost"
+    );
+    assert!(tracker.event(&event("prepare", "finished"), noon()).is_empty());
+    assert_eq!(lines(&tracker.event(&event("transfer", "started"), noon())), ["transfer"]);
+    assert_eq!(
+        lines(&tracker.event(&event("transfer", "retrying"), noon())),
         ["transfer retrying: connection reset"]
     );
 }
@@ -85,7 +89,7 @@ fn without_events_or_when_they_lag_the_view_tells_the_stage() {
 fn progress_is_told_at_its_pace_with_rate_and_time_left() {
     let start = Instant::now();
     let mut tracker = Tracker::new(Duration::from_secs(5), true);
-    tracker.event(&event("transfer", "started"));
+    tracker.event(&event("transfer", "started"), noon());
     assert_eq!(
         lines(&tracker.progress(&moved(250), start)),
         ["transfer 25 %  250.0 MiB of 1000.0 MiB at 50.0 MiB/s, 15s left"]
@@ -99,7 +103,7 @@ fn progress_is_told_at_its_pace_with_rate_and_time_left() {
 fn a_silent_donor_is_told_at_once_and_its_return_too() {
     let start = Instant::now();
     let mut tracker = Tracker::new(Duration::from_secs(5), true);
-    tracker.event(&event("transfer", "started"));
+    tracker.event(&event("transfer", "started"), noon());
     let silent = |silent_s, progress: TransferProgress| TransferProgress {
         silence: Some(Silence { silent_s, limit_s: 180 }),
         ..progress

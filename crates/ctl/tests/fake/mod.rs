@@ -207,3 +207,53 @@ pub fn summary(id: &str, minutes_old: i64) -> SnapshotSummary {
         fill_percent: Some(3.0),
     }
 }
+
+/// ctl on a terminal of its own, 24 lines of 80.
+pub struct Terminal {
+    child: tokio::process::Child,
+    /// All that was written so far.
+    pub seen: String,
+    /// Up to here it was waited for.
+    read: usize,
+}
+
+impl Terminal {
+    pub fn start(world: &World, term: &str, arguments: &str) -> Self {
+        let program = env!("CARGO_BIN_EXE_orchestrator-ctl");
+        let line = format!("stty rows 24 cols 80; {program} --server {} {arguments}", world.server.url());
+        let mut script = tokio::process::Command::new("script");
+        script.args(["-qefc", &line, "/dev/null"]).env("TERM", term);
+        script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        Self { child: script.spawn().unwrap(), seen: String::new(), read: 0 }
+    }
+
+    /// Waits for a text after the one that was waited for last. What is blank already is not written: words come one by one.
+    pub async fn until(&mut self, text: &str) {
+        let stdout = self.child.stdout.as_mut().unwrap();
+        let reading = async {
+            let mut buffer = [0; 4096];
+            loop {
+                if let Some(at) = self.seen[self.read..].find(text) {
+                    self.read += at + text.len();
+                    break true;
+                }
+                let n = tokio::io::AsyncReadExt::read(stdout, &mut buffer).await.unwrap_or(0);
+                if n == 0 {
+                    break false;
+                }
+                self.seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        };
+        let found = tokio::time::timeout(LIMIT, reading).await;
+        assert_eq!(found, Ok(true), "no {text:?}: {}", self.seen);
+    }
+
+    pub async fn press(&mut self, keys: &[u8]) {
+        tokio::io::AsyncWriteExt::write_all(self.child.stdin.as_mut().unwrap(), keys).await.unwrap();
+    }
+
+    /// Its exit code.
+    pub async fn ends(mut self) -> Option<i32> {
+        tokio::time::timeout(LIMIT, self.child.wait()).await.expect("the program ends").unwrap().code()
+    }
+}

@@ -97,7 +97,8 @@ fn disk_bytes(io: &File) -> Option<u64> {
     let mut text = [0; 512];
     let length = io.read_at(&mut text, 0).ok()?;
     let text = std::str::from_utf8(text.get(..length)?).ok()?;
-    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let field =
+        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
     Some(field("read_bytes:")? + field("write_bytes:")?)
 }
 
@@ -136,7 +137,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str| {
             let to = format!("of={}", dir.path().join(name).display());
-            Command::new("dd").args(["if=/dev/zero", &to, "bs=64k", "count=512", "status=none"]).spawn().unwrap()
+            Command::new("dd")
+                .args(["if=/dev/zero", &to, "bs=64k", "count=512", "status=none"])
+                .spawn()
+                .unwrap()
         };
         let began = Instant::now();
         let mut paced = write("paced");

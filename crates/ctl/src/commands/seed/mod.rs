@@ -30,9 +30,7 @@ pub(super) async fn run(session: &Session, command: SeedCmd) -> Result<()> {
         SeedCmd::Watch(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, false).await?;
             let view = session.call(&recipient, JobsShowParams { job }).await?;
-            let donors: Vec<AgentId> = view.donor.into_iter().collect();
-            let mut interrupt = watch::Interrupt::listen()?;
-            watch::follow(session, vec![(recipient, job)], &donors, &mut interrupt).await
+            Box::pin(watch::look_at(session, recipient, view)).await
         }
         SeedCmd::Abort(WatchArgs { recipient, job }) => {
             let job = seed_job(session, &recipient, job, true).await?;

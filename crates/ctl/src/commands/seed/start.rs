@@ -11,8 +11,9 @@ use super::super::settle;
 use super::plan::{Planned, prepare};
 use crate::args::{DonorArgs, RunArgs, SeedOptionArgs};
 use crate::error::{CtlError, Result};
+use crate::interrupt::Interrupt;
 use crate::session::Session;
-use crate::watch::{Interrupt, follow};
+use crate::watch::follow;
 
 pub(super) async fn run(
     session: &Session,
