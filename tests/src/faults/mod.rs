@@ -2,7 +2,6 @@
 
 pub mod apart;
 pub mod arena;
-pub mod chaos;
 pub mod clock;
 pub mod document;
 pub mod hook;
