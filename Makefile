@@ -92,6 +92,7 @@ fmt: ## Format the code
 
 schemas: ## Write schemas/ and docs/commands.md anew from the code
 	$(CARGO) run --quiet -p xtask -- schemas
+	@OA_WRITE_SCHEMAS=1 $(CARGO) test --quiet -p orchestrator-ctl --lib schemas_of_what_ctl_prints
 
 demo: ## Two MariaDB hosts, two agents, one seed, on this machine: KEEP=1 leaves it running
 	@scripts/install-deps build demo

@@ -91,17 +91,30 @@ impl Publisher {
             }
             Err(_) => return Ok(()),
         };
-        // What is older than all that is still in the spool was in it and has been sent.
-        let Some(oldest) = spooled.first().map(|event| event.time) else { return Ok(()) };
+        // Of journals of earlier releases only the time says what was told: what is older than all that is still in the spool was in it
+        // and has been sent. A clock that was set back makes it say too much.
+        let oldest = spooled.first().map(|event| event.time);
+        let is_young = |at: Timestamp| oldest.is_some_and(|oldest| at >= oldest);
         let told: HashSet<(JobId, u64)> = spooled.iter().filter_map(record_told).collect();
-        for job in runner.list().await?.into_iter().filter(|job| job.updated_at >= oldest) {
+        for job in runner.list().await? {
+            let lacks = job.heard.map_or_else(|| is_young(job.updated_at), |heard| heard + 1 < job.records);
+            if !lacks {
+                continue;
+            }
             let shown = runner.show(job.id).await?;
             self.remember(shown.history.spec());
-            for record in shown.records.iter().filter(|record| record.at >= oldest) {
-                if is_event(job.id, &record.event) && !told.contains(&(job.id, record.seq)) {
-                    tracing::info!(job = %job.id, seq = record.seq, "an event that a crash had swallowed is told now");
-                    self.on_record(&job.id, record);
-                }
+            let is_unheard = |record: &&Record| {
+                shown.heard.map_or_else(|| is_young(record.at), |heard| record.seq > heard)
+                    && is_event(job.id, &record.event)
+                    && !told.contains(&(job.id, record.seq))
+            };
+            let mut all_told = true;
+            for record in shown.records.iter().filter(is_unheard) {
+                tracing::info!(job = %job.id, seq = record.seq, "an event that a crash had swallowed is told now");
+                all_told &= self.on_record(&job.id, record);
+            }
+            if all_told && let Some(last) = job.records.checked_sub(1) {
+                runner.heard(job.id, last).await;
             }
             if shown.history.outcome().is_some() {
                 self.forget(job.id);
@@ -134,32 +147,37 @@ impl Publisher {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
     }
 
-    fn emit(&self, record: &Record, event: EventData) {
-        if let Err(error) = self.outbox.publish_as(id_of(record), event) {
-            tracing::error!(error = %chain(&error), "an event of a job could not be spooled and is lost");
+    /// Whether it is in the spool.
+    fn emit(&self, record: &Record, event: EventData) -> bool {
+        let spooled = self.outbox.publish_as(id_of(record), event);
+        if let Err(error) = &spooled {
+            tracing::error!(error = %chain(error), "an event of a job could not be spooled; it is told after the next start");
         }
+        spooled.is_ok()
     }
 }
 
 impl Observer for Publisher {
-    fn on_record(&self, job: &JobId, record: &Record) {
+    fn on_record(&self, job: &JobId, record: &Record) -> bool {
         if let Event::Created { spec } = &record.event {
             self.remember(spec);
         }
-        let Some(known) = self.learn(job, record) else { return };
+        let Some(known) = self.learn(job, record) else { return true };
+        let mut is_told = true;
         let finished = matches!(record.event, Event::Finished { .. });
         if let Some(mut stage) = stage_of(*job, &known, &record.event) {
             log(&stage, &known, record.at);
             // Kept in the stream, the hash proves the whole journal up to this record.
             stage.detail["journal"] = serde_json::json!({ "seq": record.seq, "hash": record.hash });
             let event = if finished { EventData::JobFinished(stage) } else { EventData::JobStage(stage) };
-            self.emit(record, event);
+            is_told = self.emit(record, event);
         }
         if finished {
             self.forget(*job);
             // Nobody listens while the agent goes down.
             let _ = self.ended.send(*job);
         }
+        is_told
     }
 
     fn on_progress(&self, job: &JobId, progress: &Progress) {
@@ -365,3 +383,7 @@ fn log(stage: &JobStage, known: &Known, at: Timestamp) {
         None => tracing::info!(%job, kind, step, what, "job"),
     }
 }
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use protocol::event::{Event, EventData, JobStage};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 const NOTHING_BEFORE: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// A journal with what was found wrong with it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Audit {
     /// The records, as far as they can be read.
     pub records: Vec<Value>,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use protocol::heartbeat::{Heartbeat, SnapshotSummary};
 use protocol::ids::{AgentId, SnapshotId};
 use protocol::mysql::ServerVersion;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// A classic LVM snapshot this full may overflow, and lose its data, before a seed has read it.
@@ -25,7 +26,7 @@ pub struct DonorOptions {
 }
 
 /// A donor with its snapshot, and why it was taken.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Choice {
     /// Who gives.
     pub donor: AgentId,
@@ -38,7 +39,7 @@ pub struct Choice {
 }
 
 /// A host that was not taken.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PassedOver {
     /// Who.
     pub agent: AgentId,
@@ -68,7 +69,7 @@ impl fmt::Display for NoDonor {
 }
 
 /// A snapshot somewhere in the fleet.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Candidate {
     /// The host that has it.
     pub host: AgentId,

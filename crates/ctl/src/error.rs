@@ -8,6 +8,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::ids::AgentId;
 use protocol::job::{JobState, JobView};
 use protocol::seed::Guard;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sys::text::{indented, line};
 
@@ -123,7 +124,7 @@ fn ended(view: &JobView) -> String {
 }
 
 /// The failure for programs: the `error` object of `--json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Report {
     /// The exit code of this failure alone.
     pub exit: u8,

@@ -171,6 +171,27 @@ async fn programs_read_a_seed_as_json_lines() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_programs_read_is_what_the_schemas_say() {
+    let world = World::new().await;
+    world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;
+    world.agent("db7", "dc1", vec![]).await;
+    world.dead_host().await;
+    world.run("fleet --json").await.expect(0).is_as_published("fleet.json");
+    world.run("snapshot find shop --json").await.expect(0).is_as_published("snapshot-find.json");
+    world.run("seed start db7 --json").await.expect(0).is_as_published("line.json");
+    world.run("seed show db7 --json").await.expect(0).is_as_published("seed-show.json");
+    world.run("seed list db7 --json").await.expect(0).is_as_published("seed-list.json");
+    // Whatever fails, and whoever notices.
+    for (line, code) in [
+        ("seed start db8 --json", 4),
+        ("seed show db7 --json 4711", 5),
+        ("seed begin --json", 2),
+    ] {
+        world.run(line).await.expect(code).is_as_published("error.json");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leaving_by_ctrl_c_leaves_the_seed_running_and_says_how_to_go_on() {
     let world = World::new().await;
     world.agent("db1", "dc1", vec![summary("vg0/s1", 30)]).await;

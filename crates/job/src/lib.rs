@@ -20,6 +20,7 @@ mod code;
 mod drive;
 mod error;
 mod handle;
+mod heard;
 pub mod inject;
 pub mod journal;
 mod live;

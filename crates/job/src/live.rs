@@ -10,6 +10,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use protocol::ids::JobId;
 use tokio::sync::watch;
 
+use crate::heard::Mark;
 use crate::journal::{Event, History, JournalError, Record, State, Writer};
 use crate::{Observer, Progress};
 
@@ -17,6 +18,7 @@ use crate::{Observer, Progress};
 pub(crate) struct Live {
     id: JobId,
     writer: Mutex<Option<Writer>>,
+    heard: Mutex<Mark>,
     history: RwLock<History>,
     observer: Option<Arc<dyn Observer>>,
     moved: Mutex<Timestamp>,
@@ -30,6 +32,7 @@ impl Live {
         Ok(Self {
             id: history.spec().id,
             writer: Mutex::new(Some(writer)),
+            heard: Mutex::new(Mark::of(path.parent().unwrap_or(path))),
             state: watch::Sender::new(history.state()),
             progress: watch::Sender::new(None),
             history: RwLock::new(history),
@@ -67,9 +70,11 @@ impl Live {
         *self.moved.lock() = record.at;
         if let Some(observer) = &self.observer {
             let hear = AssertUnwindSafe(|| observer.on_record(&self.id, &record));
-            if std::panic::catch_unwind(hear).is_err() {
+            let heard = std::panic::catch_unwind(hear).unwrap_or_else(|_| {
                 tracing::error!(job = %self.id, seq = record.seq, "an observer of jobs panicked");
-            }
+                false
+            });
+            self.heard.lock().note(record.seq, heard);
         }
         self.state.send_replace(state);
         Ok(Ok(record))

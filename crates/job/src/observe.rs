@@ -24,13 +24,13 @@ pub struct Progress {
 /// Hears of everything that happens to jobs.
 ///
 /// `on_record` is called after the record is on disk, in order per job, on a thread that may block. A crash between
-/// the two loses the call, never the record: after a restart, publish again what
-/// [`Runner::records_since`](crate::Runner::records_since) gives, with (job, seq) as the key that drops doubles.
+/// the two loses the call, never the record: after a restart, hear again what comes after [`Shown::heard`](crate::Shown::heard), with
+/// (job, seq) as the key that drops doubles.
 ///
 /// It must be quick, and must not append to the same job.
 pub trait Observer: Send + Sync + 'static {
-    /// A record is on disk.
-    fn on_record(&self, job: &JobId, record: &Record);
+    /// A record is on disk. Returns whether it was heard for good: one that was not is to be heard again after a restart.
+    fn on_record(&self, job: &JobId, record: &Record) -> bool;
 
     /// A step reported progress; called on the step's own thread.
     fn on_progress(&self, _job: &JobId, _progress: &Progress) {}

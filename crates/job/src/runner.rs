@@ -43,7 +43,8 @@ impl Runner {
             let id = spec.id;
             let record = shared.store.create(spec)?;
             if let Some(observer) = &shared.options.observer {
-                observer.on_record(&id, &record);
+                let heard = observer.on_record(&id, &record);
+                shared.store.mark(id).note(record.seq, heard);
             }
             Ok(())
         })
@@ -196,6 +197,12 @@ impl Runner {
     /// The job is unknown, or its journal cannot be used.
     pub async fn show(&self, id: JobId) -> Result<Shown, JobError> {
         self.blocking(move |shared| shared.store.show(id)).await
+    }
+
+    /// Keeps that the observer has heard of a job's records up to this one by another way. The job must not be open.
+    pub async fn heard(&self, id: JobId, seq: u64) {
+        let mark = self.blocking(move |shared| Ok(shared.store.mark(id).note(seq, true)));
+        drop(mark.await);
     }
 
     /// The whole lines of a job's journal as they lie on disk, unchecked: for who checks the chain elsewhere.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use protocol::ids::JobId;
 
+use crate::heard::{self, Mark};
 use crate::journal::{self, Event, History, JournalError, Parsed, State, Writer};
 use crate::{JobError, JobSpec, Record, crashsafe};
 
@@ -59,6 +60,10 @@ pub struct Summary {
     pub updated_at: Timestamp,
     /// Where it stands.
     pub state: State,
+    /// How many records its journal has.
+    pub records: u64,
+    /// Up to which record the observer has heard; absent where that was not kept, as by earlier releases.
+    pub heard: Option<u64>,
 }
 
 /// All that is known of one job.
@@ -68,6 +73,8 @@ pub struct Shown {
     pub history: History,
     /// Every record, hash chain verified.
     pub records: Vec<Record>,
+    /// As in [`Summary::heard`].
+    pub heard: Option<u64>,
 }
 
 /// How long finished jobs are kept: each as long as it is among the newest, or young.
@@ -179,11 +186,29 @@ impl Store {
 
     pub(crate) fn list(&self) -> Result<Vec<Summary>, JobError> {
         let (jobs, _) = self.histories()?;
-        Ok(jobs.iter().map(summary).collect())
+        Ok(jobs.iter().map(|history| self.summary(history)).collect())
     }
 
     pub(crate) fn show(&self, id: JobId) -> Result<Shown, JobError> {
-        self.read(id).map(|(parsed, history)| Shown { history, records: parsed.records })
+        let (parsed, history) = self.read(id)?;
+        Ok(Shown { history, records: parsed.records, heard: heard::read(&self.dir(id)) })
+    }
+
+    /// The mark of a job that is not open.
+    pub(crate) fn mark(&self, id: JobId) -> Mark {
+        Mark::of(&self.dir(id))
+    }
+
+    fn summary(&self, history: &History) -> Summary {
+        Summary {
+            id: history.spec().id,
+            kind: history.spec().kind.clone(),
+            created_at: history.created_at(),
+            updated_at: history.updated_at(),
+            state: history.state(),
+            records: history.len(),
+            heard: heard::read(&self.dir(history.spec().id)),
+        }
     }
 
     /// Removes finished jobs that `retention` does not keep; returns which.
@@ -240,15 +265,5 @@ impl Store {
             .map_err(failed)?
             .map(|entry| entry.map(|entry| entry.path()).map_err(failed))
             .collect()
-    }
-}
-
-fn summary(history: &History) -> Summary {
-    Summary {
-        id: history.spec().id,
-        kind: history.spec().kind.clone(),
-        created_at: history.created_at(),
-        updated_at: history.updated_at(),
-        state: history.state(),
     }
 }

@@ -1,7 +1,7 @@
 //! The roots from which `schemas/` is written: JSON Schemas, the AsyncAPI document and the table of commands.
 
 use schemars::{JsonSchema, schema_for};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::command::{Class, Command, CommandSchema};
 use crate::envelope::{Reply, Request};
@@ -36,6 +36,7 @@ pub fn documents() -> Vec<Document> {
         documents.push(Document {
             path: format!("v1/commands/{}.json", command.spec.name),
             content: json!({
+                "$defs": definitions(&command),
                 "command": command.spec.name,
                 "about": about(&command),
                 "class": command.spec.class,
@@ -46,6 +47,13 @@ pub fn documents() -> Vec<Document> {
         });
     }
     documents
+}
+
+/// What params and result refer to, at the root of their file, where `#/$defs/…` leads whoever reads the file as one document (RFC 6901),
+/// as AsyncAPI's tools do. Both have it too, for those who take one of them out. One name is one type of this crate.
+fn definitions(command: &CommandSchema) -> Map<String, Value> {
+    let of = |schema: &Value| schema["$defs"].as_object().cloned().unwrap_or_default();
+    of(&command.params).into_iter().chain(of(&command.result)).collect()
 }
 
 /// The table of commands for `docs/commands.md`, as Markdown.
@@ -186,6 +194,18 @@ mod tests {
         for reference in asyncapi.split("\"$ref\":\"").skip(1) {
             let target = reference.split(['"', '#']).next().unwrap();
             assert!(target.is_empty() || paths.iter().any(|p| p == target), "{target} is missing");
+        }
+    }
+
+    #[test]
+    fn one_name_of_a_definition_is_one_type() {
+        for command in Command::schemas() {
+            let all = definitions(&command);
+            for part in [&command.params, &command.result] {
+                for (name, schema) in part["$defs"].as_object().into_iter().flatten() {
+                    assert_eq!(all[name], *schema, "{name} of {}", command.spec.name);
+                }
+            }
         }
     }
 

@@ -5,6 +5,7 @@
     reason = "helpers of tests: a failure here fails the test"
 )]
 
+mod asyncapi;
 mod attacks;
 mod examples;
 mod idle;

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use protocol::host::{Finding, FindingState};
 use protocol::ids::AgentId;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{pairs, word};
 
 /// One host that was looked at.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Examined {
     /// Which.
     pub host: AgentId,

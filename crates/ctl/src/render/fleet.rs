@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use protocol::heartbeat::{Heartbeat, JobSummary, MysqlSummary};
 use protocol::ids::AgentId;
 use protocol::mysql::ServerState;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{or_dash, table};
@@ -13,7 +14,7 @@ use crate::donor::Candidate;
 use crate::units;
 
 /// All hosts, those that answer and those that should.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Fleet {
     /// Hosts that answer, by name.
     pub hosts: Vec<Seen>,
@@ -24,7 +25,7 @@ pub struct Fleet {
 }
 
 /// A host that answers, or did.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Seen {
     /// `alive`, `suspect` or `lost`.
     pub health: &'static str,
@@ -37,7 +38,7 @@ pub struct Seen {
 }
 
 /// A host that does not answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Missing {
     /// Who.
     pub host: AgentId,

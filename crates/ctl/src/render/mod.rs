@@ -18,7 +18,7 @@ pub use host::{
     agent_info, disk_free, disk_usage, heartbeat, log_files, mount, mounts, server_info, snapshots, volumes,
 };
 pub use plan::{choice, name, plan, plans};
-pub use record::{Kept, SeedRow, event, job, jobs, journal, kept, seeds, state, timeline};
+pub use record::{Kept, Record, SeedRow, event, job, jobs, journal, kept, seeds, state, timeline};
 
 /// A table without lines; columns whose header begins with `>` stand to the right.
 #[must_use]

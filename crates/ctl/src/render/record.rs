@@ -7,6 +7,7 @@ use protocol::event::{Event, EventData};
 use protocol::ids::{AgentId, JobId};
 use protocol::job::{JobState, JobView};
 use protocol::seed::TransferProgress;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use sys::text::{indented, line};
@@ -21,7 +22,7 @@ use crate::watch::progress_text;
 const FACT_MAX: usize = 80;
 
 /// An old datadir that a seed has kept.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Kept {
     /// The host that was made.
     pub recipient: AgentId,
@@ -35,8 +36,19 @@ pub struct Kept {
     pub summary: String,
 }
 
+/// The record of a seed.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Record {
+    /// Absent when the host does not tell; the events may still do.
+    pub job: Option<JobView>,
+    /// The host's journal and what was found wrong with it; absent when it cannot be read.
+    pub journal: Option<Audit>,
+    /// Its events in the stream.
+    pub events: Vec<Event>,
+}
+
 /// A seed, as its recipient remembers it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct SeedRow {
     /// The host that is made.
     pub recipient: AgentId,

@@ -13,8 +13,6 @@ use protocol::ids::{AgentId, JobId};
 use protocol::job::JobView;
 use ratatui::Frame;
 use ratatui::crossterm::event::KeyCode;
-use serde::Serialize;
-use serde_json::json;
 use sys::text::line;
 
 use super::board::SeedBoard;
@@ -22,6 +20,7 @@ use super::draw;
 use super::tracker::{Update, progress_text};
 use crate::error::Result;
 use crate::full::{self, Left, View};
+use crate::lines::{Line, SeedNews};
 use crate::output::Out;
 use crate::render;
 
@@ -68,14 +67,6 @@ struct Bars {
     loads: Mutex<HashMap<AgentId, ProgressBar>>,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    host: &'a AgentId,
-    job: JobId,
-    #[serde(flatten)]
-    update: &'a Update,
-}
-
 impl Screen {
     /// A screen for jobs of these hosts.
     pub fn new<'a>(out: Out, hosts: impl Iterator<Item = &'a AgentId>) -> Self {
@@ -118,7 +109,7 @@ impl Screen {
     /// Shows an update of a host's job.
     pub fn show(&self, host: &AgentId, job: JobId, update: &Update) {
         if self.out.json() {
-            return self.out.json_line(&Line { host, job, update });
+            return self.out.json_line(&Line { host, job: Some(job), news: update });
         }
         let bars = match &self.how {
             How::Lines => return self.out.text(&text(host, update)),
@@ -151,7 +142,8 @@ impl Screen {
 
     /// Tells that a donor does not answer (and why), or answers again.
     pub fn donor(&self, donor: &AgentId, silent: Option<&str>) {
-        let value = json!({"host": donor, "update": "donor", "answers": silent.is_none(), "why": silent});
+        let news = SeedNews::Donor { answers: silent.is_none(), why: silent };
+        let value = Line { host: donor, job: None, news };
         let words = match silent {
             Some(why) => {
                 format!("{donor}: the donor's agent cannot be asked ({why}); the seed goes on if it can")
@@ -167,7 +159,7 @@ impl Screen {
     /// Shows how busy a host is: below the bars on a terminal, as a line elsewhere.
     pub fn load(&self, host: &AgentId, load: &HostLoad) {
         if self.out.json() {
-            return self.out.json_line(&json!({"host": host, "update": "load", "load": load}));
+            return self.out.json_line(&Line { host, job: None, news: SeedNews::Load { load } });
         }
         let text = format!("{host}: {}", load_text(load));
         let bars = match &self.how {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use protocol::event::JobStage;
 use protocol::job::{JobState, JobView, KEPT_UNTIL};
 use protocol::seed::{SeedStage, TransferProgress};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::units;
@@ -14,7 +15,7 @@ use crate::units;
 const EVENTS_LAG: Duration = Duration::from_millis(1500);
 
 /// Something worth telling.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "update", rename_all = "snake_case")]
 pub enum Update {
     /// A stage began, failed, is tried again, or was undone.

@@ -141,6 +141,22 @@ impl Ran {
         self.out.lines().map(line).collect()
     }
 
+    /// Fails unless each line of stdout is what `schemas/ctl` says.
+    #[track_caller]
+    pub fn is_as_published(&self, schema: &str) -> &Self {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../schemas/ctl").join(schema);
+        let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let validator = jsonschema::validator_for(&schema).unwrap();
+        let lines = self.json();
+        assert!(!lines.is_empty(), "{}", self.err);
+        for line in &lines {
+            let faults: Vec<_> =
+                validator.iter_errors(line).map(|e| format!("{e} at {}", e.instance_path())).collect();
+            assert!(faults.is_empty(), "{}\n{line:#}", faults.join("; "));
+        }
+        self
+    }
+
     #[track_caller]
     pub fn expect(&self, code: i32) -> &Self {
         assert_eq!(self.code, code, "stdout:\n{}\nstderr:\n{}", self.out, self.err);

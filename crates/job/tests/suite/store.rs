@@ -69,8 +69,9 @@ async fn finished_jobs_are_kept_while_new_or_young() {
 async fn observers_that_panic_do_not_harm_the_job() {
     struct Rude;
     impl job::Observer for Rude {
-        fn on_record(&self, _: &JobId, record: &job::Record) {
+        fn on_record(&self, _: &JobId, record: &job::Record) -> bool {
             assert!(record.seq < 3, "rude");
+            true
         }
     }
     let bench = Bench::new();
@@ -79,4 +80,25 @@ async fn observers_that_panic_do_not_harm_the_job() {
     let handle = bench.start(&runner, toys()).await;
     assert_eq!(finished(&handle).await, job::Outcome::Done { warnings: vec![] });
     runner.give_up(handle.id(), StepError::new(ErrorCode::Internal, "x")).await.unwrap_err();
+    let shown = runner.show(handle.id()).await.unwrap();
+    assert_eq!(shown.heard, Some(2), "what came after the first that was not heard may be missing too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_heard_is_known_after_a_restart() {
+    let bench = Bench::new();
+    let runner = bench.runner("");
+    let handle = bench.start(&runner, toys()).await;
+    finished(&handle).await;
+    let (id, listed) = (handle.id(), |all: Vec<job::Summary>| all.into_iter().next().unwrap());
+    drop((handle, runner));
+    let runner = bench.runner("");
+    let job = listed(runner.list().await.unwrap());
+    assert_eq!(job.heard, Some(job.records - 1), "all of it");
+    // As an earlier release left it, or a crash that took it back.
+    let mark = bench.root().join(id.to_string()).join("heard");
+    std::fs::write(&mark, "").unwrap();
+    assert_eq!(listed(runner.list().await.unwrap()).heard, None);
+    runner.heard(id, 3).await;
+    assert_eq!(runner.show(id).await.unwrap().heard, Some(3));
 }

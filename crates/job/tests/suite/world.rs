@@ -204,8 +204,9 @@ impl World {
 pub(crate) struct Heard(pub(crate) Mutex<Vec<Record>>);
 
 impl Observer for Heard {
-    fn on_record(&self, _job: &JobId, record: &Record) {
+    fn on_record(&self, _job: &JobId, record: &Record) -> bool {
         self.0.lock().unwrap().push(record.clone());
+        true
     }
 }
 

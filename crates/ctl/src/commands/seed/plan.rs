@@ -5,33 +5,14 @@ use protocol::heartbeat::Heartbeat;
 use protocol::ids::{AgentId, SnapshotId};
 use protocol::params::{SeedPlanParams, SeedSurveyParams};
 use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
-use serde::Serialize;
 
 use super::super::settle;
 use crate::args::{DonorArgs, SeedOptionArgs};
 use crate::donor::{Choice, DonorOptions, choose_donor};
 use crate::error::{CtlError, Result};
+use crate::lines::{Line, Planned, SeedNews};
 use crate::render;
 use crate::session::Session;
-
-/// A plan with the choice that led to it.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Planned {
-    /// Who is made anew.
-    pub(super) recipient: AgentId,
-    /// Why this donor; absent when the person named it.
-    pub(super) choice: Option<Choice>,
-    /// What would be done.
-    pub(super) plan: SeedPlan,
-}
-
-#[derive(Serialize)]
-struct PlanLine<'a> {
-    update: &'static str,
-    host: &'a AgentId,
-    #[serde(flatten)]
-    planned: &'a Planned,
-}
 
 pub(super) async fn run(
     session: &Session,
@@ -135,7 +116,8 @@ async fn choose(
 fn show(session: &Session, plans: &[Planned]) {
     if session.out.json() {
         for planned in plans {
-            session.out.json_line(&PlanLine { update: "plan", host: &planned.recipient, planned });
+            let news = SeedNews::Plan(planned);
+            session.out.json_line(&Line { host: &planned.recipient, job: None, news });
         }
         return;
     }

@@ -6,26 +6,17 @@ use bus::events::{EventFilter, Since};
 use futures_util::StreamExt;
 use protocol::event::Event;
 use protocol::ids::{AgentId, JobId};
-use protocol::job::JobView;
 use protocol::params::{JobsRecordParams, JobsShowParams};
-use serde::Serialize;
 use tokio::time::timeout;
 
 use crate::audit::Audit;
 use crate::error::{CtlError, Result};
+use crate::render::Record;
 use crate::session::Session;
 use crate::{render, watch};
 
 /// Reading stops after this; what was read until then is shown.
 const EVENTS_LIMIT: Duration = Duration::from_secs(10);
-
-#[derive(Serialize)]
-struct Record {
-    /// Absent when the host does not tell; the events may still do.
-    job: Option<JobView>,
-    journal: Option<Audit>,
-    events: Vec<Event>,
-}
 
 pub(super) async fn run(session: &Session, recipient: &AgentId, job: JobId) -> Result<()> {
     let view = session.call(recipient, JobsShowParams { job }).await;

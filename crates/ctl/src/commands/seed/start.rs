@@ -5,13 +5,13 @@ use futures_util::future;
 use protocol::ids::{AgentId, JobId};
 use protocol::params::{SeedOfferParams, SeedReleaseParams, SeedStartParams};
 use protocol::seed::{Offer, SeedOptions, Transport};
-use serde_json::json;
 
 use super::super::settle;
-use super::plan::{Planned, prepare};
+use super::plan::prepare;
 use crate::args::{DonorArgs, RunArgs, SeedOptionArgs};
 use crate::error::{CtlError, Result};
 use crate::interrupt::Interrupt;
+use crate::lines::{Line, Planned, SeedNews};
 use crate::session::Session;
 use crate::watch::follow;
 
@@ -74,7 +74,8 @@ pub(super) async fn run(
 
 fn say_begun(session: &Session, planned: &Planned, job: JobId) {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
-    let line = json!({"host": recipient, "job": job, "update": "begun", "donor": donor, "snapshot": planned.plan.snapshot});
+    let news = SeedNews::Begun { donor, snapshot: planned.plan.snapshot.as_ref() };
+    let line = Line { host: recipient, job: Some(job), news };
     session.out.result(&line, |_| format!("{recipient}: seed {job} from {donor} has begun"));
 }
 

@@ -1,0 +1,44 @@
+//! Up to which record an observer has heard for good, beside the journal. After a crash it is what tells a record that nobody heard of from
+//! one that was told long ago; clocks cannot, since they jump.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Its name in the job's directory.
+const NAME: &str = "heard";
+
+/// The mark of a job that is open.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    path: PathBuf,
+    /// Cleared by the first record that was not heard: those after it do not count.
+    follows: bool,
+}
+
+impl Mark {
+    /// Of the job with this directory.
+    pub(crate) fn of(directory: &Path) -> Self {
+        Self { path: directory.join(NAME), follows: true }
+    }
+
+    /// The record with this number was heard, or was not. Nothing is synced: a mark that a crash of the system takes back has records told
+    /// again which are still known as told elsewhere.
+    pub(crate) fn note(&mut self, seq: u64, heard: bool) {
+        self.follows &= heard;
+        if !self.follows {
+            return;
+        }
+        // Always as long, and written over: a process that is killed leaves the old number or the new one.
+        let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&self.path);
+        if let Err(error) = file.and_then(|mut file| file.write_all(format!("{seq:020}").as_bytes())) {
+            tracing::debug!(path = %self.path.display(), %error, "which records were heard cannot be kept");
+        }
+    }
+}
+
+/// Up to which record the observer has heard; `None` where that was not kept.
+pub(crate) fn read(directory: &Path) -> Option<u64> {
+    fs::read_to_string(directory.join(NAME)).ok()?.parse().ok()
+}
