@@ -87,6 +87,12 @@ async fn a_plan_that_refuses_ends_with_3_and_nothing_touched() {
         ran.expect(3);
         assert!(ran.out.contains("REFUSE   mysql_may_stop"), "{}", ran.out);
         assert!(ran.err.contains("give leave with --stop-mysql"), "{}", ran.err);
+        let told = world.run(&format!("{line} --json")).await.expect(3).json().pop().unwrap();
+        // Spelled as in the plan.
+        assert_eq!(
+            (&told["error"]["code"], &told["error"]["guard"]),
+            (&"refused".into(), &"mysql_may_stop".into())
+        );
     }
     assert!(!db1.asked().contains(&"seed.offer"), "no offer is made");
     assert!(!db7.asked().contains(&"seed.start"));
@@ -182,11 +188,9 @@ async fn what_programs_read_is_what_the_schemas_say() {
     world.run("seed show db7 --json").await.expect(0).is_as_published("seed-show.json");
     world.run("seed list db7 --json").await.expect(0).is_as_published("seed-list.json");
     // Whatever fails, and whoever notices.
-    for (line, code) in [
-        ("seed start db8 --json", 4),
-        ("seed show db7 --json 4711", 5),
-        ("seed begin --json", 2),
-    ] {
+    for (line, code) in
+        [("seed start db8 --json", 4), ("seed show db7 --json 4711", 5), ("seed begin --json", 2)]
+    {
         world.run(line).await.expect(code).is_as_published("error.json");
     }
 }
