@@ -201,8 +201,11 @@ impl Runner {
 
     /// Keeps that the observer has heard of a job's records up to this one by another way. The job must not be open.
     pub async fn heard(&self, id: JobId, seq: u64) {
-        let mark = self.blocking(move |shared| Ok(shared.store.mark(id).note(seq, true)));
-        drop(mark.await);
+        let marked = self.blocking(move |shared| {
+            shared.store.mark(id).note(seq, true);
+            Ok(())
+        });
+        drop(marked.await);
     }
 
     /// The whole lines of a job's journal as they lie on disk, unchecked: for who checks the chain elsewhere.
