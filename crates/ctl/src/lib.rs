@@ -7,6 +7,7 @@ pub mod args;
 pub mod audit;
 pub mod board;
 pub mod commands;
+pub mod complete;
 pub mod context;
 pub mod donor;
 pub mod error;

@@ -10,6 +10,7 @@ use sys::text::{Log, LogLines};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    ctl::complete::answer();
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return misused(&error),

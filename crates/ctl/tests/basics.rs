@@ -431,13 +431,39 @@ async fn man_pages_and_completions_are_made_without_a_bus() {
     run(ctl("nats://127.0.0.1:1", &format!("man {}", pages.display()))).await.expect(0);
     let page = std::fs::read_to_string(pages.join("orchestrator-ctl-seed-start.1")).unwrap();
     assert!(page.contains("\\-\\-from") && page.starts_with(".ie"), "{page}");
-    for (shell, sign) in [
-        ("bash", "complete -F"),
-        ("zsh", "#compdef orchestrator-ctl"),
-        ("fish", "complete -c orchestrator-ctl"),
-    ] {
+    for (shell, sign) in
+        [("bash", "complete -o"), ("zsh", "#compdef orchestrator-ctl"), ("fish", "complete --keep-order")]
+    {
         let ran = run(ctl("nats://127.0.0.1:1", &format!("completions {shell}"))).await;
         ran.expect(0);
-        assert!(ran.out.contains(sign) && ran.out.contains("seed"), "{shell}");
+        assert!(ran.out.contains(sign) && ran.out.contains("ORCH_COMPLETE"), "{shell}: {}", ran.out);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shell_is_told_the_names_of_hosts_and_waits_for_no_bus() {
+    let world = World::new().await;
+    for host in ["db1", "db12", "web1"] {
+        world.agent(host, "dc1", vec![]).await;
+    }
+    // As a bash does that has taken `completions bash`, in a terminal.
+    let ask = async |server: &str, words: &str| {
+        let script = format!(
+            "source <(orchestrator-ctl completions bash); COMP_WORDS=(orchestrator-ctl {words}); \
+             COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMP_TYPE=9; _clap_complete_orchestrator_ctl orchestrator-ctl \"${{COMP_WORDS[COMP_CWORD]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = tokio::process::Command::new("bash");
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_orchestrator-ctl"));
+        let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
+        bash.args(["-c", &script]).env("PATH", path).env("ORCH_SERVER", server).stdin(Stdio::null());
+        run(bash).await.expect(0).out.lines().map(|word| word.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let server = world.server.url();
+    assert_eq!(ask(&server, "seed start db").await, ["db1", "db12"]);
+    assert_eq!(ask(&server, "seed start db1 --from w").await, ["web1"]);
+    assert!(ask(&server, "seed st").await.contains(&"start".to_owned()));
+    let began = std::time::Instant::now();
+    let none = ask("nats://127.0.0.1:1", "seed start db").await;
+    assert!(none.iter().all(|word| !word.starts_with("db")), "{none:?}");
+    assert!(began.elapsed() < LIMIT, "a prompt hangs on a bus that is down");
 }

@@ -172,7 +172,7 @@ pub enum Cmd {
     /// Configuration of the bus itself
     #[command(subcommand)]
     Bus(BusCmd),
-    /// Prints what lets a shell complete commands and options: `source <(orchestrator-ctl completions bash)`
+    /// Prints what lets a shell complete commands, options and the names of hosts: `source <(orchestrator-ctl completions bash)`
     Completions {
         /// Which shell
         shell: clap_complete::Shell,

@@ -6,14 +6,13 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::args::Cli;
+use crate::complete;
 use crate::error::{CtlError, Result};
 use crate::output::Out;
 
 pub(super) fn completions(shell: Shell, out: &Out) -> Result<()> {
-    let mut command = Cli::command();
-    let name = command.get_name().to_owned();
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
+    let script = complete::registration(&shell.to_string())
+        .ok_or_else(|| CtlError::usage(format!("{shell} cannot ask"), "one of bash, zsh, fish can"))?;
     out.content(&script);
     Ok(())
 }
