@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb reproduce test-deb test-systemd soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb reproduce test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -58,6 +58,11 @@ test-systemd: ## README's "Two real hosts" and more on three hosts with systemd,
 	@scripts/install-deps build systemd
 	@scripts/test-systemd
 
+chaos: ## Seeds under random kills, cuts and aborts: make chaos SEED=7 MINUTES=30; a SEED does the same again
+	@scripts/install-deps build test
+	@OA_CHAOS_SEED=$(or $(SEED),1) OA_CHAOS_MINUTES=$(or $(MINUTES),5) scripts/test --workspace --test chaos \
+	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
+
 soak: ## Five hosts under seeds, snapshots and faults at random: make soak HOURS=2 (or MINUTES=10) SEED=1; the report is in target/soak
 	@scripts/install-deps build test
 	@OA_SOAK_SEED=$(or $(SEED),1) OA_SOAK_MINUTES=$(if $(HOURS),$$(( $(HOURS) * 60 )),$(or $(MINUTES),10)) scripts/test --workspace --test soak \
@@ -84,7 +89,7 @@ deny: ## Licences, sources and known vulnerabilities of what is built in; cargo-
 	@$(CARGO) deny --log-level error check licenses bans sources
 	@$(CARGO) deny --log-level error check advisories
 
-check: ## What CI runs: the tests, then ten minutes of soak beside lint
+check: ## What CI runs: the tests, chaos, then lint
 	@.ci/run
 
 fmt: ## Format the code

@@ -2,6 +2,7 @@
 
 pub mod apart;
 pub mod arena;
+pub mod chaos;
 pub mod clock;
 pub mod document;
 pub mod hook;
