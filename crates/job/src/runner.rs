@@ -202,7 +202,7 @@ impl Runner {
     /// Keeps that the observer has heard of a job's records up to this one by another way. The job must not be open.
     pub async fn heard(&self, id: JobId, seq: u64) {
         let marked = self.blocking(move |shared| {
-            shared.store.mark(id).note(seq, true);
+            shared.store.mark(id).set(seq);
             Ok(())
         });
         drop(marked.await);
