@@ -52,9 +52,10 @@ fn first_line(text: &str) -> Option<&str> {
 
 /// The line between `-----BEGIN NATS <what>-----` and its end (the marks differ in their number of dashes).
 fn armored<'a>(text: &'a str, what: &str) -> Option<&'a str> {
-    let mut lines = text.lines().skip_while(|line| !(line.contains("BEGIN") && line.contains(what)));
+    let begins = |line: &str| line.starts_with('-') && line.contains("BEGIN") && line.contains(what);
+    let mut lines = text.lines().skip_while(|line| !begins(line));
     lines.next()?;
-    lines.map(str::trim).find(|line| !line.is_empty()).filter(|line| !line.contains("END"))
+    lines.map(str::trim).find(|line| !line.is_empty()).filter(|line| !line.starts_with('-'))
 }
 
 /// Looks at the files that the settings name, before anything is tried with them.
@@ -84,4 +85,20 @@ pub(crate) fn check_tls_files(config: &BusConfig) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::armored;
+
+    #[test]
+    fn a_token_may_hold_any_letters() {
+        let file =
+            |token: &str| format!("-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n");
+        for token in ["eyJ0.eyJENDB.sig", "eyBEGIN.USER.x"] {
+            assert_eq!(armored(&file(token), "USER JWT"), Some(token));
+        }
+        assert_eq!(armored(&file(""), "USER JWT"), None);
+        assert_eq!(armored("eyJ0", "USER JWT"), None);
+    }
 }
