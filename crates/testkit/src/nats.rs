@@ -31,6 +31,8 @@ pub struct NatsOptions {
     pub config: String,
     /// The program; absent: `NATS_SERVER` of the environment, else the one in `PATH`.
     pub program: Option<PathBuf>,
+    /// The domain of its JetStream; absent: it has none.
+    pub domain: Option<String>,
     /// Clients come to this address of the machine; absent: 127.0.0.1, and no others can.
     pub address: Option<Ipv4Addr>,
 }
@@ -219,7 +221,10 @@ impl NatsServer {
         let mut text = format!("listen: \"{listen}:{}\"\n", self.port.number());
         if options.jetstream {
             let store = self.dir.path().join("store");
-            text.push_str(&format!("jetstream {{ store_dir: {store:?}, max_mem: 256MB, max_file: 4GB }}\n"));
+            let domain =
+                options.domain.iter().map(|domain| format!(", domain: {domain:?}")).collect::<String>();
+            let limits = format!("max_mem: 256MB, max_file: 4GB{domain}");
+            text.push_str(&format!("jetstream {{ store_dir: {store:?}, {limits} }}\n"));
         }
         text.push_str(&options.config);
         text

@@ -1,5 +1,6 @@
 //! Several real nats-servers with routes to one another, as one bus: any number, any version each, on the loopback only.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -20,8 +21,11 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(60);
 pub struct NatsCluster {
     nodes: Vec<NatsServer>,
     monitors: Vec<Port>,
-    _routes: Vec<Port>,
+    _others: Vec<Port>,
 }
+
+/// The name of a cluster's site where there is only one.
+const SITE: &str = "test";
 
 impl NatsCluster {
     /// Starts one server per entry, named `n0`, `n1`, …, and waits until their JetStream has a leader, where they have JetStream.
@@ -29,25 +33,47 @@ impl NatsCluster {
     /// # Errors
     /// When a server does not start or no leader is elected.
     pub fn start(options: &[NatsOptions]) -> Result<Self> {
-        let ports = || (0..options.len()).map(|_| Port::claim()).collect::<Result<Vec<_>>>();
-        let (routes, monitors) = (ports()?, ports()?);
-        let peers: Vec<String> =
-            routes.iter().map(|route| format!("nats://127.0.0.1:{}", route.number())).collect();
+        Self::at_sites(&options.iter().map(|options| (SITE, options.clone())).collect::<Vec<_>>())
+    }
+
+    /// Starts one server per entry, each in the cluster of its site; sites are joined by gateways.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn at_sites(options: &[(&str, NatsOptions)]) -> Result<Self> {
+        let ports = || options.iter().map(|_| Port::claim()).collect::<Result<Vec<_>>>();
+        let (routes, gateways, monitors) = (ports()?, ports()?, ports()?);
+        let urls_in = |site: &str, ports: &[Port]| {
+            let here = options.iter().zip(ports).filter(|((other, _), _)| *other == site);
+            here.map(|(_, port)| format!("nats://127.0.0.1:{}", port.number())).collect::<Vec<_>>()
+        };
+        let sites: BTreeSet<&str> = options.iter().map(|(site, _)| *site).collect();
+        let joined =
+            sites.iter().map(|site| format!("{{ name: {site}, urls: {:?} }}", urls_in(site, &gateways)));
+        let joined = joined.collect::<Vec<_>>().join(", ");
         let mut nodes = Vec::new();
-        for (at, options) in options.iter().enumerate() {
+        for (at, (site, options)) in options.iter().enumerate() {
+            let gateway = match sites.len() {
+                1 => String::new(),
+                _ => format!(
+                    "gateway {{ name: {site}, listen: \"127.0.0.1:{}\", gateways: [{joined}] }}\n",
+                    gateways[at].number()
+                ),
+            };
             let own = format!(
                 "server_name: n{at}\nhttp: \"127.0.0.1:{}\"\n\
-                 cluster {{ name: test, listen: \"127.0.0.1:{}\", routes: {peers:?} }}\n{}",
+                 cluster {{ name: {site}, listen: \"127.0.0.1:{}\", routes: {:?} }}\n{gateway}{}",
                 monitors[at].number(),
                 routes[at].number(),
+                urls_in(site, &routes),
                 options.config
             );
             let mut node = NatsServer::down(&NatsOptions { config: own, ..options.clone() })?;
             node.restart()?;
             nodes.push(node);
         }
-        let cluster = Self { nodes, monitors, _routes: routes };
-        if options.iter().any(|options| options.jetstream) {
+        let cluster = Self { nodes, monitors, _others: routes.into_iter().chain(gateways).collect() };
+        if options.iter().any(|(_, options)| options.jetstream) {
             cluster.elected(options.len());
         }
         Ok(cluster)
