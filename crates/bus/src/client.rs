@@ -13,6 +13,7 @@ use nkeys::KeyPair;
 use protocol::command::{Call, Class, Command};
 use protocol::envelope::{HEADER_TRACEPARENT, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
 use protocol::ids::{AgentId, JobId, RequestId};
+use protocol::params::AgentInfoParams;
 use protocol::seed::TransferProgress;
 use protocol::subject::Subject;
 use serde_json::Value;
@@ -23,6 +24,9 @@ use crate::durable::{self, Queued};
 use crate::error::{BusError, Result};
 use crate::events::{self, EventFilter, EventStream};
 use crate::signer::{HostKeys, Signer};
+
+/// An agent that answers no question within this is taken for away, where the command can be left for it.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How to call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,18 +204,20 @@ impl Client {
             let (headers, body, expires) = self.sealed(&subject, id, command, params, valid)?;
             Ok::<_, BusError>((with_span(headers, span), body, expires))
         };
+        let is_query = Command::SPECS.iter().any(|s| s.name == command && s.class == Class::Query);
+        let expiry = options.queue.filter(|_| !is_query);
         let (headers, body, _) = sealed(params.clone(), options.timeout)?;
-        let answer = self.bus.request(subject.to_string(), headers, body.clone(), options.timeout).await;
-        match (answer, options.queue) {
+        let answer = if expiry.is_some() && Box::pin(self.is_silent(agent)).await? {
+            Err(BusError::NoResponders { subject: subject.to_string() })
+        } else {
+            self.bus.request(subject.to_string(), headers, body.clone(), options.timeout).await
+        };
+        match (answer, expiry) {
             (Ok(message), _) => {
                 self.check_signed(agent, (&subject, &body), &message)?;
                 read_reply(agent, id, &message.payload).map(Answer::Result)
             }
             (Err(BusError::NoResponders { .. }), Some(expiry)) => {
-                let class = Command::SPECS.iter().find(|s| s.name == command).map(|s| s.class);
-                if class == Some(Class::Query) {
-                    return Err(BusError::NoAgent(agent.clone()));
-                }
                 let (headers, body, expires) = sealed(params, expiry)?;
                 Box::pin(durable::queue(&self.bus, agent, command, id, headers, body)).await?;
                 Ok(Answer::Queued(Queued { request: id, expires }))
@@ -222,6 +228,19 @@ impl Client {
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// Whether an agent does not answer a question. Between accounts nats-server 2.9 does not tell that nobody listens, so a command to an agent
+    /// that is away would be waited for in vain, and could not be left for it then: it may have been run. Asked before, it goes one way only,
+    /// and an agent that was only slow takes it from its queue.
+    async fn is_silent(&self, agent: &AgentId) -> Result<bool> {
+        let name = AgentInfoParams::SPEC.name;
+        let subject = Subject::Command { agent: agent.clone(), command: name.to_owned() };
+        let params = Value::Object(serde_json::Map::new());
+        let (headers, body, _) =
+            self.sealed(&subject, RequestId::generate(), name, params, ANSWERS_WITHIN)?;
+        let answer = self.bus.request(subject.to_string(), headers, body, ANSWERS_WITHIN).await;
+        Ok(matches!(answer, Err(BusError::NoResponders { .. } | BusError::TimedOut { .. })))
     }
 
     /// A request as it travels: its headers (with the signature), its body, and its deadline.

@@ -23,6 +23,9 @@ pub struct BusConfig {
     pub inbox_prefix: Option<String>,
     /// JetStream API prefix, for accounts that import JetStream under another name; absent: `$JS.API`.
     pub jetstream_prefix: Option<String>,
+    /// Domain of the JetStream that keeps events, queued commands and buckets, where it is not that of the server that we are
+    /// connected to: behind a leaf node. Absent: whichever answers.
+    pub jetstream_domain: Option<String>,
     /// Seconds between pings; two unanswered ones make the connection lost.
     pub ping_interval_s: u64,
     /// First wait before a reconnect, in milliseconds; doubled each time, ± 50 % at random.
@@ -44,6 +47,7 @@ impl Default for BusConfig {
             tls: TlsConfig::default(),
             inbox_prefix: None,
             jetstream_prefix: None,
+            jetstream_domain: None,
             ping_interval_s: 10,
             reconnect_min_ms: 100,
             reconnect_max_ms: 4_000,
@@ -51,6 +55,24 @@ impl Default for BusConfig {
             request_timeout_ms: 5_000,
         }
     }
+}
+
+/// What the subjects of JetStream's API begin with by default.
+pub(crate) const JETSTREAM_API: &str = "$JS.API";
+
+/// Those of a domain's.
+pub(crate) fn api_of_domain(domain: &str) -> String {
+    format!("$JS.{domain}.API")
+}
+
+/// The name of a JetStream domain stands in subjects.
+pub(crate) fn check_domain(domain: &str) -> Result<()> {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if domain.is_empty() || domain.len() > 64 || !domain.bytes().all(valid) {
+        let why = format!("{domain:?} must be 1 to 64 letters, digits, - or _");
+        return Err(BusError::Config { key: "jetstream_domain", why });
+    }
+    Ok(())
 }
 
 /// Where the secret lies. The file must belong to the user that runs the program, or root, and be closed to others.
@@ -127,6 +149,12 @@ impl BusConfig {
                 return bad(key, format!("{prefix:?} is no subject prefix"));
             }
         }
+        if let Some(domain) = &self.jetstream_domain {
+            check_domain(domain)?;
+            if self.jetstream_prefix.is_some() {
+                return bad("jetstream_domain", "it goes without jetstream_prefix: it is one".into());
+            }
+        }
         if self.ping_interval_s == 0 || self.request_timeout_ms == 0 || self.connect_timeout_ms == 0 {
             return bad("ping_interval_s, request_timeout_ms, connect_timeout_ms", "must be above 0".into());
         }
@@ -140,6 +168,13 @@ impl BusConfig {
     #[must_use]
     pub fn inbox(&self) -> &str {
         self.inbox_prefix.as_deref().unwrap_or("_INBOX")
+    }
+
+    /// What the subjects of JetStream's API begin with.
+    #[must_use]
+    pub fn jetstream_api(&self) -> String {
+        let domain = self.jetstream_domain.as_deref().map(api_of_domain);
+        domain.or_else(|| self.jetstream_prefix.clone()).unwrap_or_else(|| JETSTREAM_API.to_owned())
     }
 
     /// The default limit of a request.

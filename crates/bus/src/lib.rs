@@ -16,6 +16,7 @@ pub mod events;
 pub mod fleet;
 mod frames;
 pub mod heartbeat;
+pub mod jwt;
 pub mod outbox;
 pub mod permissions;
 mod replicas;

@@ -4,10 +4,11 @@
 //! command subject as the reply subject of a publish and so make the server deliver an acknowledgement there. That is no
 //! command, and signed commands make sure of it. *Strict*: one account per agent, so that no subject of another agent
 //! exists for it at all. The questions to the fleet and to micro services are handed to each agent, and its answer goes back to
-//! the inbox that the question named and nowhere else; commands cannot be queued for absent agents.
+//! the inbox that the question named and nowhere else.
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::time::Duration;
 
 use protocol::ids::AgentId;
 use protocol::subject::{
@@ -15,6 +16,7 @@ use protocol::subject::{
     encode_host, events_of, form, progress_of,
 };
 
+use crate::config::{api_of_domain, check_domain};
 use crate::durable::{COMMAND_STREAM, consumer_of};
 use crate::error::{BusError, Result};
 use crate::events::EVENT_STREAM;
@@ -47,6 +49,8 @@ pub struct BusUsers {
     pub controllers: Vec<NamedUser>,
     /// Read heartbeats, events and progress.
     pub auditors: Vec<NamedUser>,
+    /// The JetStream domain that keeps everything, where users come through leaf nodes.
+    pub domain: Option<String>,
 }
 
 /// How apart the agents are kept.
@@ -80,7 +84,7 @@ pub fn user_inbox(name: &str) -> String {
 /// # Errors
 /// A name or key that is not valid, or a key given twice.
 pub fn server_config(users: &BusUsers, profile: Profile) -> Result<String> {
-    check(users)?;
+    check(users, profile)?;
     let mut text = String::from("# Made by `ctl bus config`; make it anew rather than edit it.\n");
     match profile {
         Profile::Simple => simple(&mut text, users),
@@ -90,7 +94,7 @@ pub fn server_config(users: &BusUsers, profile: Profile) -> Result<String> {
     Ok(text)
 }
 
-fn check(users: &BusUsers) -> Result<()> {
+fn check(users: &BusUsers, profile: Profile) -> Result<()> {
     let bad = |why| Err(BusError::Config { key: "users", why });
     let mut seen = HashSet::new();
     let agents = users.agents.iter().map(|a| (a.agent.to_string(), &a.key));
@@ -103,11 +107,25 @@ fn check(users: &BusUsers) -> Result<()> {
             return bad(format!("{name:?} or its key stands there twice"));
         }
     }
-    for user in people() {
-        let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if user.name.is_empty() || user.name.len() > 64 || !user.name.bytes().all(valid) {
-            return bad(format!("{:?} must be 1 to 64 letters, digits, - or _", user.name));
+    if let Some(domain) = &users.domain {
+        check_domain(domain)?;
+        if profile == Profile::Strict {
+            let why =
+                "accounts of the strict profile share one JetStream and know no domain: use the simple one";
+            return bad(why.to_owned());
         }
+    }
+    people().try_for_each(|user| check_name(&user.name))
+}
+
+/// The name of a person or program stands in subjects.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let valid = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(valid) {
+        return Err(BusError::Config {
+            key: "users",
+            why: format!("{name:?} must be 1 to 64 letters, digits, - or _"),
+        });
     }
     Ok(())
 }
@@ -115,18 +133,7 @@ fn check(users: &BusUsers) -> Result<()> {
 fn simple(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     writeln!(text, "accounts {{\n  ORCH {{\n    jetstream: enabled\n    users: [")?;
     for user in &users.agents {
-        let consumer = consumer_of(&user.agent);
-        let mut publish = own_subjects(&user.agent);
-        publish.extend(store_services(&user.agent).into_iter().map(|(subject, _)| subject));
-        publish.extend([
-            questions_of(&user.agent),
-            format!("$JS.API.CONSUMER.INFO.{COMMAND_STREAM}.{consumer}"),
-            format!("$JS.API.CONSUMER.MSG.NEXT.{COMMAND_STREAM}.{consumer}"),
-            format!("$JS.ACK.{COMMAND_STREAM}.{consumer}.>"),
-            // Newer servers put their domain and the account's hash before the stream.
-            format!("$JS.ACK.*.*.{COMMAND_STREAM}.{consumer}.>"),
-        ]);
-        write_user(text, &user.key, &publish, &heard_by(&user.agent), true)?;
+        write_user(text, &user.key, &of_agent(&user.agent).in_domain(users.domain.as_deref()))?;
     }
     people(text, users)?;
     writeln!(text, "    ]\n  }}\n}}")
@@ -139,7 +146,7 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     for user in &users.agents {
         let (events, account) = (events_of(&user.agent), account_of(&user.agent));
         writeln!(text, "      {{ service: {events:?}, accounts: [{account:?}] }}")?;
-        for (subject, answers) in store_services(&user.agent) {
+        for (subject, answers) in jetstream_services(&user.agent) {
             let response = answers.response_type();
             writeln!(text, "      {{ service: {subject:?}, accounts: [{account:?}]{response} }}")?;
         }
@@ -163,11 +170,10 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
     writeln!(text, "    ]\n  }}")?;
     for user in &users.agents {
         writeln!(text, "  {:?} {{\n    users: [", account_of(&user.agent))?;
-        let services = store_services(&user.agent);
-        let mut publish = own_subjects(&user.agent);
-        publish.extend(services.iter().map(|(subject, _)| in_agents_account(subject)));
-        publish.push(questions_of(&user.agent));
-        write_user(text, &user.key, &publish, &heard_by(&user.agent), true)?;
+        let services = jetstream_services(&user.agent);
+        let mut rights = of_agent(&user.agent);
+        rights.publish = rights.publish.iter().map(|subject| in_agents_account(subject)).collect();
+        write_user(text, &user.key, &rights)?;
         writeln!(text, "    ]\n    exports: [")?;
         writeln!(text, "      {{ service: {:?}, accounts: [\"ORCH\"] }}", commands_of(&user.agent))?;
         for subject in streams_of(&user.agent) {
@@ -204,29 +210,70 @@ fn strict(text: &mut String, users: &BusUsers) -> std::fmt::Result {
 }
 
 fn people(text: &mut String, users: &BusUsers) -> std::fmt::Result {
-    let seen = |name: &str| {
-        [ALL_HEARTBEATS, ALL_EVENTS, ALL_PROGRESS]
-            .map(str::to_owned)
-            .into_iter()
-            .chain([format!("{}.>", user_inbox(name))])
-            .collect::<Vec<_>>()
-    };
+    let domain = users.domain.as_deref();
     for user in &users.controllers {
-        let publish = [&all_commands(), ALL_DURABLE_COMMANDS, ASK_FLEET, "$SRV.>", "$JS.API.>", "$JS.ACK.>"]
-            .map(str::to_owned);
-        write_user(text, &user.key, &publish, &seen(&user.name), false)?;
+        write_user(text, &user.key, &of_controller(&user.name).in_domain(domain))?;
     }
     for user in &users.auditors {
-        let mut publish: Vec<String> =
-            ["STREAM.INFO", "CONSUMER.CREATE"].map(|call| format!("$JS.API.{call}.{EVENT_STREAM}")).into();
-        publish.extend(
-            ["CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT"]
-                .map(|call| format!("$JS.API.{call}.{EVENT_STREAM}.>")),
-        );
-        publish.push(ASK_FLEET.to_owned());
-        write_user(text, &user.key, &publish, &seen(&user.name), false)?;
+        write_user(text, &user.key, &of_auditor(&user.name).in_domain(domain))?;
     }
     Ok(())
+}
+
+/// What a user may say and hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rights {
+    pub(crate) publish: Vec<String>,
+    pub(crate) subscribe: Vec<String>,
+    /// May answer where it was asked, whatever subject that is.
+    pub(crate) responds: bool,
+}
+
+impl Rights {
+    /// The same where JetStream is that of a domain. Who is connected to that domain itself may name it or not.
+    pub(crate) fn in_domain(self, domain: Option<&str>) -> Self {
+        let Some(domain) = domain else { return self };
+        let named = self.publish.iter().filter_map(|subject| {
+            Some(format!("{}.{}", api_of_domain(domain), subject.strip_prefix("$JS.API.")?))
+        });
+        Self { publish: self.publish.iter().cloned().chain(named).collect(), ..self }
+    }
+}
+
+/// One reply, soon: results of jobs travel as events.
+pub(crate) const ONE_REPLY_WITHIN: Duration = Duration::from_secs(120);
+
+/// Of an agent in the account where all are.
+pub(crate) fn of_agent(agent: &AgentId) -> Rights {
+    let mut publish = own_subjects(agent);
+    publish.extend(jetstream_services(agent).into_iter().map(|(subject, _)| subject));
+    publish.push(questions_of(agent));
+    Rights { publish, subscribe: heard_by(agent), responds: true }
+}
+
+/// Of someone who runs the fleet.
+pub(crate) fn of_controller(name: &str) -> Rights {
+    let publish = [&all_commands(), ALL_DURABLE_COMMANDS, ASK_FLEET, "$SRV.>", "$JS.API.>", "$JS.ACK.>"]
+        .map(str::to_owned)
+        .into();
+    Rights { publish, subscribe: seen_by(name), responds: false }
+}
+
+/// Of someone who only reads events and heartbeats.
+pub(crate) fn of_auditor(name: &str) -> Rights {
+    let mut publish: Vec<String> =
+        ["STREAM.INFO", "CONSUMER.CREATE"].map(|call| format!("$JS.API.{call}.{EVENT_STREAM}")).into();
+    publish.extend(
+        ["CONSUMER.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE", "CONSUMER.MSG.NEXT"]
+            .map(|call| format!("$JS.API.{call}.{EVENT_STREAM}.>")),
+    );
+    publish.push(ASK_FLEET.to_owned());
+    Rights { publish, subscribe: seen_by(name), responds: false }
+}
+
+fn seen_by(name: &str) -> Vec<String> {
+    let all = [ALL_HEARTBEATS, ALL_EVENTS, ALL_PROGRESS].map(str::to_owned);
+    all.into_iter().chain([format!("{}.>", user_inbox(name))]).collect()
 }
 
 /// What everybody is asked: the fleet, and micro services.
@@ -274,6 +321,23 @@ impl Answers {
     }
 }
 
+/// What an agent needs of JetStream.
+fn jetstream_services(agent: &AgentId) -> Vec<(String, Answers)> {
+    [store_services(agent), queue_services(agent)].concat()
+}
+
+/// What it needs for the commands that were left for it: its own consumer, which it may neither make nor change.
+fn queue_services(agent: &AgentId) -> Vec<(String, Answers)> {
+    let consumer = consumer_of(agent);
+    vec![
+        (format!("$JS.API.CONSUMER.INFO.{COMMAND_STREAM}.{consumer}"), Answers::Once),
+        (format!("$JS.API.CONSUMER.MSG.NEXT.{COMMAND_STREAM}.{consumer}"), Answers::Often),
+        (format!("$JS.ACK.{COMMAND_STREAM}.{consumer}.>"), Answers::Once),
+        // Newer servers put their domain and the account's hash before the stream.
+        (format!("$JS.ACK.*.*.{COMMAND_STREAM}.{consumer}.>"), Answers::Once),
+    ]
+}
+
 /// What an agent needs of JetStream for seeds through the object store: its own bucket as a donor (to fill, empty and remove it,
 /// never to make or read one), and the consumers in its name as a recipient. Who makes a consumer in its name lets it read.
 fn store_services(agent: &AgentId) -> Vec<(String, Answers)> {
@@ -310,19 +374,17 @@ fn account_of(agent: &AgentId) -> String {
     format!("agent-{}", encode_host(agent))
 }
 
-fn write_user(
-    text: &mut String,
-    key: &str,
-    publish: &[String],
-    subscribe: &[String],
-    responds: bool,
-) -> std::fmt::Result {
+fn write_user(text: &mut String, key: &str, rights: &Rights) -> std::fmt::Result {
+    let Rights { publish, subscribe, responds } = rights;
     writeln!(text, "      {{ nkey: {key:?}\n        permissions {{")?;
     writeln!(text, "          publish {{ allow: {publish:?} }}")?;
     writeln!(text, "          subscribe {{ allow: {subscribe:?} }}")?;
-    if responds {
-        // One reply, soon: results of jobs travel as events.
-        writeln!(text, "          allow_responses {{ max: 1, expires: \"2m\" }}")?;
+    if *responds {
+        writeln!(
+            text,
+            "          allow_responses {{ max: 1, expires: \"{}s\" }}",
+            ONE_REPLY_WITHIN.as_secs()
+        )?;
     }
     writeln!(text, "      }} }}")
 }

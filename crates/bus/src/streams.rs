@@ -93,7 +93,7 @@ pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &Str
 
 /// Asks JetStream's API; unlike the client's own calls a refusal by permissions is told as such.
 pub(crate) async fn api<T: DeserializeOwned>(bus: &Bus, call: &str, body: Vec<u8>) -> Result<Response<T>> {
-    let prefix = bus.config().jetstream_prefix.as_deref().unwrap_or("$JS.API");
+    let prefix = bus.config().jetstream_api();
     let limit = bus.config().request_timeout();
     let answer = match bus.request(format!("{prefix}.{call}"), None, body.into(), limit).await {
         Err(BusError::TimedOut { after, .. }) => {

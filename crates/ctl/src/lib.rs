@@ -3,6 +3,7 @@
 //! Killing it never harms a seed: the two agents finish by themselves. It must not know how an agent does its work;
 //! what it shows comes from replies, heartbeats, progress and events.
 
+pub mod accounts;
 pub mod args;
 pub mod audit;
 pub mod board;

@@ -247,7 +247,8 @@ fn bus_config(global: &Global, given: context::Given) -> BusConfig {
         },
         tls: TlsConfig { require: ca.is_some() || cert.is_some(), ca, cert, key },
         inbox_prefix: global.inbox_prefix.clone().or(given.inbox_prefix),
-        jetstream_prefix: given.jetstream_prefix,
+        jetstream_prefix: given.jetstream_prefix.filter(|_| global.js_domain.is_none()),
+        jetstream_domain: global.js_domain.clone(),
         ..BusConfig::default()
     }
 }

@@ -79,12 +79,10 @@ impl Bus {
         hooks.set_client(Some(client.clone()));
         tokio::spawn(hooks::follow_state(client.clone(), config.clone(), Arc::downgrade(&hooks)));
         let builder = jetstream::ContextBuilder::new().timeout(config.request_timeout());
-        let jetstream = match &config.jetstream_prefix {
-            Some(prefix) => {
-                builder.api_prefix(prefix.clone()).timeout(config.request_timeout()).build(client.clone())
-            }
-            None => builder.build(client.clone()),
-        };
+        let jetstream = builder
+            .api_prefix(config.jetstream_api())
+            .timeout(config.request_timeout())
+            .build(client.clone());
         let inbox_refused = hooks.inbox_refused.clone();
         Ok(Self { client, jetstream, state, violations, inbox_refused, config: Arc::new(config.clone()) })
     }

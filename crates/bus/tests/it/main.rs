@@ -10,6 +10,7 @@ mod outage;
 mod permissions;
 mod serve;
 mod signed;
+mod sites;
 mod store;
 mod tls;
 mod wait;

@@ -1,15 +1,20 @@
 //! The generated server configuration holds against each attack that a naive one lets through.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 
 use bus::config::Credentials;
 use bus::events::{ensure_event_stream, event_stream_limits};
+use bus::jwt::{self, Account, Signers, UserRole};
 use bus::permissions::{
     AgentUser, BusUsers, NamedUser, Profile, STRICT_JETSTREAM_PREFIX, agent_inbox, server_config, user_inbox,
 };
 use bus::store::{self, Giver, Taker, Way};
-use bus::{Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey};
+use bus::{
+    Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey,
+    Unconnected,
+};
 use futures_util::{FutureExt, StreamExt};
 use nkeys::KeyPair;
 use protocol::command::Role;
@@ -24,13 +29,75 @@ use tokio_util::sync::CancellationToken;
 use crate::events::{all, outbox};
 use crate::kit::*;
 
-on_each_server!(the_simple_profile_holds, the_strict_profile_holds);
+on_each_server!(
+    the_simple_profile_holds,
+    the_strict_profile_holds,
+    signed_tokens_hold_and_a_host_joins_and_goes
+);
 
 struct World {
     server: NatsServer,
     dir: TempDir,
     controller: KeyPair,
     profile: Profile,
+}
+
+/// An operator whose server lets in whom its keys sign.
+struct Signing {
+    operator: KeyPair,
+    account: Account,
+    made: jiff::Timestamp,
+    agents: KeyPair,
+}
+
+impl Signing {
+    /// Makes the users of [`World`] by tokens.
+    fn world(program: Option<PathBuf>, explicit: bool) -> (World, Self) {
+        let (dir, operator) = (tempfile::tempdir().unwrap(), KeyPair::new_operator());
+        let one = KeyPair::new_account();
+        let key = || {
+            KeyPair::from_seed(&if explicit { one.seed() } else { KeyPair::new_account().seed() }.unwrap())
+        };
+        let keys = UserRole::ALL.map(|role| (role, key().unwrap()));
+        let signers = match explicit {
+            true => Signers::One(one.public_key()),
+            false => Signers::ByRole(keys.iter().map(|(role, key)| (*role, key.public_key())).collect()),
+        };
+        let account = Account {
+            key: KeyPair::new_account().public_key(),
+            signers,
+            domain: None,
+            revoked: BTreeMap::new(),
+        };
+        let made = jwt::new_operator(&operator).unwrap();
+        keep(&dir, "system.creds", &made.system_creds);
+        for ((role, key), names) in keys.iter().zip([&["db1", "db2"][..], &["ctl"], &["audit"]]) {
+            for name in names {
+                let user = jwt::new_user(&account, (*role, key), name, None).unwrap();
+                keep(&dir, &format!("{name}.creds"), &user.creds);
+            }
+        }
+        let (token, store) =
+            (account.token(&operator).unwrap(), dir.path().join("accounts").display().to_string());
+        let (system, of_system) = &made.system;
+        let config = jwt::server_config(&made.token, (system, of_system), (&account.key, &token), &store);
+        let server = start_with(program, &config);
+        let [(_, agents), ..] = keys;
+        let world = World { server, dir, controller: KeyPair::new_user(), profile: Profile::Simple };
+        (world, Self { operator, account, made: jiff::Timestamp::now(), agents })
+    }
+
+    /// A host that no server has heard of gets its file.
+    fn joins(&self, world: &World, name: &str) -> String {
+        let user = jwt::new_user(&self.account, (UserRole::Agent, &self.agents), name, None).unwrap();
+        keep(&world.dir, &format!("{name}.creds"), &user.creds);
+        user.key
+    }
+}
+
+fn keep(dir: &TempDir, name: &str, secret: &str) {
+    std::fs::write(dir.path().join(name), secret).unwrap();
+    set_mode(&dir.path().join(name), 0o600);
 }
 
 impl World {
@@ -54,6 +121,7 @@ impl World {
             agents: vec![agent_user("db1"), agent_user("db2")],
             controllers: vec![NamedUser { name: "ctl".into(), key: controller.public_key() }],
             auditors: vec![NamedUser { name: "audit".into(), key: key("audit").public_key() }],
+            domain: None,
         };
         let server = start_with(program, &format!("{more}{}", server_config(&users, profile).unwrap()));
         Self { server, dir, controller, profile }
@@ -61,8 +129,13 @@ impl World {
 
     async fn bus(&self, name: &str) -> Bus {
         let inbox = if name.starts_with("db") { agent_inbox(&agent(name)) } else { user_inbox(name) };
+        let creds = self.dir.path().join(format!("{name}.creds"));
+        let credentials = match creds.exists() {
+            true => Credentials::CredsFile(creds),
+            false => Credentials::NkeyFile(self.dir.path().join(name)),
+        };
         let config = BusConfig {
-            credentials: Some(Credentials::NkeyFile(self.dir.path().join(name))),
+            credentials: Some(credentials),
             inbox_prefix: Some(inbox),
             jetstream_prefix: (self.profile == Profile::Strict && name.starts_with("db"))
                 .then(|| STRICT_JETSTREAM_PREFIX.to_owned()),
@@ -124,6 +197,7 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
         "$JS.API.CONSUMER.CREATE.orch_events",
         "$JS.API.CONSUMER.DURABLE.CREATE.orch_commands.agent-db2",
         "$JS.API.CONSUMER.MSG.NEXT.orch_commands.agent-db2",
+        "$JS.ACK.orch_commands.agent-db2.1.1.1.1.1",
         "$O.bucket.C.object",
         "$KV.bucket.key",
         "_INBOX_USER_ctl.guess",
@@ -195,14 +269,7 @@ async fn the_simple_profile_holds(program: Option<PathBuf>) {
     let client = assert_works(&world, &db1).await;
     let error = client.call(&agent("db2"), AgentInfoParams {}, &options()).await.unwrap_err();
     assert!(matches!(error, BusError::NoAgent(_)), "{error}");
-    let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
-    let queued = client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
-    assert!(matches!(queued, Answer::Queued(_)));
-    let victim = start_agent(&world, &db2).await;
-    testkit::poll::until_async(LIMIT, "the queued command", || async {
-        (victim.handler.calls() == 1).then_some(())
-    })
-    .await;
+    let victim = queued_commands_run(&world, &client, &db2, 1).await;
     assert_data_go_through_the_store(&world).await;
     assert_kept_apart(&world, &db1, &client).await;
     assert_eq!(victim.handler.calls(), 2);
@@ -225,33 +292,42 @@ async fn the_simple_profile_holds(program: Option<PathBuf>) {
 /// A command that was left for an absent agent is acknowledged, so that it does not come again, in the form that newer servers ask for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledgements_of_the_newer_form_are_permitted() {
-    let Some(program) = testkit::nats::newest_program() else {
-        testkit::skip!(odd: "scripts/nats-newest was not run");
-    };
-    let world = World::with(Some(program), Profile::Simple, "feature_flags { js_ack_fc_v2: true }\n");
-    let ctl = world.bus("ctl").await;
-    let client =
-        Client::new(ctl.clone(), Some(KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap()), "ctl");
-    let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
-    for _ in 0..3 {
-        client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
+    for profile in [Profile::Simple, Profile::Strict] {
+        let Some(program) = testkit::nats::newest_program() else {
+            testkit::skip!(odd: "scripts/nats-newest was not run");
+        };
+        let world = World::with(Some(program), profile, "feature_flags { js_ack_fc_v2: true }\n");
+        let key = KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap();
+        let client = Client::new(world.bus("ctl").await, Some(key), "ctl");
+        let db2 = world.bus("db2").await;
+        queued_commands_run(&world, &client, &db2, 3).await;
+        assert!(!world.server.log().contains("Violation"), "{}", world.server.log());
     }
-    let db2 = world.bus("db2").await;
-    let victim = start_agent(&world, &db2).await;
+}
+
+/// Commands are left for db2, it starts, runs each once and acknowledges them.
+async fn queued_commands_run(world: &World, client: &Client, db2: &Bus, count: usize) -> TestAgent {
+    let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
+    for _ in 0..count {
+        let queued = client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
+        assert!(matches!(queued, Answer::Queued(_)));
+    }
+    let victim = start_agent(world, db2).await;
+    let ctl = world.bus("ctl").await;
     testkit::poll::until_async(LIMIT, "the queued commands to be acknowledged", || async {
         let mut stream = ctl.jetstream().get_stream("orch_commands").await.ok()?;
         (stream.info().await.ok()?.state.messages == 0).then_some(())
     })
     .await;
-    assert_eq!(victim.handler.calls(), 3);
-    assert!(!world.server.log().contains("Violation"), "{}", world.server.log());
+    assert_eq!(victim.handler.calls(), count);
+    victim
 }
 
 async fn the_strict_profile_holds(program: Option<PathBuf>) {
     let world = World::new(program, Profile::Strict);
     let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
     let client = assert_works(&world, &db1).await;
-    let victim = start_agent(&world, &db2).await;
+    let victim = queued_commands_run(&world, &client, &db2, 1).await;
     assert_data_go_through_the_store(&world).await;
     let fleet = client.fleet(bus::Window::default()).await.unwrap();
     assert_eq!(fleet.iter().map(|beat| beat.agent.as_str()).collect::<Vec<_>>(), ["db2"]);
@@ -274,7 +350,48 @@ async fn the_strict_profile_holds(program: Option<PathBuf>) {
     client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
     let first = tokio::time::timeout(LIMIT, spy.next()).await.unwrap().unwrap();
     assert!(first.headers.is_some(), "the first that db2 hears is the controller's signed command");
+    assert_eq!(victim.handler.calls(), 3);
+}
+
+async fn signed_tokens_hold_and_a_host_joins_and_goes(program: Option<PathBuf>) {
+    // The distribution's server does not know roles with names in the middle of a subject.
+    let explicit = program.is_none();
+    let (world, mut signing) = Signing::world(program, explicit);
+    let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
+    let client = assert_works(&world, &db1).await;
+    let victim = queued_commands_run(&world, &client, &db2, 1).await;
+    assert_data_go_through_the_store(&world).await;
+    assert_kept_apart(&world, &db1, &client).await;
     assert_eq!(victim.handler.calls(), 2);
+
+    let key = signing.joins(&world, "db1001");
+    let joined = world.bus("db1001").await;
+    joined.publish("orch.v1.hb.db1001".into(), None, "{}".into()).await.unwrap();
+    let error =
+        joined.request("orch.v1.cmd.db2.mysql.start".into(), None, "{}".into(), LIMIT).await.unwrap_err();
+    assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
+
+    // What was signed later than the account that the server has, in whose seconds it counts.
+    testkit::poll::until_true(LIMIT, "the next second", || {
+        jiff::Timestamp::now().as_second() > signing.made.as_second()
+    });
+    signing.account.revoked.insert(key, jiff::Timestamp::now().as_second());
+    let system = BusConfig {
+        credentials: Some(Credentials::CredsFile(world.dir.path().join("system.creds"))),
+        ..config(&world.server)
+    };
+    let system = Bus::connect(&system, "system").await.unwrap();
+    let told = jwt::push(&system, &signing.account.token(&signing.operator).unwrap()).await.unwrap();
+    assert!(told.len() == 1 && told[0].refused.is_none(), "{told:?}");
+    testkit::poll::until_true(LIMIT, "the revoked host to be cut off", || !joined.is_connected());
+    let error = joined.connected(LIMIT / 10).await.unwrap_err();
+    assert!(matches!(error, BusError::NotConnected { trouble: Unconnected::Login, .. }), "{error:?}");
+    assert!(db1.is_connected() && db2.is_connected(), "the others stay");
+    client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
+
+    // The system's user tells of accounts, and nothing else.
+    let error = system.request("$SYS.REQ.SERVER.PING".into(), None, "".into(), LIMIT).await.unwrap_err();
+    assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
 }
 
 /// The agent db2 as it runs with these permissions: it cannot ask itself whether it is ready.

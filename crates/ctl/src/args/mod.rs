@@ -1,5 +1,6 @@
 //! The command line: what a person may type. Nothing here talks to the bus.
 
+mod accounts;
 mod host;
 mod job;
 mod seed;
@@ -14,6 +15,7 @@ use jiff::Timestamp;
 use protocol::event::EventData;
 use protocol::ids::AgentId;
 
+pub use accounts::{InitArgs, PushArgs, RevokeArgs, UserArgs};
 pub use host::{BinlogCmd, CustomCmd, DatadirCmd, HostCmd, JobsCmd, LogRange, MysqlCmd, SnapshotCmd};
 pub use job::JobRef;
 pub use seed::{CompressionArg, DonorArgs, RunArgs, SeedCmd, SeedOptionArgs, WatchArgs};
@@ -107,6 +109,9 @@ pub struct Global {
     /// First token of reply subjects, as the server's permissions for this user demand (`bus config` tells it)
     #[arg(long, env = "ORCH_INBOX_PREFIX", value_name = "PREFIX", global = true, help_heading = "Bus")]
     pub inbox_prefix: Option<String>,
+    /// Domain of the JetStream that keeps events, queued commands and buckets, where the server is a leaf node [default: the context's]
+    #[arg(long, env = "ORCH_JS_DOMAIN", value_name = "NAME", global = true, help_heading = "Bus")]
+    pub js_domain: Option<String>,
     /// Who asks, for the audit [default: USER@HOST]
     #[arg(long, env = "ORCH_ACTOR", value_name = "NAME", global = true, value_parser = parse_actor, help_heading = "Bus")]
     pub actor: Option<String>,
@@ -301,6 +306,14 @@ pub enum BusCmd {
     /// Makes the streams of events and of queued commands where they are missing, and has them kept by more servers where the
     /// cluster has grown; a controller may
     Setup(BusSetupArgs),
+    /// Makes an operator's keys and what servers include, so that hosts join without a word to any server; needs no bus
+    Init(InitArgs),
+    /// Makes credentials files for hosts and people with the rights of their role; needs no bus
+    User(UserArgs),
+    /// Has servers let in no longer what was made for these names, and cuts them off
+    Revoke(RevokeArgs),
+    /// Tells servers the account as it is now, after `revoke --offline` or with another version of this program
+    Push(PushArgs),
 }
 
 /// How a stream of events is made where there is none; one that exists keeps its limits.
@@ -329,7 +342,7 @@ pub struct BusConfigArgs {
     /// Someone who only reads events and heartbeats, and their public nkey; repeat it
     #[arg(long = "auditor", value_name = "NAME=KEY", value_parser = parse_named)]
     pub auditors: Vec<NamedUser>,
-    /// One account per agent; commands can then not be queued for hosts that are down
+    /// One account per agent: another's subjects do not exist for it
     #[arg(long)]
     pub strict: bool,
 }

@@ -176,6 +176,10 @@ fn every_command_of_the_brief_is_understood() {
         "key generate /tmp/k",
         "key show /tmp/k",
         "bus config --strict",
+        "bus init /tmp/k",
+        "bus user --keys /tmp/k --agent db1 --controller alice --auditor bob --valid 90d --into /tmp",
+        "bus revoke --keys /tmp/k db1 --offline",
+        "bus push --keys /tmp/k",
     ] {
         parse(&format!("ctl {line}"));
     }

@@ -19,9 +19,10 @@ use crate::session::Session;
 const ASKS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Writes the server's accounts; needs no connection.
-pub(super) fn config(args: BusConfigArgs, out: &Out) -> Result<()> {
+pub(super) fn config(args: BusConfigArgs, domain: Option<String>, out: &Out) -> Result<()> {
     let profile = if args.strict { Profile::Strict } else { Profile::Simple };
-    let users = BusUsers { agents: args.agents, controllers: args.controllers, auditors: args.auditors };
+    let users =
+        BusUsers { agents: args.agents, controllers: args.controllers, auditors: args.auditors, domain };
     let config = permissions::server_config(&users, profile)
         .map_err(|source| CtlError::bus("cannot make the configuration", source))?;
     let agents = users.agents.iter().map(|a| (a.agent.to_string(), permissions::agent_inbox(&a.agent)));

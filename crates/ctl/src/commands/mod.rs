@@ -1,5 +1,6 @@
 //! One file per family of subcommands.
 
+mod accounts;
 mod binlog;
 mod bus;
 mod doctor;
@@ -32,7 +33,11 @@ pub async fn run(cli: Cli, out: Out) -> Result<()> {
     let command = match command {
         Cmd::Key(KeyCmd::Pin { hosts, replace }) => return key::pin(global, out, hosts, replace).await,
         Cmd::Key(command) => return key::run(&command, &out),
-        Cmd::Bus(BusCmd::Config(args)) => return bus::config(args, &out),
+        Cmd::Bus(BusCmd::Config(args)) => return bus::config(args, global.js_domain, &out),
+        Cmd::Bus(BusCmd::Init(args)) => return accounts::init(&args, global.js_domain, &out),
+        Cmd::Bus(BusCmd::User(args)) => return accounts::users(&args, &out),
+        Cmd::Bus(BusCmd::Revoke(args)) => return Box::pin(accounts::revoke(&args, global, out)).await,
+        Cmd::Bus(BusCmd::Push(args)) => return Box::pin(accounts::push(&args, global, out)).await,
         Cmd::Completions { shell } => return pages::completions(shell, &out),
         Cmd::Man { dir } => return pages::man(&dir, &out),
         other => other,
@@ -91,7 +96,7 @@ async fn dispatch(session: &Session, command: Cmd) -> Result<()> {
         Cmd::Raw(args) => raw::run(session, args).await,
         Cmd::Bus(BusCmd::Status) => Box::pin(bus::status(session)).await,
         Cmd::Bus(BusCmd::Setup(args)) => bus::setup(session, &args).await,
-        Cmd::Key(_) | Cmd::Bus(BusCmd::Config(_)) | Cmd::Completions { .. } | Cmd::Man { .. } => Ok(()),
+        Cmd::Key(_) | Cmd::Bus(_) | Cmd::Completions { .. } | Cmd::Man { .. } => Ok(()),
     }
 }
 
