@@ -97,6 +97,8 @@ pub struct WorldOptions {
     pub configure: Option<Configure>,
     /// Where agents reach the bus, when not on the loopback.
     pub bus_address: Option<Ipv4Addr>,
+    /// The bus; absent: one server with JetStream.
+    pub bus: Option<Box<NatsOptions>>,
     /// How long a job and ctl may take on a slow machine; absent: [`PATIENCE`].
     pub patience: Option<Duration>,
 }
@@ -128,7 +130,8 @@ impl World {
     /// # Panics
     /// When anything does not come up.
     pub async fn start(options: WorldOptions) -> Self {
-        let bus = NatsOptions { address: options.bus_address, ..NatsOptions::jetstream() };
+        let bus = options.bus.clone().map_or_else(NatsOptions::jetstream, |bus| *bus);
+        let bus = NatsOptions { address: options.bus_address, ..bus };
         let nats = NatsServer::start(&bus).unwrap();
         let mut volumes = Vec::new();
         let (parent, provider) = ground(&options, &mut volumes);

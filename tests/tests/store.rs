@@ -15,7 +15,9 @@ use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Guard, SeedOptions, Transport, Verdict};
 use serde_json::Value;
+use testkit::nats::{NatsOptions, NatsServer};
 use testkit::poll;
+use testkit::port::Port;
 
 /// A transfer at this rate can be met half-way.
 const SLOW: u64 = 12 << 20;
@@ -82,6 +84,45 @@ async fn look_at_the_bucket(bus: bus::Bus, most: Arc<AtomicU64>) {
             most.fetch_max(found.cached_info().state.bytes, Relaxed);
         }
         tokio::task::yield_now().await;
+    }
+}
+
+/// Each host knows only its site's own server, a leaf node; events, queued commands and buckets are the hub's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seed_crosses_from_site_to_site_directly_and_through_the_hub() {
+    let port = Port::claim().unwrap();
+    let domain = |name: &str, links: String| NatsOptions {
+        domain: Some(name.to_owned()),
+        config: format!("server_name: {name}\nleafnodes {{ {links} }}\n"),
+        ..NatsOptions::jetstream()
+    };
+    let remote = format!("remotes: [{{ url: \"nats-leaf://127.0.0.1:{}\" }}]", port.number());
+    let sites = ["east", "west"].map(|site| NatsServer::start(&domain(site, remote.clone())).unwrap());
+    let urls = sites.each_ref().map(NatsServer::url);
+    let configure: Configure = Box::new(move |id, options| {
+        let [east, west] = &urls;
+        options.set("bus.servers", vec![if id == "db1" { east.clone() } else { west.clone() }]);
+        options.set("bus.jetstream_domain", "hub");
+        options.set("seed.store_window_mib", i64::try_from(WINDOW / MIB).unwrap());
+    });
+    let hub = domain("hub", format!("listen: \"127.0.0.1:{}\"", port.number()));
+    let world = WorldOptions {
+        data_mib: 16,
+        configure: Some(configure),
+        bus: Some(Box::new(hub)),
+        ..WorldOptions::default()
+    };
+    let world = World::start(world).await;
+    world.snapshot().await;
+    for transport in ["tcp", "store"] {
+        let line = ["seed", "start", "db2", "--stop-mysql", "--transport", transport];
+        let said = world.ctl(&line).await;
+        assert!(said.status.success(), "{transport}: {said:?}");
+        assert_seeded(&world).await;
+    }
+    let told = world.ctl(&["--json", "events", "--kind", "job.finished"]).await;
+    for host in ["db1", "db2"] {
+        assert!(told.stdout.contains(&format!("\"host\":\"{host}\"")), "{told:?}");
     }
 }
 
