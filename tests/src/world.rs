@@ -28,7 +28,7 @@ mod left;
 pub use ask::{call, client, serving, try_call};
 pub use crash::{Party, assert_resumed, transferred};
 pub use ctl::{Said, ctl_at, ctl_command};
-use ground::{Site, ground, mark, server};
+use ground::{Site, bus, ground, mark, server};
 pub use left::nothing_left;
 
 /// Whatever is awaited comes in seconds; a noisy machine gets much more.
@@ -68,6 +68,15 @@ pub enum Provider {
 /// What changes an agent's configuration before its first start.
 pub type Configure = Box<dyn Fn(&str, &mut AgentOptions)>;
 
+/// Where a world's bus is.
+#[derive(Debug, Clone)]
+pub enum BusPlace {
+    /// A server of its own.
+    Server(NatsOptions),
+    /// Servers of the test's, by their addresses; [`World::nats`] stays down.
+    At(Vec<String>),
+}
+
 /// What kind of world a test wants.
 #[derive(Default)]
 pub struct WorldOptions {
@@ -98,7 +107,7 @@ pub struct WorldOptions {
     /// Where agents reach the bus, when not on the loopback.
     pub bus_address: Option<Ipv4Addr>,
     /// The bus; absent: one server with JetStream.
-    pub bus: Option<Box<NatsOptions>>,
+    pub bus: Option<Box<BusPlace>>,
     /// How long a job and ctl may take on a slow machine; absent: [`PATIENCE`].
     pub patience: Option<Duration>,
 }
@@ -130,9 +139,7 @@ impl World {
     /// # Panics
     /// When anything does not come up.
     pub async fn start(options: WorldOptions) -> Self {
-        let bus = options.bus.clone().map_or_else(NatsOptions::jetstream, |bus| *bus);
-        let bus = NatsOptions { address: options.bus_address, ..bus };
-        let nats = NatsServer::start(&bus).unwrap();
+        let (nats, servers) = bus(&options);
         let mut volumes = Vec::new();
         let (parent, provider) = ground(&options, &mut volumes);
         let volume = options.recipient_volume.as_ref().map(|volume| volume.path().to_owned());
@@ -173,7 +180,7 @@ impl World {
         let host = |id: &str, mut db: Mysqld, root: &Path| {
             db.hand_over();
             let mut agent = AgentOptions::new(id, &nats.url());
-            agent.mysql(&db);
+            agent.set("bus.servers", servers.clone()).mysql(&db);
             match provider {
                 // The recipient's volume is not one.
                 "lvm" if id == "db1" => _ = agent.set("snapshot.provider.provider", provider),
@@ -188,7 +195,7 @@ impl World {
         let recipient_root = recipient_db.base().join("snapshots");
         let donor = host("db1", donor_db, &snapshots);
         let recipient = host("db2", recipient_db, &recipient_root);
-        let client = client(&nats.url()).await;
+        let client = client(&servers.join(",")).await;
         let world = Self { donor, recipient, client, nats, patience, _volumes: volumes };
         world.serving(&world.donor.id()).await;
         world.serving(&world.recipient.id()).await;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use e2e::rows;
-use e2e::world::{Configure, PATIENCE, Party, World, WorldOptions, assert_resumed, slowly};
+use e2e::world::{BusPlace, Configure, PATIENCE, Party, World, WorldOptions, assert_resumed, slowly};
 use protocol::job::{JobState, JobView};
 use protocol::params::*;
 use protocol::seed::{Guard, SeedOptions, Transport, Verdict};
@@ -109,7 +109,7 @@ async fn a_seed_crosses_from_site_to_site_directly_and_through_the_hub() {
     let world = WorldOptions {
         data_mib: 16,
         configure: Some(configure),
-        bus: Some(Box::new(hub)),
+        bus: Some(Box::new(BusPlace::Server(hub))),
         ..WorldOptions::default()
     };
     let world = World::start(world).await;

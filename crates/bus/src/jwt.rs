@@ -14,7 +14,6 @@ use data_encoding::{BASE32_NOPAD, BASE64URL_NOPAD};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use nkeys::KeyPair;
-use protocol::ids::AgentId;
 use protocol::subject::encode_host;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -64,11 +63,20 @@ impl UserRole {
     }
 
     fn rights(self, who: &str) -> Result<Rights> {
-        Ok(match self {
-            Self::Agent => permissions::of_agent(&who.parse().map_err(|_| no_user(who))?),
-            Self::Controller => permissions::of_controller(who),
-            Self::Auditor => permissions::of_auditor(who),
-        })
+        let (rights, inbox) = match self {
+            Self::Agent => {
+                let agent = who.parse().map_err(|_| no_user(who))?;
+                (permissions::of_agent(&agent), agent_inbox(&agent))
+            }
+            Self::Controller => (permissions::of_controller(who), user_inbox(who)),
+            Self::Auditor => (permissions::of_auditor(who), user_inbox(who)),
+        };
+        let (_, own) = self.names(who)?;
+        let heard = rights.subscribe.into_iter().map(|subject| match subject.strip_prefix(&inbox) {
+            Some(rest) => format!("{own}{rest}"),
+            None => subject,
+        });
+        Ok(Rights { subscribe: heard.collect(), ..rights })
     }
 
     fn template(self) -> Result<Rights> {
@@ -77,14 +85,15 @@ impl UserRole {
         Ok(Rights { publish: general(rights.publish), subscribe: general(rights.subscribe), ..rights })
     }
 
-    /// The name that a server knows a user by, and the inbox prefix that the user must set.
+    /// The name that a server knows a user by, and the inbox prefix that the user must set. It names the role: whoever makes users of one role
+    /// chooses their names, and none of them may hear the answers to users of another.
     fn names(self, who: &str) -> Result<(String, String)> {
-        if self != Self::Agent {
-            permissions::check_name(who)?;
-            return Ok((who.to_owned(), user_inbox(who)));
-        }
-        let agent: AgentId = who.parse().map_err(|_| no_user(who))?;
-        Ok((encode_host(&agent), agent_inbox(&agent)))
+        let name = match self {
+            Self::Agent => encode_host(&who.parse().map_err(|_| no_user(who))?),
+            Self::Controller | Self::Auditor => permissions::check_name(who).map(|()| who.to_owned())?,
+        };
+        let inbox = format!("_INBOX_{}_{name}", self.name().to_uppercase());
+        Ok((name, inbox))
     }
 }
 
@@ -418,10 +427,21 @@ mod tests {
     }
 
     #[test]
+    fn no_name_lets_a_user_of_one_role_hear_the_answers_to_another() {
+        let heard = |role: UserRole| role.template().unwrap().subscribe;
+        for role in UserRole::ALL {
+            let inboxes: Vec<_> =
+                heard(role).into_iter().filter(|subject| subject.contains("INBOX")).collect();
+            // What stands before the name ends it for all others, whatever the name is.
+            assert_eq!(inboxes, [format!("_INBOX_{}_{NAME}.>", role.name().to_uppercase())]);
+        }
+    }
+
+    #[test]
     fn a_key_makes_users_of_its_own_role_only() {
         let (account, [agents, controllers, _]) = account();
         let user = new_user(&account, (UserRole::Agent, &agents), "db1.example.com", None).unwrap();
-        assert_eq!(user.inbox_prefix, "_INBOX_db1_example_com");
+        assert_eq!(user.inbox_prefix, "_INBOX_AGENT_db1_example_com");
         new_user(&account, (UserRole::Controller, &agents), "alice", None).unwrap_err();
         new_user(&account, (UserRole::Agent, &controllers), "db1", None).unwrap_err();
         for odd in ["", "a b", "a.>", "*", "{{name()}}"] {

@@ -230,7 +230,8 @@ pub(crate) struct Rights {
 }
 
 impl Rights {
-    /// The same where JetStream is that of a domain. Who is connected to that domain itself may name it or not.
+    /// The same where JetStream is that of a domain, by that name and by the general one: who is connected to the domain itself is judged by
+    /// the latter, whatever it says (seen with 2.9 and 2.15).
     pub(crate) fn in_domain(self, domain: Option<&str>) -> Self {
         let Some(domain) = domain else { return self };
         let named = self.publish.iter().filter_map(|subject| {

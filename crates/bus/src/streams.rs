@@ -321,11 +321,23 @@ pub(crate) async fn store(bus: &Bus, subject: &str, headers: HeaderMap, body: By
         Err(error) => return Err(error),
     };
     match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
-        Ok(Response::Ok(_)) => Ok(()),
+        Ok(Response::Ok(ack)) => kept(bus, &ack),
         Ok(Response::Err { error }) => {
             Err(BusError::jetstream(format!("cannot store what is sent to {subject}"), error))
         }
         Err(error) => Err(BusError::BadReply { from: "JetStream".into(), why: error.to_string() }),
+    }
+}
+
+/// Whether an acknowledgement says that our stream has the message. At a leaf node a stream of its own JetStream that hears the same subjects
+/// acknowledges first, also while the hub cannot be reached (nats-server issues 4148 and 5942).
+pub(crate) fn kept(bus: &Bus, ack: &PublishAck) -> Result<()> {
+    match bus.config().jetstream_domain.as_deref() {
+        Some(domain) if domain != ack.domain => Err(BusError::StreamDiffers {
+            stream: format!("{} of the JetStream domain {:?}", ack.stream, ack.domain),
+            difference: format!("it hears what the domain {domain:?} keeps"),
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -37,8 +37,12 @@ async fn joins_and_is_revoked(options: NatsOptions, how: &str) {
     let keys = format!("--keys {}", keys.display());
     let line = format!("bus user {keys} --controller alice --agent db1001 --into {at}");
     let made = run(nowhere(&line)).await;
-    assert!(made.expect(0).err.contains("db1001 must set the inbox prefix _INBOX_db1001"), "{}", made.err);
-    let alice = format!("--creds {at}/alice.creds --inbox-prefix _INBOX_USER_alice");
+    assert!(
+        made.expect(0).err.contains("db1001 must set the inbox prefix _INBOX_AGENT_db1001"),
+        "{}",
+        made.err
+    );
+    let alice = format!("--creds {at}/alice.creds --inbox-prefix _INBOX_CONTROLLER_alice");
     run(ctl(&server.url(), &format!("{alice} bus setup"))).await.expect(0);
     assert!(
         run(ctl(&server.url(), &format!("{alice} fleet"))).await.expect(0).out.contains("no agent answers")
@@ -47,7 +51,7 @@ async fn joins_and_is_revoked(options: NatsOptions, how: &str) {
     let host = BusConfig {
         servers: vec![server.url()],
         credentials: Some(Credentials::CredsFile(dir.path().join("db1001.creds"))),
-        inbox_prefix: Some("_INBOX_db1001".to_owned()),
+        inbox_prefix: Some("_INBOX_AGENT_db1001".to_owned()),
         ..BusConfig::default()
     };
     let host = Bus::connect(&host, "db1001").await.unwrap();

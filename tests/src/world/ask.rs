@@ -11,14 +11,13 @@ use testkit::poll;
 
 use super::{Host, PATIENCE};
 
-/// A client of the bus.
+/// A client of the bus; of several servers the addresses have commas in between.
 ///
 /// # Panics
 /// When there is no connection.
 pub async fn client(url: &str) -> Client {
-    let bus = Bus::connect(&BusConfig { servers: vec![url.to_owned()], ..BusConfig::default() }, "e2e")
-        .await
-        .unwrap();
+    let servers = url.split(',').map(str::to_owned).collect();
+    let bus = Bus::connect(&BusConfig { servers, ..BusConfig::default() }, "e2e").await.unwrap();
     bus.connected(PATIENCE).await.unwrap();
     Client::new(bus, None, "tester")
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use testkit::mysqld::{Mysqld, MysqldOptions, Shape, Vendor};
+use testkit::nats::{NatsOptions, NatsServer};
 
-use super::{Provider, WorldOptions};
+use super::{BusPlace, Provider, WorldOptions};
 use crate::volume::{Kind, Volume};
 
 /// A row by which old data are known again.
@@ -18,6 +19,26 @@ pub(super) async fn mark(db: &Mysqld) {
     ] {
         db.exec(statement).await.unwrap();
     }
+}
+
+/// The bus, and the addresses of its servers.
+pub(super) fn bus(options: &WorldOptions) -> (NatsServer, Vec<String>) {
+    let mut own = NatsOptions::jetstream();
+    let elsewhere = match options.bus.as_deref() {
+        Some(BusPlace::At(servers)) => Some(servers.clone()),
+        Some(BusPlace::Server(server)) => {
+            own = server.clone();
+            None
+        }
+        None => None,
+    };
+    own.address = options.bus_address;
+    let Some(servers) = elsewhere else {
+        let server = NatsServer::start(&own).unwrap();
+        let url = server.url();
+        return (server, vec![url]);
+    };
+    (NatsServer::down(&own).unwrap(), servers)
 }
 
 /// The directory that the donor lies in, and the name of its provider.

@@ -20,6 +20,7 @@ use super::{Shared, lock};
 use crate::conn::{Bus, ConnState, backoff};
 use crate::error::BusError;
 use crate::events::SETUP_HINT;
+use crate::streams::kept;
 
 /// While events follow on each other, their mark is written this often: each costs a sync of the disk.
 const MARK_EVERY: Duration = Duration::from_millis(50);
@@ -214,7 +215,7 @@ async fn send(spooled: &Spooled, bus: &Bus) -> Result<(), Trouble> {
     let limit = bus.config().request_timeout();
     match bus.request(subject, Some(headers), spooled.body.clone().into(), limit).await {
         Ok(answer) => match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
-            Ok(Response::Ok(_)) => Ok(()),
+            Ok(Response::Ok(ack)) => kept(bus, &ack).map_err(|error| Trouble::passing(error.to_string())),
             Ok(Response::Err { error }) => {
                 Err(Trouble::passing(format!("the stream refused an event: {error}")))
             }

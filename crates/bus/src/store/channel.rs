@@ -25,6 +25,7 @@ use super::ledger::Ledger;
 use super::{CHUNK_BYTES, HEADER_AT, HEADER_END, IN_FLIGHT_BYTES, SEGMENT_BYTES};
 use crate::conn::Bus;
 use crate::error::{BusError, Result};
+use crate::streams::kept;
 
 /// A segment ends when nothing more came for so long.
 const SEGMENT_PAUSE: Duration = Duration::from_millis(300);
@@ -256,7 +257,11 @@ impl Upload {
                 return Err(BusError::TimedOut { what: "storing a segment of a seed".into(), after: limit });
             }
         };
-        self.acks.push_back(Box::pin(async move { ack.await.map(|ack| ack.sequence).map_err(failed) }));
+        let bus = self.bus.clone();
+        self.acks.push_back(Box::pin(async move {
+            let ack = ack.await.map_err(failed)?;
+            kept(&bus, &ack).map(|()| ack.sequence)
+        }));
         self.pending.push_back(Pending { end, len: len as u64 });
         self.in_flight += len;
         Ok(())

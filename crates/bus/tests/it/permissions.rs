@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 
 use bus::config::Credentials;
 use bus::events::{ensure_event_stream, event_stream_limits};
-use bus::jwt::{self, Account, Signers, UserRole};
+use bus::jwt::{self, Account, NewUser, Signers, UserRole};
 use bus::permissions::{
     AgentUser, BusUsers, NamedUser, Profile, STRICT_JETSTREAM_PREFIX, agent_inbox, server_config, user_inbox,
 };
@@ -74,7 +74,7 @@ impl Signing {
         for ((role, key), names) in keys.iter().zip([&["db1", "db2"][..], &["ctl"], &["audit"]]) {
             for name in names {
                 let user = jwt::new_user(&account, (*role, key), name, None).unwrap();
-                keep(&dir, &format!("{name}.creds"), &user.creds);
+                keep_user(&dir, name, &user);
             }
         }
         let (token, store) =
@@ -90,9 +90,14 @@ impl Signing {
     /// A host that no server has heard of gets its file.
     fn joins(&self, world: &World, name: &str) -> String {
         let user = jwt::new_user(&self.account, (UserRole::Agent, &self.agents), name, None).unwrap();
-        keep(&world.dir, &format!("{name}.creds"), &user.creds);
+        keep_user(&world.dir, name, &user);
         user.key
     }
+}
+
+fn keep_user(dir: &TempDir, name: &str, user: &NewUser) {
+    keep(dir, &format!("{name}.creds"), &user.creds);
+    keep(dir, &format!("{name}.inbox"), &user.inbox_prefix);
 }
 
 fn keep(dir: &TempDir, name: &str, secret: &str) {
@@ -128,11 +133,13 @@ impl World {
     }
 
     async fn bus(&self, name: &str) -> Bus {
-        let inbox = if name.starts_with("db") { agent_inbox(&agent(name)) } else { user_inbox(name) };
-        let creds = self.dir.path().join(format!("{name}.creds"));
-        let credentials = match creds.exists() {
-            true => Credentials::CredsFile(creds),
-            false => Credentials::NkeyFile(self.dir.path().join(name)),
+        let (creds, inbox) = (format!("{name}.creds"), format!("{name}.inbox"));
+        let (credentials, inbox) = match std::fs::read_to_string(self.dir.path().join(inbox)) {
+            Ok(inbox) => (Credentials::CredsFile(self.dir.path().join(creds)), inbox),
+            Err(_) if name.starts_with("db") => {
+                (Credentials::NkeyFile(self.dir.path().join(name)), agent_inbox(&agent(name)))
+            }
+            Err(_) => (Credentials::NkeyFile(self.dir.path().join(name)), user_inbox(name)),
         };
         let config = BusConfig {
             credentials: Some(credentials),

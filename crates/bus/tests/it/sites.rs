@@ -97,7 +97,7 @@ async fn a_hub_and_its_leaf_nodes_are_one_bus(program: Option<PathBuf>) {
     let at = |server: &NatsServer, name: &str| join(server.url(), users.config(name, Some(HUB)));
     let hosts = [at(&here, "db1").await, at(&there, "db2").await];
     let people = [at(&here, "ctl").await, at(&there, "ctl").await];
-    let ctl = join(hub.url(), users.config("ctl", None)).await;
+    let ctl = join(hub.url(), users.config("ctl", Some(HUB))).await;
     let there = RefCell::new(there);
     let cut = || there.borrow_mut().kill9();
     assert_one_bus(Places { ctl, hosts, people, cut, join: || there.borrow_mut().restart().unwrap() }).await;
@@ -221,6 +221,42 @@ async fn data_cross(ctl: &Bus, from: &Bus, to: &Bus) {
     assert_eq!(crate::store::ask(&taker, len, &AtomicU64::new(0)).await, len);
     drop(taker);
     giver.close().await.unwrap();
+}
+
+/// A stream of the leaf node's own JetStream that hears events acknowledges them first, and has them alone while the hub is away: that is no
+/// proof that they are kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_acknowledgement_of_another_domain_is_not_believed() {
+    let port = Port::claim().unwrap();
+    let server = |name: &str, links: String| {
+        let config = format!("server_name: {name}\nleafnodes {{ {links} }}\n");
+        NatsServer::start(&NatsOptions { domain: Some(name.to_owned()), config, ..NatsOptions::jetstream() })
+            .unwrap()
+    };
+    let hub = server(HUB, format!("listen: \"127.0.0.1:{}\"", port.number()));
+    let leaf = server("leaf", format!("remotes: [{{ url: \"nats-leaf://127.0.0.1:{}\" }}]", port.number()));
+    let in_hub = || BusConfig { jetstream_domain: Some(HUB.to_owned()), ..BusConfig::default() };
+    let (ctl, host) = (join(hub.url(), in_hub()).await, join(leaf.url(), in_hub()).await);
+    let local = join(leaf.url(), BusConfig::default()).await;
+    let events = StreamLimits { max_bytes: 16 << 20, ..event_stream_limits() };
+    ensure_event_stream(&ctl, &events).await.unwrap();
+    ensure_event_stream(&local, &events).await.unwrap();
+    let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
+    let spool = outbox(dir.path(), "db1");
+    let sending = spool.spawn_sender(host.clone(), stop.clone());
+    hub.freeze();
+    spool.publish(EventData::AgentStopped(AgentStopped { reason: "x".into() })).await.unwrap();
+    let why = testkit::poll::until_async(LIMIT, "the trouble", || async { spool.trouble() }).await;
+    assert!(
+        why.contains("orch_events of the JetStream domain \"leaf\"") && why.contains("remove it"),
+        "{why}"
+    );
+    local.jetstream().delete_stream("orch_events").await.unwrap();
+    hub.thaw();
+    assert!(spool.flush(LIMIT).await, "it is told once the stream is gone");
+    assert_eq!(all(&ctl).await.len(), 1);
+    stop.cancel();
+    sending.await.unwrap();
 }
 
 /// The samples of `ops/nats/` are what servers take, old and new.
