@@ -14,14 +14,18 @@ use testkit::poll;
 /// # Panics
 /// When JetStream does not answer or a message is no event.
 pub async fn stored(client: &Client) -> Vec<Event> {
-    let mut stream = client.bus().jetstream().get_stream(EVENT_STREAM).await.unwrap();
-    let state = stream.info().await.unwrap().state.clone();
+    try_stored(client).await.expect("JetStream does not answer")
+}
+
+async fn try_stored(client: &Client) -> Option<Vec<Event>> {
+    let mut stream = client.bus().jetstream().get_stream(EVENT_STREAM).await.ok()?;
+    let state = stream.info().await.ok()?.state.clone();
     let mut events = Vec::new();
     for sequence in state.first_sequence..=state.last_sequence {
-        let message = stream.get_raw_message(sequence).await.unwrap();
+        let message = stream.get_raw_message(sequence).await.ok()?;
         events.push(serde_json::from_slice(&message.payload).unwrap());
     }
-    events
+    Some(events)
 }
 
 /// Waits until the stream holds an event.
@@ -30,7 +34,7 @@ pub async fn stored(client: &Client) -> Vec<Event> {
 /// When it does not come.
 pub async fn await_event(client: &Client, what: &str, wanted: impl Fn(&Event) -> bool) -> Vec<Event> {
     poll::until_async(Duration::from_secs(40), format!("the event: {what}"), || async {
-        let events = stored(client).await;
+        let events = try_stored(client).await?;
         events.iter().any(&wanted).then_some(events)
     })
     .await

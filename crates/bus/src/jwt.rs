@@ -130,10 +130,16 @@ pub struct Account {
     pub domain: Option<String>,
     /// Users that are no longer let in (`U…`): those of their tokens that were made up to then (seconds since 1970).
     pub revoked: BTreeMap<String, i64>,
+    /// When its last token was signed (seconds since 1970); 0: never.
+    pub issued: i64,
 }
 
+/// Each file has a key of its own, so all tokens of a key that is revoked are meant, also one that a clock ahead of ours has dated.
+pub const FOR_EVER: Timestamp = Timestamp::MAX;
+
 impl Account {
-    /// Its token, signed by the operator's key.
+    /// Its token, signed by the operator's key. It is dated after the one before whatever the clock says: servers pass over an older one, and
+    /// answer that all is well.
     ///
     /// # Errors
     /// The key cannot sign.
@@ -158,7 +164,8 @@ impl Account {
         let tags: Vec<_> = self.domain.iter().map(|domain| format!("{DOMAIN}{domain}")).collect();
         let claims = json!({ "limits": limits, "signing_keys": scopes, "revocations": self.revoked, "tags": tags,
             "default_permissions": { "pub": {}, "sub": {} }, "type": "account", "version": 2 });
-        sign(operator, &self.key, "ORCH", None, &claims)
+        let issued = Timestamp::now().as_second().max(self.issued.saturating_add(1));
+        sign_at(issued, operator, &self.key, ("ORCH", None), &claims)
     }
 
     /// What a token says that this operator has signed.
@@ -178,6 +185,7 @@ impl Account {
             key: claims["sub"].as_str().unwrap_or_default().to_owned(),
             signers,
             domain: tags.find_map(|tag| tag.strip_prefix(DOMAIN)).map(str::to_owned),
+            issued: claims["iat"].as_i64().unwrap_or_default(),
             revoked: revoked.filter_map(|(key, at)| Some((key.clone(), at.as_i64()?))).collect(),
         })
     }
@@ -346,7 +354,17 @@ fn sign(
     expires: Option<Timestamp>,
     nats: &Value,
 ) -> Result<String> {
-    let mut claims = json!({ "iat": Timestamp::now().as_second(), "iss": key.public_key(), "jti": "",
+    sign_at(Timestamp::now().as_second(), key, subject, (name, expires), nats)
+}
+
+fn sign_at(
+    issued: i64,
+    key: &KeyPair,
+    subject: &str,
+    (name, expires): (&str, Option<Timestamp>),
+    nats: &Value,
+) -> Result<String> {
+    let mut claims = json!({ "iat": issued, "iss": key.public_key(), "jti": "",
         "name": name, "sub": subject, "nats": nats });
     if let Some(expires) = expires {
         claims["exp"] = json!(expires.as_second());
@@ -394,7 +412,16 @@ mod tests {
         let keys = [(); 3].map(|()| KeyPair::new_account());
         let signers = UserRole::ALL.into_iter().zip(keys.iter().map(KeyPair::public_key)).collect();
         let key = KeyPair::new_account().public_key();
-        (Account { key, signers: Signers::ByRole(signers), domain: None, revoked: BTreeMap::new() }, keys)
+        (
+            Account {
+                key,
+                signers: Signers::ByRole(signers),
+                domain: None,
+                revoked: BTreeMap::new(),
+                issued: 0,
+            },
+            keys,
+        )
     }
 
     #[test]
@@ -403,7 +430,11 @@ mod tests {
         let (mut account, _) = account();
         account.revoked.insert("UABC".to_owned(), 1_764_000_000);
         let token = account.token(&operator).unwrap();
-        assert_eq!(Account::read(&token, &operator.public_key()).unwrap(), account);
+        let read = Account::read(&token, &operator.public_key()).unwrap();
+        assert_eq!(Account { issued: 0, ..read.clone() }, account);
+        // Signed at once, or by a clock that is behind: later all the same.
+        let again = Account::read(&read.token(&operator).unwrap(), &operator.public_key()).unwrap();
+        assert!(again.issued > read.issued);
         Account::read(&token, &KeyPair::new_operator().public_key()).unwrap_err();
         let one = Account {
             signers: Signers::One(KeyPair::new_account().public_key()),
@@ -411,7 +442,8 @@ mod tests {
             ..account
         };
         let of_one = one.token(&operator).unwrap();
-        assert_eq!(Account::read(&of_one, &operator.public_key()).unwrap(), one);
+        let read = Account::read(&of_one, &operator.public_key()).unwrap();
+        assert_eq!(Account { issued: 0, ..read }, one);
         let longer = token.replacen('.', ".x", 1);
         Account::read(&longer, &operator.public_key()).unwrap_err();
     }

@@ -87,7 +87,10 @@ impl Keys {
         }
         // Nobody needs the account's own key: the operator's signs what it may do, the roles' keys its users.
         let key = KeyPair::new_account().public_key();
-        this.put_account(&Account { key, signers, domain, revoked: BTreeMap::new() }, &operator_key)?;
+        this.put_account(
+            &Account { key, signers, domain, revoked: BTreeMap::new(), issued: 0 },
+            &operator_key,
+        )?;
         Ok(this)
     }
 
@@ -173,8 +176,8 @@ impl Keys {
     pub fn revoke(&self, users: &[Known]) -> Result<()> {
         let operator = keys::read_seed(&self.dir.join(OPERATOR_KEY))?;
         let mut account = self.account()?;
-        let now = Timestamp::now().as_second();
-        account.revoked.extend(users.iter().map(|user| (user.key.clone(), now)));
+        let for_ever = jwt::FOR_EVER.as_second();
+        account.revoked.extend(users.iter().map(|user| (user.key.clone(), for_ever)));
         self.put_account(&account, &operator)
     }
 
