@@ -1,4 +1,5 @@
-//! Journals of jobs that ended long ago are removed: at the start, and once a day while the agent runs.
+//! Journals of jobs that ended long ago are removed: at the start, and once an hour while the agent runs. Whoever lists jobs reads all that
+//! are there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::host::{Host, chain};
 use crate::outputs;
 
 /// Between two prunings.
-const PAUSE: Duration = Duration::from_secs(86_400);
+const PAUSE: Duration = Duration::from_secs(3_600);
 /// So many of the newest are kept however old they are.
 const KEEP_NEWEST: usize = 100;
 
