@@ -2,7 +2,7 @@
 //! Pure text, but for [`push`].
 //!
 //! An account names three keys, one for each role ([`UserRole`]), and beside each what its users may do. Who has such a key makes users
-//! offline; a server gives them the role's rights with the user's name in the place of [`NAME`], whatever their token says. A stolen key
+//! offline; a server gives them the role's rights with the user's name in the place of `{{name()}}`, whatever their token says. A stolen key
 //! of agents makes agents, and no controller. (Scoped signing keys: docs.nats.io, "Signing keys"; the claims: `nats-io/jwt` v2.)
 //! nats-server 2.9 knows the name only as a whole part of a subject, which ours mostly have not: for it an account has one key, and each
 //! user's rights stand in its own token ([`Signers::One`]).
