@@ -175,18 +175,22 @@ impl Store {
                 tracing::warn!(path = %entry.display(), %error, "cannot remove a leftover job directory");
             }
         }
-        let (jobs, broken) = self.histories()?;
-        let unfinished = jobs
-            .into_iter()
-            .filter(|history| history.outcome().is_none())
-            .map(|history| Recovered { spec: history.spec().clone(), state: history.state(), history })
-            .collect();
+        let mut unfinished = Vec::new();
+        let broken = self.each(|history| {
+            if history.outcome().is_none() {
+                let (spec, state) = (history.spec().clone(), history.state());
+                unfinished.push(Recovered { spec, state, history });
+            }
+        })?;
+        unfinished.sort_by_key(|job| (job.history.created_at(), job.spec.id));
         Ok(Recovery { unfinished, broken })
     }
 
     pub(crate) fn list(&self) -> Result<Vec<Summary>, JobError> {
-        let (jobs, _) = self.histories()?;
-        Ok(jobs.iter().map(|history| self.summary(history)).collect())
+        let mut jobs = Vec::new();
+        self.each(|history| jobs.push(self.summary(&history)))?;
+        jobs.sort_by_key(|job| (job.created_at, job.id));
+        Ok(jobs)
     }
 
     pub(crate) fn show(&self, id: JobId) -> Result<Shown, JobError> {
@@ -213,16 +217,20 @@ impl Store {
 
     /// Removes finished jobs that `retention` does not keep; returns which.
     pub(crate) fn prune(&self, retention: Retention) -> Result<Vec<JobId>, JobError> {
-        let (mut jobs, _) = self.histories()?;
-        jobs.retain(|history| history.outcome().is_some());
-        jobs.sort_by_key(|history| std::cmp::Reverse(history.updated_at()));
+        let mut finished = Vec::new();
+        self.each(|history| {
+            if history.outcome().is_some() {
+                finished.push((history.updated_at(), history.spec().id));
+            }
+        })?;
+        finished.sort_by_key(|(ended_at, _)| std::cmp::Reverse(*ended_at));
         let now = Timestamp::now();
         let mut removed = Vec::new();
-        for history in jobs.iter().skip(retention.keep_newest) {
-            let age = Duration::try_from(now.duration_since(history.updated_at())).unwrap_or_default();
+        for (ended_at, id) in finished.into_iter().skip(retention.keep_newest) {
+            let age = Duration::try_from(now.duration_since(ended_at)).unwrap_or_default();
             if age >= retention.keep_for {
-                self.remove(history.spec().id)?;
-                removed.push(history.spec().id);
+                self.remove(id)?;
+                removed.push(id);
             }
         }
         Ok(removed)
@@ -236,15 +244,15 @@ impl Store {
             .map_err(|source| failed(crashsafe::Error { action: "remove", path: trash, source }))
     }
 
-    /// Every journal, folded, oldest first, and those that cannot be.
-    fn histories(&self) -> Result<(Vec<History>, Vec<Broken>), JobError> {
-        let (mut jobs, mut broken) = (Vec::new(), Vec::new());
+    /// Hands on every journal, folded, one at a time: all of them at once are ten times what lies on disk. Returns those that cannot be folded.
+    fn each(&self, mut take: impl FnMut(History)) -> Result<Vec<Broken>, JobError> {
+        let mut broken = Vec::new();
         for path in self.entries()? {
             let Some(id) = path.file_name().and_then(OsStr::to_str).and_then(|name| name.parse().ok()) else {
                 continue;
             };
             match self.read(id) {
-                Ok((_, history)) if history.spec().id == id => jobs.push(history),
+                Ok((_, history)) if history.spec().id == id => take(history),
                 Ok(_) => {
                     let why = "it belongs to another job".to_owned();
                     let source = JournalError::Corrupt { line: 1, why };
@@ -255,8 +263,7 @@ impl Store {
                 Err(error) => broken.push(Broken { path, error }),
             }
         }
-        jobs.sort_by_key(|history| (history.created_at(), history.spec().id));
-        Ok((jobs, broken))
+        Ok(broken)
     }
 
     fn entries(&self) -> Result<Vec<PathBuf>, JobError> {

@@ -148,7 +148,7 @@ impl Report {
         for (when, after, readings) in &self.readings {
             let _ = writeln!(text, "\n### {when}, after {:.0} minutes\n", after.as_secs_f64() / 60.0);
             text.push_str(
-                "| agent | memory, MiB | descriptors | threads | state, KiB | journals | their KiB |\n",
+                "| agent | memory, MiB | descriptors | threads | state, KiB | replies, KiB | journals | their KiB |\n",
             );
             text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
             for (host, reading) in HOSTS.iter().zip(readings) {
