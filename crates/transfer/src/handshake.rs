@@ -43,6 +43,10 @@ pub(crate) fn choose_digest(wanted: &[DigestKind], offered: u32) -> Option<Diges
     wanted.iter().copied().find(|kind| offered & kind.bit() != 0)
 }
 
+/// Among the donor's features: it paces what it sends by what the path delivers, so that few connections fill it. Beyond those of
+/// [`crate::compress::FEATURES`]; who does not know it leaves it out of the answer as it does all that it does not ask for.
+pub(crate) const PACED: u32 = 1 << 8;
+
 /// The donor's first words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Greeting {

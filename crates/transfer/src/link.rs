@@ -432,6 +432,17 @@ fn spare_pacing(socket: &Socket) {
     let _ = socket.set_tcp_congestion(b"cubic");
 }
 
+/// From this round trip on a path is long.
+const LONG_PATH: Duration = Duration::from_millis(5);
+
+/// On a long path a lost packet costs cubic half of its window, which it regains over seconds: what sends there paces itself by
+/// what the path delivers (bbr), where the kernel has that and lets us (`tcp_available_congestion_control` and
+/// `tcp_allowed_congestion_control`, tcp(7)). Whether it does so now.
+pub(crate) fn suit_path(socket: &TcpStream) -> bool {
+    crate::kernel::round_trip(socket).is_some_and(|rtt| rtt >= LONG_PATH)
+        && SockRef::from(socket).set_tcp_congestion(b"bbr").is_ok()
+}
+
 /// A socket as a plain reader and writer, for the TLS handshake.
 pub(crate) struct Bare<'a>(pub(crate) &'a TcpStream);
 

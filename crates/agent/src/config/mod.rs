@@ -177,6 +177,8 @@ pub(crate) struct SeedConfig {
     pub(crate) ease_io_pressure_percent: f64,
     /// As a donor: read from the disk only what nobody else wants at that moment.
     pub(crate) idle_io: bool,
+    /// As a donor: to far recipients, send by what the path delivers (bbr) and not by what it loses, where the kernel lets us.
+    pub(crate) pace_long_paths: bool,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
     /// As a donor: MiB of a seed's data that may lie in the object store of the bus, where that is the way.
@@ -229,6 +231,7 @@ impl Default for SeedConfig {
             donor_limits: DonorLimits::default(),
             ease_io_pressure_percent: 0.0,
             idle_io: false,
+            pace_long_paths: true,
             advertise: Vec::new(),
             store_window_mib: 64,
             allow_plain: false,

@@ -74,6 +74,8 @@ pub struct DonorOptions {
     pub pages: PagePolicy,
     /// Read from the disk only what nobody else wants to read at that moment, where its scheduler knows priorities.
     pub idle_io: bool,
+    /// On a path of a long round trip, send by what the path delivers (bbr) rather than by what it loses, where the kernel lets us.
+    pub pace_long_paths: bool,
     /// Whether to compress what travels, for recipients that ask for it.
     pub compression: bool,
     /// Size of a chunk in bytes, a power of two of at least 256 KiB; `None` chooses by the size of the tree.
@@ -99,6 +101,7 @@ impl DonorOptions {
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             pages: PagePolicy::Warn,
             idle_io: false,
+            pace_long_paths: true,
             compression: true,
             chunk_size: None,
         }

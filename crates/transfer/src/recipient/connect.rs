@@ -1,13 +1,15 @@
 //! Reaches the donor and shakes hands.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::RecipientOptions;
 use crate::digest::DigestKind;
+use crate::frame::Header;
 use crate::handshake::{
-    GREETING_LEN, Greeting, Hello, VERSIONS, Verdict, WELCOME_LEN, choose_digest, decode_welcome, negotiate,
-    token_id,
+    GREETING_LEN, Greeting, Hello, PACED, VERSIONS, Verdict, WELCOME_LEN, choose_digest, decode_welcome,
+    negotiate, token_id,
 };
 use crate::link::{Bare, Link, dial};
 use crate::{Cancel, Error, Result, tls};
@@ -23,6 +25,15 @@ pub(crate) struct Connected {
     pub(crate) digest: DigestKind,
     /// How long the donor took to answer.
     pub(super) delay: Duration,
+    /// Whether the donor paces what it sends by what the path delivers.
+    pub(super) is_paced: bool,
+}
+
+/// A TCP connection to a donor, on which nothing was said.
+pub(super) struct Reached {
+    socket: Arc<TcpStream>,
+    /// How long the donor's host took to answer: one round trip.
+    pub(super) rtt: Duration,
 }
 
 /// Connects to the first of the donor's addresses that answers; `number` spreads connections over them.
@@ -32,32 +43,45 @@ pub(crate) fn connect(
     stop: &Cancel,
     number: usize,
 ) -> Result<Connected> {
-    // Who refuses each connection is as silent as who does not answer.
-    try_each(options, session, stop, number).inspect_err(|_| options.progress.heard_nothing())
+    reach(options, stop, number).and_then(|reached| shake_hands(options, session, reached, None))
 }
 
-fn try_each(
-    options: &RecipientOptions,
-    session: [u8; 16],
-    stop: &Cancel,
-    number: usize,
-) -> Result<Connected> {
+/// Opens a connection, without a word.
+pub(super) fn reach(options: &RecipientOptions, stop: &Cancel, number: usize) -> Result<Reached> {
+    // Who refuses each connection is as silent as who does not answer.
+    try_each(options, stop, number).inspect_err(|_| options.progress.heard_nothing())
+}
+
+fn try_each(options: &RecipientOptions, stop: &Cancel, number: usize) -> Result<Reached> {
     let mut last = Error::Options("the donor has no address");
     for nth in 0..options.donor.len() {
         let addr = options.donor[(nth + number) % options.donor.len()];
         let limit = options.stall_timeout.min(DIAL_LIMIT);
+        let dialled_at = Instant::now();
         match dial(addr, limit, options.stall_timeout, stop) {
-            Ok(socket) => return shake_hands(options, session, socket),
+            Ok(socket) => return Ok(Reached { socket, rtt: dialled_at.elapsed() }),
             Err(error) => last = error,
         }
     }
     Err(if stop.is_cancelled() { Error::Cancelled } else { last })
 }
 
-fn shake_hands(
+/// Both ends prove themselves. A question may go along with our part, so that its answer need not wait for the donor's.
+pub(super) fn shake_hands(
     options: &RecipientOptions,
     session: [u8; 16],
-    socket: Arc<std::net::TcpStream>,
+    reached: Reached,
+    question: Option<Header>,
+) -> Result<Connected> {
+    prove_each_other(options, session, reached.socket, question)
+        .inspect_err(|_| options.progress.heard_nothing())
+}
+
+fn prove_each_other(
+    options: &RecipientOptions,
+    session: [u8; 16],
+    socket: Arc<TcpStream>,
+    question: Option<Header>,
 ) -> Result<Connected> {
     let limit = options.stall_timeout.min(HANDSHAKE_LIMIT);
     let tls = match options.fingerprint {
@@ -81,6 +105,9 @@ fn shake_hands(
     };
     let hello = hello.encode(&options.token, &greeting_bytes);
     link.queue(&hello)?;
+    if let Some(question) = question {
+        link.queue(&question.encode())?;
+    }
     link.flush(false)?;
     let asked_at = Instant::now();
     let welcome: [u8; WELCOME_LEN] = link.take_array()?;
@@ -92,5 +119,5 @@ fn shake_hands(
     }
     let delay = asked_at.elapsed();
     link.set_stall(options.stall_timeout.min(SILENCE_MAX));
-    Ok(Connected { link, digest, delay })
+    Ok(Connected { link, digest, delay, is_paced: greeting.features & PACED != 0 })
 }

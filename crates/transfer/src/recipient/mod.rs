@@ -5,6 +5,7 @@
 //! door: the first cause wins, the sockets close, staging and journal stay for the next try.
 
 mod connect;
+mod crew;
 mod journal;
 mod pull;
 mod queue;
@@ -38,9 +39,10 @@ use crate::progress::Phase;
 use crate::{
     Cancel, Compression, DigestKind, Error, Fingerprint, Manifest, Progress, Result, Throttle, Token, cache,
 };
-use connect::{Connected, connect};
+use connect::{Connected, connect, reach, shake_hands};
+use crew::Crew;
 pub(crate) use journal::Journal;
-use pull::{donor_failure, pull_all};
+use pull::{Begin, donor_failure, pull_all};
 use shared::Shared;
 use staging::Staging;
 
@@ -227,9 +229,13 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
             .to_owned();
         return Err(Error::Staging { path: options.staging.clone(), detail });
     }
+    let mut crew = None;
     let (manifest, first) = retrying(options, stop, || {
-        let mut connected = connect(options, journal.session, stop, 0)?;
-        let manifest = fetch_manifest(&mut connected.link, progress)?;
+        let reached = reach(options, stop, 0)?;
+        crew.get_or_insert_with(|| Crew::gather(options, journal.session, stop, reached.rtt));
+        let question = Header::new(kind::WANT_MANIFEST);
+        let mut connected = shake_hands(options, journal.session, reached, Some(question))?;
+        let manifest = await_manifest(&mut connected.link, progress)?;
         Ok((manifest, connected))
     })?;
     progress.set_totals(manifest.bytes_data(), manifest.files());
@@ -239,13 +245,11 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     progress.enter(Phase::Transfer);
     let session = journal.session;
     let (digest, stop) = (first.digest, Arc::clone(stop));
-    let connections = match options.connections {
-        0 => connections_for(first.delay),
-        asked => asked,
-    };
+    let mut crew = crew.unwrap_or_default();
+    let connections = crew.suit(&first);
     let shared =
         Shared::new(options, connections, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
-    let unsettled = transfer(&shared, first, journal)?;
+    let unsettled = transfer(&shared, first, crew, journal)?;
 
     progress.enter(Phase::Verify);
     staging.complete(&manifest)?;
@@ -256,7 +260,8 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     journal.append(&unsettled, options.durable)?;
     let root_digest = shared.root_digest();
     staging.is_in_its_place()?;
-    retrying(options, &stop, || prove(options, session, &stop, &root_digest))?;
+    let mut kept = shared.kept();
+    retrying(options, &stop, || prove(options, session, &stop, &root_digest, kept.take()))?;
     progress.enter(Phase::Done);
     let counters = progress.snapshot();
     Ok(Received {
@@ -268,16 +273,6 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
         root_digest,
         elapsed: started.elapsed(),
     })
-}
-
-/// On a short path as many as the cores can serve; on a long one each connection is held up by its own lost packets and
-/// windows, so many are better.
-fn connections_for(delay: Duration) -> usize {
-    match delay.as_millis() {
-        0..2 => thread::available_parallelism().map_or(2, usize::from).clamp(2, 4),
-        2..10 => 8,
-        _ => 16,
-    }
 }
 
 fn is_empty_dir(path: &std::path::Path) -> Result<bool> {
@@ -309,10 +304,9 @@ pub(crate) fn retrying<T>(
     }
 }
 
-fn fetch_manifest(link: &mut Link, progress: &Progress) -> Result<Manifest> {
+/// Takes the manifest, which was asked for with the handshake.
+fn await_manifest(link: &mut Link, progress: &Progress) -> Result<Manifest> {
     progress.enter(Phase::Manifest);
-    link.queue(&Header::new(kind::WANT_MANIFEST).encode())?;
-    link.flush(false)?;
     let len = await_answer(link, kind::MANIFEST)?.value;
     if len > MANIFEST_LEN_MAX {
         return Err(crate::manifest::ManifestError::TooLarge("more than 256 MiB").into());
@@ -382,20 +376,29 @@ fn prepare(
 }
 
 /// Moves the chunks: threads that pull, and one that settles what they have proven.
-fn transfer(shared: &Shared<'_>, first: Connected, journal: &mut Journal) -> Result<settle::Unsettled> {
+fn transfer(
+    shared: &Shared<'_>,
+    first: Connected,
+    mut crew: Crew,
+    journal: &mut Journal,
+) -> Result<settle::Unsettled> {
     let unsettled = thread::scope(|scope| {
         let settling = scope.spawn(|| settle::settle(shared, journal));
         thread::scope(|pullers| {
-            let mut first = Some(first);
-            for number in 0..shared.connections {
-                let ready = first.take();
-                let body = move || pull_all(shared, ready, number);
-                let thread =
-                    thread::Builder::new().name(format!("seed-pull-{number}")).spawn_scoped(pullers, body);
-                if let Err(error) = thread {
+            let pull = |number, begin| {
+                let body = move || pull_all(shared, begin, number);
+                thread::Builder::new().name(format!("seed-pull-{number}")).spawn_scoped(pullers, body)
+            };
+            for (number, begin) in crew.begin(first).into_iter().enumerate() {
+                if let Err(error) = pull(number, begin) {
                     shared.fail(Error::network("start a thread")(error));
                 }
             }
+            crew.grow(shared, |number| {
+                if pull(number, Begin::AsHelp).is_ok() {
+                    shared.joined();
+                }
+            });
         });
         shared.drain();
         settling.join()
@@ -404,9 +407,18 @@ fn transfer(shared: &Shared<'_>, first: Connected, journal: &mut Journal) -> Res
     unsettled.map_err(|_| Error::Options("the settling thread died"))
 }
 
-/// Has the donor confirm the root digest, and checks its word.
-fn prove(options: &RecipientOptions, session: [u8; 16], stop: &Cancel, root: &[u8; 32]) -> Result<()> {
-    let mut link = connect(options, session, stop, 0)?.link;
+/// Has the donor confirm the root digest, and checks its word; over a connection that is there, or a new one.
+fn prove(
+    options: &RecipientOptions,
+    session: [u8; 16],
+    stop: &Cancel,
+    root: &[u8; 32],
+    kept: Option<Link>,
+) -> Result<()> {
+    let mut link = match kept {
+        Some(link) => link,
+        None => connect(options, session, stop, 0)?.link,
+    };
     link.queue(&Header { len: 32, ..Header::new(kind::PROVE) }.encode())?;
     link.queue(root)?;
     link.flush(false)?;

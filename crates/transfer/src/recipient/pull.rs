@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::connect::{Connected, connect};
@@ -37,15 +38,42 @@ const PAGE: usize = 4096;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 const BACKOFF_MOST: Duration = Duration::from_secs(3);
 
-/// Pulls until all chunks are proven or the transfer is over. `first`: a connection that is already there.
-pub(super) fn pull_all(shared: &Shared<'_>, first: Option<Connected>, number: usize) {
-    let mut ready = first;
+/// What a thread that pulls begins with.
+pub(super) enum Begin {
+    /// A connection that is there.
+    With(Box<Connected>),
+    /// One that is being made.
+    Soon(JoinHandle<Result<Connected>>),
+    /// It connects by itself.
+    Anew,
+    /// The same, and without one it goes: it came to help.
+    AsHelp,
+}
+
+impl Begin {
+    fn connection(self) -> Option<Connected> {
+        match self {
+            Self::With(connected) => Some(*connected),
+            // What has failed is tried anew, and tells its reason then.
+            Self::Soon(connecting) => connecting.join().ok()?.ok(),
+            Self::Anew | Self::AsHelp => None,
+        }
+    }
+}
+
+/// Pulls until all chunks are proven or the transfer is over.
+pub(super) fn pull_all(shared: &Shared<'_>, begin: Begin, number: usize) {
+    let is_help = matches!(begin, Begin::AsHelp);
+    let mut ready = begin.connection();
     let mut backoff = BACKOFF_FIRST;
     while !shared.stop.is_cancelled() && !shared.is_complete() {
         let connected = match ready.take() {
             Some(connected) => Ok(connected),
             None => connect(shared.options, shared.session, &shared.stop, number),
         };
+        if is_help && connected.is_err() {
+            return;
+        }
         let pulled = connected.and_then(|connected| {
             if connected.digest != shared.digest {
                 return Err(Error::Protocol("another digest than before"));
@@ -56,6 +84,9 @@ pub(super) fn pull_all(shared: &Shared<'_>, first: Option<Connected>, number: us
             let result = puller.run();
             shared.options.progress.connection_closed();
             shared.give_back(&mut puller.asked);
+            if result.is_ok() {
+                shared.keep(puller.link);
+            }
             if shared.options.progress.snapshot().bytes_wire > before + 4096 {
                 backoff = BACKOFF_FIRST;
             }

@@ -1,7 +1,7 @@
 //! What the recipient's threads share once the manifest is there.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,13 @@ use super::queue::Queue;
 use super::staged::StagedFile;
 use super::staging::Staging;
 use crate::digest::{ChunkDigest, DigestKind, DigestTable};
+use crate::link::Link;
 use crate::{Cancel, Error, Manifest, Result};
 
 pub(super) struct Shared<'a> {
     pub(super) options: &'a RecipientOptions,
     /// How many pull at once.
-    pub(super) connections: usize,
+    connections: AtomicUsize,
     pub(super) manifest: &'a Manifest,
     pub(super) staging: &'a Staging,
     pub(super) digest: DigestKind,
@@ -42,6 +43,8 @@ struct Work {
     fatal: Option<Error>,
     /// The last failure that reconnecting should cure.
     last_failure: Option<Error>,
+    /// A connection that has nothing more to pull.
+    idle: Option<Link>,
 }
 
 /// A question for each small file that has come would cost both ends as much as the file: fewer bytes than these are not
@@ -106,10 +109,11 @@ impl<'a> Shared<'a> {
             drained: false,
             fatal: None,
             last_failure: None,
+            idle: None,
         };
         Self {
             options,
-            connections,
+            connections: AtomicUsize::new(connections),
             manifest,
             staging,
             digest,
@@ -130,7 +134,7 @@ impl<'a> Shared<'a> {
             return Take::Finished;
         }
         // Near the end nobody sits on work that another connection could do meanwhile.
-        let fair = (work.queue.left() + window.asked) / self.connections as u64;
+        let fair = (work.queue.left() + window.asked) / self.connections.load(Relaxed) as u64;
         let Some(bytes) = window.question(fair) else { return Take::Enough };
         match work.queue.take(self.manifest, &work.proven, who, (bytes, count), out) {
             0 => Take::Nothing,
@@ -227,6 +231,36 @@ impl<'a> Shared<'a> {
         );
         work.unsettled_bytes = 0;
         !(work.drained && batch.is_empty())
+    }
+
+    /// Another one pulls.
+    pub(super) fn joined(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
+    /// Waits so long at most, and tells whether all chunks are proven or the transfer has failed.
+    pub(super) fn is_over_within(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut work = self.lock();
+        while work.missing > 0 && work.fatal.is_none() && !self.stop.is_cancelled() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let nap = left.min(Duration::from_millis(100));
+            work = self.changed.wait_timeout(work, nap).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Keeps one connection that has nothing more to pull.
+    pub(super) fn keep(&self, link: Link) {
+        self.lock().idle.get_or_insert(link);
+    }
+
+    /// The connection that was kept.
+    pub(super) fn kept(&self) -> Option<Link> {
+        self.lock().idle.take()
     }
 
     /// No more chunks will be proven.

@@ -234,6 +234,7 @@ async fn donor_options(
     }
     options.throttle = Arc::clone(&host.donor_throttle);
     options.idle_io = host.config.seed.idle_io;
+    options.pace_long_paths = host.config.seed.pace_long_paths;
     options.stall_timeout = Duration::from_secs(host.config.seed.stall_s);
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let names = host.instance.log_names().await;

@@ -1,6 +1,7 @@
 //! What the project promises, held against what was measured.
 
 use crate::lane::{Sample, Table};
+use crate::lanes::LINK_BYTES_PER_S;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +13,8 @@ enum By {
     Peak,
     /// The share of a neighbour's pages that stayed, by itself.
     Cached,
+    /// The share of a long link's rate that the data's own bytes made, by itself.
+    Link,
 }
 
 /// (what, (lane, ours), (lane, peer), by what, bound, whether the bound is the least or the most).
@@ -113,6 +116,10 @@ const CLAIMS: &[Claim] = &[
         2.0,
         Bound::Least,
     ),
+    share_of_link("share of the link, TLS, 24 ms", "128 MiB at 24 ms", 0.9),
+    share_of_link("share of the link, TLS, 150 ms", "128 MiB at 150 ms", 0.75),
+    share_of_link("share of the link, TLS, 24 ms, lossy", "128 MiB at 24 ms, lossy", 0.8),
+    share_of_link("share of the link, TLS, 150 ms, lossy", "128 MiB at 150 ms, lossy", 0.6),
     (
         "peak memory of an agent's end, MiB, 1 GiB (at most)",
         (ONE, "seed-tls"),
@@ -139,6 +146,10 @@ const CLAIMS: &[Claim] = &[
     ),
 ];
 
+const fn share_of_link(name: &'static str, lane: &'static str, least: f64) -> Claim {
+    (name, (lane, "seed-tls"), (lane, "seed-tls"), By::Link, least, Bound::Least)
+}
+
 /// One promise and what came of it.
 pub(crate) struct Judged {
     pub(crate) name: &'static str,
@@ -158,7 +169,7 @@ pub(crate) fn judged(tables: &[Table]) -> Vec<Judged> {
             continue;
         };
         let (ratio, peer_figure) = match (by, bound) {
-            (By::Peak | By::Cached, _) => (our_figure, 1.0),
+            (By::Peak | By::Cached | By::Link, _) => (our_figure, 1.0),
             (_, Bound::Least) => (peer_figure / our_figure, peer_figure),
             (_, Bound::Most) => (our_figure / peer_figure, peer_figure),
         };
@@ -177,6 +188,7 @@ fn figure(tables: &[Table], (lane, contestant): (&str, &str), by: By) -> Option<
         By::Wire => sample.used.wire.map(|bytes| bytes as f64),
         By::Peak => sample.used.peak_kib.map(|(donor, recipient)| donor.max(recipient) as f64 / 1024.0),
         By::Cached => sample.still_cached,
+        By::Link => Some(table.bytes as f64 / sample.wall_s / LINK_BYTES_PER_S),
     };
     Some(median(samples.iter().filter_map(of).collect())?.1)
 }

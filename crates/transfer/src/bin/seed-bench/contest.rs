@@ -19,6 +19,8 @@ pub(crate) enum Contestant {
         tls: bool,
         compression: &'static str,
     },
+    /// Ours over TLS, with the congestion control that the system has.
+    Unpaced,
     /// Ours over TLS, comparing with an old tree.
     Delta,
     Floor,
@@ -62,6 +64,7 @@ impl Contestant {
             Self::Seed { compression: "auto", .. } => "seed-tls-auto",
             Self::Seed { compression: "lz4", .. } => "seed-tls-lz4",
             Self::Seed { .. } => "seed-tls-zstd",
+            Self::Unpaced => "seed-tls-cubic",
             Self::Delta => "seed-delta",
             Self::Floor => "floor",
             Self::TarNc => "tar-nc",
@@ -82,8 +85,11 @@ impl Contestant {
         let listen = words(&["nc", "-l", ground.way.recipient.ip, &port.to_string()]);
         let connect = words(&["nc", "-N", ground.way.recipient.ip, &port.to_string()]);
         match self {
-            Self::Seed { tls, compression } => seed(ground, port, tls, compression, false),
-            Self::Delta => seed(ground, port, true, "none", true),
+            Self::Seed { tls, compression } => {
+                seed(ground, port, if tls { "tls" } else { "plain" }, compression, false)
+            }
+            Self::Unpaced => seed(ground, port, "tls-unpaced", "none", false),
+            Self::Delta => seed(ground, port, "tls", "none", true),
             Self::Floor => push(
                 ground,
                 port,
@@ -125,9 +131,8 @@ fn push(ground: &Ground<'_>, port: u16, donor: &[Vec<String>], recipient: &[Vec<
     Ok(Used { donor_cpu_s, recipient_cpu_s: finish(recipient)?, ..Used::default() })
 }
 
-fn seed(ground: &Ground<'_>, port: u16, tls: bool, compression: &str, delta: bool) -> Outcome<Used> {
+fn seed(ground: &Ground<'_>, port: u16, security: &str, compression: &str, delta: bool) -> Outcome<Used> {
     let token = Token::generate().expose();
-    let security = if tls { "tls" } else { "plain" };
     let addr = format!("{}:{port}", ground.way.donor.ip);
     let source = ground.source.display().to_string();
     let target = ground.target.display().to_string();

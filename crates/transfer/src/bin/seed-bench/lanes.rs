@@ -67,9 +67,17 @@ fn local(less: u64) -> Vec<Lane> {
     ]
 }
 
-/// A link of 200 Mbit/s with a round trip of so many milliseconds; of 1,000 packets one is lost.
+/// Of every long link: 200 Mbit/s.
+pub(crate) const LINK_BYTES_PER_S: f64 = 25e6;
+
+/// A link with a round trip of so many milliseconds; of 1,000 packets one is lost.
 const fn far(rtt_ms: u64) -> Link {
-    Link { rtt: Duration::from_millis(rtt_ms), one_lost_of: 1000, bytes_per_s: 25e6 }
+    Link { one_lost_of: 1000, ..sound(rtt_ms) }
+}
+
+/// The same without loss.
+const fn sound(rtt_ms: u64) -> Link {
+    Link { rtt: Duration::from_millis(rtt_ms), one_lost_of: 0, bytes_per_s: LINK_BYTES_PER_S }
 }
 
 fn long() -> Vec<Lane> {
@@ -83,12 +91,20 @@ fn long() -> Vec<Lane> {
         rounds: 2,
         huge: false,
     };
-    let near = Link { rtt: Duration::from_millis(1), one_lost_of: 0, bytes_per_s: 25e6 };
+    let near = sound(1);
+    let share = |name, link| Lane {
+        rounds: 5,
+        ..lane(name, Set::Incompressible { mib: 128 }, link, &[SEED_TLS, Contestant::Unpaced])
+    };
     let changed = Set::Changed { mib: 256 };
     vec![
         lane("5 % changed, 200 Mbit/s", changed, near, &[SEED_TLS, Contestant::Delta]),
         lane("24 ms, 0.1 % loss", Set::Incompressible { mib: 48 }, far(24), &[SEED, TarNc, SEED_TLS]),
         lane("150 ms, 0.1 % loss", Set::Incompressible { mib: 24 }, far(150), &[SEED, TarNc, SEED_TLS]),
+        share("128 MiB at 24 ms", sound(24)),
+        share("128 MiB at 150 ms", sound(150)),
+        share("128 MiB at 24 ms, lossy", far(24)),
+        share("128 MiB at 150 ms, lossy", far(150)),
         lane(
             "compressible, 200 Mbit/s",
             Set::Compressible { mib: 128 },

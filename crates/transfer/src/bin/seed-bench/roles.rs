@@ -9,7 +9,7 @@ use transfer::{Compression, Donor, DonorOptions, RecipientOptions, Token, receiv
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["donor", root, addr, token, tls] => donor(root, addr, token, *tls == "tls"),
+        ["donor", root, addr, token, security] => donor(root, addr, token, security),
         ["recipient", staging, addr, token, fingerprint, durable, compression, old] => {
             let mut options = recipient(staging, addr, token)?;
             options.fingerprint = fingerprint.parse().ok();
@@ -36,11 +36,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn donor(root: &str, addr: &str, token: &str, tls: bool) -> Result<(), String> {
+fn donor(root: &str, addr: &str, token: &str, security: &str) -> Result<(), String> {
     let token: Token = token.parse().map_err(|_| "bad token")?;
     let options = DonorOptions {
         listen: addr.parse().map_err(|_| "bad address")?,
-        tls,
+        tls: security != "plain",
+        pace_long_paths: security != "tls-unpaced",
         ..DonorOptions::new(root, token)
     };
     let donor = Donor::start(options).map_err(|error| format!("{error:?}"))?;

@@ -15,9 +15,9 @@ use crate::donor::spawn;
 use crate::donor::state::Shared;
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
 use crate::handshake::{
-    self, Greeting, HELLO_LEN, Hello, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
+    self, Greeting, HELLO_LEN, Hello, PACED, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
 };
-use crate::link::{Bare, Link, tune};
+use crate::link::{Bare, Link, suit_path, tune};
 use crate::progress::Phase;
 use crate::strangers::PROOF_LIMIT;
 use crate::{Error, Manifest, PagePolicy, Result, Token, kernel, tls};
@@ -100,9 +100,10 @@ fn meet(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Result<Opt
         Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), visit.deadline)?),
         None => None,
     };
-    let mut link = Link::new(socket, tls, PROOF_LIMIT, Arc::clone(&shared.progress));
+    let mut link = Link::new(Arc::clone(&socket), tls, PROOF_LIMIT, Arc::clone(&shared.progress));
     link.set_deadline(Some(visit.deadline));
-    let Some(guest) = greet(&mut link, peer, shared)? else { return Ok(None) };
+    let is_paced = shared.options.pace_long_paths && suit_path(&socket);
+    let Some(guest) = greet(&mut link, peer, is_paced, shared)? else { return Ok(None) };
     link.set_deadline(None);
     link.set_stall(shared.options.stall_timeout);
     Ok(Some((link, guest)))
@@ -145,10 +146,12 @@ struct Guest {
 }
 
 /// The handshake; `None` when the other end was refused and told so.
-fn greet(link: &mut Link, peer: SocketAddr, shared: &Shared) -> Result<Option<Guest>> {
+fn greet(link: &mut Link, peer: SocketAddr, is_paced: bool, shared: &Shared) -> Result<Option<Guest>> {
     let digests = shared.options.digests.iter().fold(0, |set, kind| set | kind.bit());
     let features = if shared.options.compression { compress::FEATURES } else { 0 };
-    let greeting = Greeting { versions: VERSIONS, features, digests, nonce: rand::random() }.encode();
+    let pacing = if is_paced { PACED } else { 0 };
+    let greeting =
+        Greeting { versions: VERSIONS, features: features | pacing, digests, nonce: rand::random() }.encode();
     link.queue(&greeting)?;
     link.flush(false)?;
     let message: [u8; HELLO_LEN] = link.take_array()?;
