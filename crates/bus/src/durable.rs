@@ -59,6 +59,7 @@ pub async fn ensure_command_stream(bus: &Bus, limits: &StreamLimits) -> Result<M
         discard: DiscardPolicy::New,
         duplicate_window: Duration::from_secs(120),
         append_only: false,
+        direct: false,
     };
     streams::ensure_durable(bus, &stream, limits).await
 }

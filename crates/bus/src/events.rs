@@ -51,6 +51,7 @@ pub async fn ensure_event_stream(bus: &Bus, limits: &StreamLimits) -> Result<Mad
         discard: DiscardPolicy::Old,
         duplicate_window: DUPLICATE_WINDOW,
         append_only: true,
+        direct: true,
     };
     streams::ensure_durable(bus, &stream, limits).await
 }

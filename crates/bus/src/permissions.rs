@@ -21,6 +21,7 @@ use crate::durable::{COMMAND_STREAM, consumer_of};
 use crate::error::{BusError, Result};
 use crate::events::EVENT_STREAM;
 use crate::store::{bucket_of, consumer_of as consumer_in_buckets_of, stream_of};
+use crate::streams::last_of;
 
 /// An agent's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -324,7 +325,12 @@ impl Answers {
 
 /// What an agent needs of JetStream.
 fn jetstream_services(agent: &AgentId) -> Vec<(String, Answers)> {
-    [store_services(agent), queue_services(agent)].concat()
+    [vec![last_event(agent)], store_services(agent), queue_services(agent)].concat()
+}
+
+/// The last event of its own that the stream has, to see after a lost connection whether it still has what it acknowledged.
+fn last_event(agent: &AgentId) -> (String, Answers) {
+    (format!("$JS.API.{}", last_of(EVENT_STREAM, &events_of(agent))), Answers::Once)
 }
 
 /// What it needs for the commands that were left for it: its own consumer, which it may neither make nor change.

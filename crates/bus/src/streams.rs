@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::consumer::{FromConsumer, PullConsumer};
@@ -45,6 +46,8 @@ pub(crate) struct Durable<'a> {
     pub(crate) duplicate_window: Duration,
     /// Nobody may remove single messages.
     pub(crate) append_only: bool,
+    /// Who knows a message's subject may ask for the last one there, by a subject of the API that permissions can tell apart.
+    pub(crate) direct: bool,
 }
 
 /// Makes a durable stream if it is missing and checks that it is as its user needs it. Limits of one that exists are the
@@ -69,6 +72,7 @@ pub(crate) async fn ensure_durable(bus: &Bus, stream: &Durable<'_>, limits: &Str
         duplicate_window: stream.duplicate_window.min(limits.max_age),
         deny_delete: stream.append_only,
         deny_purge: stream.append_only,
+        allow_direct: stream.direct,
         ..Config::default()
     };
     loop {
@@ -110,6 +114,22 @@ pub(crate) async fn api<T: DeserializeOwned>(bus: &Bus, call: &str, body: Vec<u8
         Ok(response) => Ok(response),
         Err(error) => Err(BusError::BadReply { from: "JetStream".into(), why: format!("{call}: {error}") }),
     }
+}
+
+/// The call of JetStream's API for the last message on a subject of a stream.
+pub(crate) fn last_of(stream: &str, subject: &str) -> String {
+    format!("DIRECT.GET.{stream}.{subject}")
+}
+
+/// The id of the last message on a subject, from whichever server answers first; one that is behind knows an older one.
+/// `None` where there is none.
+///
+/// # Errors
+/// [`BusError::NoResponders`] where the stream is not there or does not answer such questions (`allow_direct`).
+pub(crate) async fn last_id(bus: &Bus, stream: &str, subject: &str) -> Result<Option<String>> {
+    let call = format!("{}.{}", bus.config().jetstream_api(), last_of(stream, subject));
+    let answer = bus.request(call, None, Bytes::new(), bus.config().request_timeout()).await?;
+    Ok(answer.headers.and_then(|headers| headers.get(NATS_MESSAGE_ID).map(ToString::to_string)))
 }
 
 /// The stream's state.

@@ -19,13 +19,17 @@ use super::spool::{Cursor, Spooled};
 use super::{Shared, lock};
 use crate::conn::{Bus, ConnState, backoff};
 use crate::error::BusError;
-use crate::events::SETUP_HINT;
-use crate::streams::kept;
+use crate::events::{EVENT_STREAM, SETUP_HINT};
+use crate::streams::{kept, last_id};
 
 /// While events follow on each other, their mark is written this often: each costs a sync of the disk.
 const MARK_EVERY: Duration = Duration::from_millis(50);
 /// The stream's duplicate window is 2 h: an acknowledged event is not sent again after so long an outage.
 const SAFE_TO_REPEAT: Duration = Duration::from_secs(3_600);
+
+/// A server that does not have the newest event is asked so often, as it may have just begun.
+const LOOKS: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(300);
 
 /// What holds the events up is told again after so long, if it is the same.
 const TELL_AGAIN: Duration = Duration::from_secs(3_600);
@@ -36,7 +40,36 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(600);
 enum End {
     Shutdown,
     Disconnected,
+    /// The stream has lost messages.
+    Lost,
     Failed(Trouble),
+}
+
+/// Whether the events of the last minutes are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    No,
+    /// A server may have died with them.
+    IfMissing,
+    Surely,
+}
+
+/// The stream's own count of its messages, by its acknowledgements.
+#[derive(Debug, Default)]
+struct Count {
+    highest: u64,
+}
+
+impl Count {
+    /// Whether the stream counts from an earlier number than before: it was made anew, or goes on from an older copy of itself. A copy that it
+    /// drops is answered with the number of the first and tells nothing.
+    fn has_gone_back(&mut self, ack: &PublishAck) -> bool {
+        if ack.duplicate {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.highest, ack.sequence);
+        ack.sequence <= before
+    }
 }
 
 /// What keeps an event from its stream.
@@ -89,7 +122,7 @@ impl Teller {
 
 pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationToken) {
     let mut teller = Teller::default();
-    let mut repeat_recent = false;
+    let (mut again, mut count) = (Repeat::No, Count::default());
     let mut lost_at = Instant::now();
     loop {
         let mut state = bus.state();
@@ -101,17 +134,27 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
                 }
             }
         }
-        let repeat = std::mem::take(&mut repeat_recent) && lost_at.elapsed() < SAFE_TO_REPEAT;
+        let repeats = match std::mem::replace(&mut again, Repeat::No) {
+            Repeat::No => false,
+            Repeat::IfMissing => lost_at.elapsed() < SAFE_TO_REPEAT && !has_all(&shared, &bus).await,
+            Repeat::Surely => true,
+        };
         let before = shared.marks.borrow().sent;
-        let end = round(&shared, &bus, &shutdown, repeat).await;
+        let end = round(&shared, &bus, &shutdown, repeats, &mut count).await;
         if shared.marks.borrow().sent > before {
             teller.went_on(&shared);
         }
         match end {
             End::Shutdown => return,
             End::Disconnected => {
-                repeat_recent = true;
+                again = Repeat::IfMissing;
                 lost_at = Instant::now();
+            }
+            End::Lost => {
+                tracing::warn!(
+                    "the stream of events has lost messages: the recent ones of this host are sent again"
+                );
+                again = Repeat::Surely;
             }
             End::Failed(trouble) => {
                 teller.failed(&shared, &trouble);
@@ -129,14 +172,73 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
     }
 }
 
+/// Whether the stream still has all that it acknowledged shortly before. It takes events one after the other, and a server that dies with what its
+/// disk has not (an old one syncs it lazily) loses the newest: so it has all if it has the newest, and what was lost before that one came
+/// has shown in the stream's count ([`Count`]). Where it cannot be told they are sent again: a stream drops copies by their id, except one
+/// whose server was replaced by a newer one meanwhile (2.9 by 2.15).
+async fn has_all(shared: &Arc<Shared>, bus: &Bus) -> bool {
+    let (sent, next) = match newest(shared).await {
+        Ok(Some(newest)) => newest,
+        Ok(None) => return true,
+        Err(_) => return false,
+    };
+    let known = [Some(&sent), next.as_ref()].map(|event| event.map(|event| event.id.to_string()));
+    let subject = subject_of(&sent).to_string();
+    for _ in 0..LOOKS {
+        match last_id(bus, EVENT_STREAM, &subject).await {
+            Ok(Some(id)) if known.contains(&Some(id.clone())) => return true,
+            // By a server that has not caught up, perhaps.
+            Ok(_) => tokio::time::sleep(BETWEEN_LOOKS).await,
+            Err(error) => {
+                tracing::debug!(error = %sys::error::line(&error), "the stream does not tell whether it has the newest event");
+                return false;
+            }
+        }
+    }
+    tracing::info!(event = %sent.id, "the stream has lost its newest event of this host: the recent ones are sent again");
+    false
+}
+
+/// The newest event that was acknowledged, and the next one, which may have been on its way; `None` where the acknowledged ones are
+/// all old.
+async fn newest(shared: &Arc<Shared>) -> std::io::Result<Option<(Event, Option<Event>)>> {
+    let mut cursor = {
+        let spool = lock(&shared.spool);
+        let sent = spool.sent_sequence();
+        if sent < spool.recent(Instant::now()) {
+            return Ok(None);
+        }
+        spool.cursor(sent)?
+    };
+    let mut events = Vec::new();
+    for _ in 0..2 {
+        if let Some(spooled) = next(shared, &mut cursor).await? {
+            events.push(serde_json::from_slice::<Event>(&spooled.body).map_err(std::io::Error::other)?);
+        }
+    }
+    let mut events = events.into_iter();
+    Ok(events.next().map(|sent| (sent, events.next())))
+}
+
+fn subject_of(event: &Event) -> Subject {
+    let kind = event.kind.strip_prefix("orch.").unwrap_or(&event.kind).to_owned();
+    Subject::Event { agent: event.host.clone(), kind }
+}
+
 /// Sends from the first unsafe event on until something goes wrong.
-async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, repeat: bool) -> End {
+async fn round(
+    shared: &Arc<Shared>,
+    bus: &Bus,
+    shutdown: &CancellationToken,
+    repeats: bool,
+    count: &mut Count,
+) -> End {
     let mut state = bus.state();
     state.mark_unchanged();
     let mut marks = shared.marks.subscribe();
     let mut cursor = {
         let spool = lock(&shared.spool);
-        let from = if repeat { spool.recent(Instant::now()) } else { spool.sent_sequence() + 1 };
+        let from = if repeats { spool.recent(Instant::now()) } else { spool.sent_sequence() + 1 };
         match spool.cursor(from) {
             Ok(cursor) => cursor,
             Err(error) => return End::Failed(Trouble::passing(error.to_string())),
@@ -173,9 +275,12 @@ async fn round(shared: &Arc<Shared>, bus: &Bus, shutdown: &CancellationToken, re
             () = shutdown.cancelled() => End::Shutdown,
             () = lost(&mut state) => End::Disconnected,
             sent = send(&event, bus) => match sent {
-                Ok(()) => {
+                Ok(ack) => {
                     unmarked = Some(event.sequence);
-                    continue;
+                    if !ack.is_some_and(|ack| count.has_gone_back(&ack)) {
+                        continue;
+                    }
+                    End::Lost
                 }
                 Err(trouble) => End::Failed(trouble),
             },
@@ -201,21 +306,23 @@ async fn next(shared: &Arc<Shared>, cursor: &mut Cursor) -> std::io::Result<Opti
 }
 
 /// Publishes and waits for the acknowledgement. An event that no server will ever take counts as done, or it would
-/// hold up all others.
-async fn send(spooled: &Spooled, bus: &Bus) -> Result<(), Trouble> {
+/// hold up all others, and is acknowledged by none.
+async fn send(spooled: &Spooled, bus: &Bus) -> Result<Option<PublishAck>, Trouble> {
     let Ok(event) = serde_json::from_slice::<Event>(&spooled.body) else {
         tracing::error!(sequence = spooled.sequence, "an event in the spool is not readable; skipped");
-        return Ok(());
+        return Ok(None);
     };
-    let kind = event.kind.strip_prefix("orch.").unwrap_or(&event.kind).to_owned();
-    let subject = Subject::Event { agent: event.host.clone(), kind }.to_string();
+    let subject = subject_of(&event).to_string();
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, event.id.to_string().as_str());
     headers.insert("Content-Type", CONTENT_TYPE);
     let limit = bus.config().request_timeout();
     match bus.request(subject, Some(headers), spooled.body.clone().into(), limit).await {
         Ok(answer) => match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
-            Ok(Response::Ok(ack)) => kept(bus, &ack).map_err(|error| Trouble::passing(error.to_string())),
+            Ok(Response::Ok(ack)) => match kept(bus, &ack) {
+                Ok(()) => Ok(Some(ack)),
+                Err(error) => Err(Trouble::passing(error.to_string())),
+            },
             Ok(Response::Err { error }) => {
                 Err(Trouble::passing(format!("the stream refused an event: {error}")))
             }
@@ -229,7 +336,7 @@ async fn send(spooled: &Spooled, bus: &Bus) -> Result<(), Trouble> {
                 why,
                 "an event that the bus does not take is skipped"
             );
-            Ok(())
+            Ok(None)
         }
         Err(error) => Err(explain(&error)),
     }

@@ -1,9 +1,10 @@
 //! Events: none lost, none doubled, in order, read back from any point.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
-use bus::events::{EventFilter, Since, StoredEvent, ensure_event_stream, event_stream_limits};
+use bus::events::{EVENT_STREAM, EventFilter, Since, StoredEvent, ensure_event_stream, event_stream_limits};
 use bus::outbox::{EventSource, OutboxLimits};
 use bus::{Bus, Client, Outbox, StreamLimits};
 use futures_util::StreamExt;
@@ -15,6 +16,9 @@ use crate::kit::*;
 
 on_each_server!(
     none_is_lost_or_doubled_when_the_server_is_killed,
+    what_a_stream_has_is_not_sent_again_though_it_has_forgotten_the_ids,
+    what_a_server_lost_with_its_disk_is_sent_again,
+    what_a_stream_lost_that_was_made_anew_is_sent_again,
     the_spool_waits_for_jetstream_and_survives_a_restart,
     events_are_read_by_time_sequence_and_filter,
     a_small_store_gets_a_smaller_stream,
@@ -74,6 +78,92 @@ async fn none_is_lost_or_doubled_when_the_server_is_killed(program: Option<PathB
     shutdown.cancel();
     sender.await.unwrap();
     assert_complete(&bus, 400).await;
+}
+
+/// So many more events, until the stream has them all.
+async fn publish(outbox: &Outbox, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        outbox.publish(stopped(n)).await.unwrap();
+    }
+    assert!(outbox.flush(LIMIT * 2).await, "{:?}", outbox.stats());
+}
+
+async fn what_a_stream_has_is_not_sent_again_though_it_has_forgotten_the_ids(program: Option<PathBuf>) {
+    let mut server = start(program);
+    let dir = tempfile::tempdir().unwrap();
+    let bus = connect(&server).await;
+    // The shortest window that there is: over before a server that was killed is back.
+    let config = async_nats::jetstream::stream::Config {
+        name: EVENT_STREAM.into(),
+        subjects: vec![protocol::subject::ALL_EVENTS.into()],
+        duplicate_window: Duration::from_millis(100),
+        allow_direct: true,
+        ..Default::default()
+    };
+    async_nats::jetstream::new(bus.client().clone()).create_stream(config).await.unwrap();
+    let outbox = outbox(dir.path(), "db1");
+    let shutdown = CancellationToken::new();
+    let sender = outbox.spawn_sender(bus.clone(), shutdown.clone());
+    publish(&outbox, 1..=20).await;
+    server.kill9();
+    server.restart().unwrap();
+    publish(&outbox, 21..=21).await;
+    assert_complete(&bus, 21).await;
+    shutdown.cancel();
+    sender.await.unwrap();
+}
+
+async fn what_a_server_lost_with_its_disk_is_sent_again(program: Option<PathBuf>) {
+    let mut server = start(program);
+    let dir = tempfile::tempdir().unwrap();
+    let bus = connect(&server).await;
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
+    let outbox = outbox(&dir.path().join("spool"), "db1");
+    let shutdown = CancellationToken::new();
+    let sender = outbox.spawn_sender(bus.clone(), shutdown.clone());
+    let (store, before) = (server.dir().join("store"), dir.path().join("before"));
+    let copy = |from: &Path, to: &Path| {
+        assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+    };
+    publish(&outbox, 1..=10).await;
+    server.stop();
+    copy(&store, &before);
+    server.restart().unwrap();
+    publish(&outbox, 11..=20).await;
+    server.kill9();
+    std::fs::remove_dir_all(&store).unwrap();
+    copy(&before, &store);
+    server.restart().unwrap();
+    publish(&outbox, 21..=21).await;
+    assert_complete(&bus, 21).await;
+    shutdown.cancel();
+    sender.await.unwrap();
+}
+
+/// Under a connection that stays: nothing but the stream's own count tells.
+async fn what_a_stream_lost_that_was_made_anew_is_sent_again(program: Option<PathBuf>) {
+    let server = start(program);
+    let dir = tempfile::tempdir().unwrap();
+    let bus = connect(&server).await;
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
+    let outbox = outbox(dir.path(), "db1");
+    let shutdown = CancellationToken::new();
+    let sender = outbox.spawn_sender(bus.clone(), shutdown.clone());
+    publish(&outbox, 1..=10).await;
+    async_nats::jetstream::new(bus.client().clone()).delete_stream(EVENT_STREAM).await.unwrap();
+    ensure_event_stream(&bus, &event_stream_limits()).await.unwrap();
+    publish(&outbox, 11..=11).await;
+    let stored = testkit::poll::until_async(LIMIT, "the lost events", || async {
+        let events = all(&bus).await;
+        (events.len() >= 11).then_some(events)
+    })
+    .await;
+    let mut sequences: Vec<u64> = stored.iter().map(|stored| stored.event.sequence).collect();
+    sequences.sort_unstable();
+    assert_eq!(sequences, (1..=11).collect::<Vec<_>>());
+    assert_eq!(stored.last().unwrap().stream_sequence, 11, "none is there twice");
+    shutdown.cancel();
+    sender.await.unwrap();
 }
 
 async fn the_spool_waits_for_jetstream_and_survives_a_restart(program: Option<PathBuf>) {

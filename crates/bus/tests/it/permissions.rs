@@ -203,6 +203,7 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
         "$JS.API.STREAM.CREATE.mine",
         "$JS.API.STREAM.MSG.GET.orch_events",
         "$JS.API.DIRECT.GET.orch_events",
+        "$JS.API.DIRECT.GET.orch_events.orch.v1.evt.db2.agent.started",
         "$JS.API.CONSUMER.CREATE.orch_events",
         "$JS.API.CONSUMER.DURABLE.CREATE.orch_commands.agent-db2",
         "$JS.API.CONSUMER.MSG.NEXT.orch_commands.agent-db2",
@@ -215,6 +216,7 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
         let error = db1.request(subject.into(), None, "{}".into(), LIMIT).await.unwrap_err();
         assert!(matches!(error, BusError::NotPermitted { .. }), "{subject}: {error}");
     }
+    assert_reads_only_its_own_events(world, db1).await;
     // Listening to another's commands and answers.
     let mut heard = Vec::new();
     for subject in [
@@ -241,6 +243,29 @@ async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
     let error =
         audit.request("orch.v1.cmd.db2.mysql.start".into(), None, "{}".into(), LIMIT).await.unwrap_err();
     assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
+}
+
+/// The right to ask for its newest event reads nobody else's, whatever the question says beside its subject.
+async fn assert_reads_only_its_own_events(world: &World, db1: &Bus) {
+    let db2 = world.bus("db2").await;
+    let (own, others) = ("orch.v1.evt.db1.agent.stopped", "orch.v1.evt.db2.agent.stopped");
+    for (bus, subject) in [(db1, own), (&db2, others)] {
+        bus.request(subject.into(), None, "{}".into(), LIMIT).await.unwrap();
+    }
+    let call = format!("{}.DIRECT.GET.orch_events.{own}", db1.config().jetstream_api());
+    for question in [
+        String::new(),
+        r#"{"seq":2}"#.into(),
+        r#"{"seq":1,"batch":10}"#.into(),
+        format!(r#"{{"last_by_subj":"{others}"}}"#),
+        r#"{"seq":1,"next_by_subj":"orch.v1.evt.>"}"#.into(),
+        r#"{"multi_last":["orch.v1.evt.>"]}"#.into(),
+    ] {
+        let answer = db1.request(call.clone(), None, question.clone().into(), LIMIT).await.unwrap();
+        let subject = answer.headers.and_then(|headers| headers.get("Nats-Subject").map(ToString::to_string));
+        assert!(subject.as_ref().is_none_or(|subject| subject == own), "{question}: {subject:?}");
+        assert!(!question.is_empty() || subject.is_some(), "its own is told");
+    }
 }
 
 /// Commands, heartbeats and events of a good agent work; gives db1's connection and a client.
