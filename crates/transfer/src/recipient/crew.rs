@@ -13,8 +13,10 @@ use super::pull::Begin;
 use super::shared::Shared;
 use crate::{Cancel, Result};
 
-/// From this answer time on a path is long.
+/// From this round trip on a path is long.
 const LONG: Duration = Duration::from_millis(2);
+/// Answers that take so long come through the bus.
+const SLOW: Duration = Duration::from_millis(10);
 /// Connections at first on a long path whose donor paces itself: each keeps its share of the path full.
 const PACED: usize = 4;
 /// The same where each lost packet halves a connection's window.
@@ -25,14 +27,23 @@ const MOST: usize = 32;
 const LOOK: Duration = Duration::from_millis(500);
 const LOOK_ANSWERS: u32 = 4;
 
+/// What decides how many there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Path {
+    #[default]
+    Short,
+    Long,
+    /// Somebody has said how many.
+    Asked,
+}
+
 /// Those that pull beside the first.
 #[derive(Default)]
 pub(super) struct Crew {
     /// With the first.
     count: usize,
     connecting: Vec<JoinHandle<Result<Connected>>>,
-    /// The path is long, and nobody has said how many.
-    grows: bool,
+    path: Path,
     growth: Option<(Growth, Duration)>,
 }
 
@@ -56,15 +67,26 @@ impl Crew {
             thread::Builder::new().name(format!("seed-dial-{number}")).spawn(body).ok()
         });
         let connecting = connecting.collect();
-        Self { count, connecting, grows: is_long && options.connections == 0, growth: None }
+        let path = match options.connections {
+            0 if is_long => Path::Long,
+            0 => Path::Short,
+            _ => Path::Asked,
+        };
+        Self { count, connecting, path, growth: None }
     }
 
     /// Chooses anew, by what the donor has said on the first connection. How many they are at first.
     pub(super) fn suit(&mut self, first: &Connected) -> usize {
-        if self.grows {
-            self.count = if first.is_paced { PACED } else { UNPACED };
-            let look = LOOK.max(first.delay.saturating_mul(LOOK_ANSWERS));
-            self.growth = Some((Growth::new(self.count, first.is_paced), look));
+        match self.path {
+            Path::Long => {
+                self.count = if first.is_paced { PACED } else { UNPACED };
+                let look = LOOK.max(first.delay.saturating_mul(LOOK_ANSWERS));
+                self.growth = Some((Growth::new(self.count, first.is_paced), look));
+            }
+            // A short way to somebody who carries it on: each connection waits for answers of its own.
+            Path::Short if first.delay >= SLOW => self.count = 2 * UNPACED,
+            Path::Short if first.delay >= LONG => self.count = UNPACED,
+            Path::Short | Path::Asked => {}
         }
         self.count
     }
