@@ -9,7 +9,7 @@ const INTRODUCTION: &str = "# Benchmarks
 
 Made by `make bench`: every contestant moves the same tree, both ends on one machine, in turn. Over loopback unless the lane
 names a round trip: then between two network namespaces with a TUN device each, whose packets a program carries over late, at
-200 Mbit/s, and not all of them (this needs no netem; both ends use the kernel's TCP with cubic).
+200 Mbit/s, and not all of them (this needs no netem; both ends use the kernel's TCP with cubic, which a donor of ours leaves for bbr; *-cubic* stays).
 Median (least–greatest). Wall time on disk runs until everything is written out, for all. CPU seconds are those of all
 processes of an end. Only ratios mean anything; on a busy machine those of CPU time.
 
