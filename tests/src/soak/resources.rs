@@ -66,7 +66,10 @@ impl Reading {
             // Replies may come between the two looks.
             state_bytes: size_below(&state).saturating_sub(journal_bytes + reply_bytes),
             reply_bytes,
-            journals: fs::read_dir(&jobs).map(Iterator::count).unwrap_or_default() as u64,
+            // Each is a directory; the lock beside them is none.
+            journals: fs::read_dir(&jobs)
+                .map_or(0, |all| all.flatten().filter(|one| one.path().is_dir()).count())
+                as u64,
             journal_bytes,
         }
     }
