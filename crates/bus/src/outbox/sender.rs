@@ -45,13 +45,33 @@ enum End {
     Failed(Trouble),
 }
 
-/// Whether the events of the last minutes are sent again.
+/// What the stream has acknowledged and may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Repeat {
-    No,
-    /// A server may have died with them.
-    IfMissing,
-    Surely,
+enum Debt {
+    None,
+    /// A server may have died with the events from this sequence on: those that were recent when the connection was lost.
+    Doubted(u64),
+    /// The events from this sequence on are owed, up to and with that one, through whatever happens until they are acknowledged anew.
+    Owed(u64, u64),
+}
+
+impl Debt {
+    /// Where to begin, if not after what was acknowledged.
+    fn from(self) -> Option<u64> {
+        match self {
+            Self::Owed(from, _) => Some(from),
+            Self::None | Self::Doubted(_) => None,
+        }
+    }
+
+    /// An event was acknowledged.
+    fn paid(&mut self, sequence: u64) {
+        if let Self::Owed(_, until) = *self
+            && sequence >= until
+        {
+            *self = Self::None;
+        }
+    }
 }
 
 /// The stream's own count of its messages, by its acknowledgements.
@@ -122,7 +142,7 @@ impl Teller {
 
 pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationToken) {
     let mut teller = Teller::default();
-    let (mut again, mut count) = (Repeat::No, Count::default());
+    let (mut debt, mut count) = (Debt::None, Count::default());
     let mut lost_at = Instant::now();
     loop {
         let mut state = bus.state();
@@ -134,27 +154,35 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
                 }
             }
         }
-        let repeats = match std::mem::replace(&mut again, Repeat::No) {
-            Repeat::No => false,
-            Repeat::IfMissing => lost_at.elapsed() < SAFE_TO_REPEAT && !has_all(&shared, &bus).await,
-            Repeat::Surely => true,
-        };
+        if let Debt::Doubted(from) = debt {
+            let sent = lock(&shared.spool).sent_sequence();
+            let is_sound = lost_at.elapsed() >= SAFE_TO_REPEAT
+                || tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    has_all = has_all(&shared, &bus, from) => has_all,
+                };
+            debt = if is_sound { Debt::None } else { Debt::Owed(from, sent) };
+        }
         let before = shared.marks.borrow().sent;
-        let end = round(&shared, &bus, &shutdown, repeats, &mut count).await;
+        let end = round(&shared, &bus, &shutdown, &mut debt, &mut count).await;
         if shared.marks.borrow().sent > before {
             teller.went_on(&shared);
         }
         match end {
             End::Shutdown => return,
             End::Disconnected => {
-                again = Repeat::IfMissing;
                 lost_at = Instant::now();
+                if debt == Debt::None {
+                    debt = Debt::Doubted(lock(&shared.spool).recent(lost_at));
+                }
             }
             End::Lost => {
                 tracing::warn!(
                     "the stream of events has lost messages: the recent ones of this host are sent again"
                 );
-                again = Repeat::Surely;
+                let spool = lock(&shared.spool);
+                let from = spool.recent(Instant::now());
+                debt = Debt::Owed(debt.from().map_or(from, |owed| owed.min(from)), spool.sent_sequence());
             }
             End::Failed(trouble) => {
                 teller.failed(&shared, &trouble);
@@ -176,8 +204,8 @@ pub(super) async fn run(shared: Arc<Shared>, bus: Bus, shutdown: CancellationTok
 /// disk has not (an old one syncs it lazily) loses the newest: so it has all if it has the newest, and what was lost before that one came
 /// has shown in the stream's count ([`Count`]). Where it cannot be told they are sent again: a stream drops copies by their id, except one
 /// whose server was replaced by a newer one meanwhile (2.9 by 2.15).
-async fn has_all(shared: &Arc<Shared>, bus: &Bus) -> bool {
-    let (sent, next) = match newest(shared).await {
+async fn has_all(shared: &Arc<Shared>, bus: &Bus, from: u64) -> bool {
+    let (sent, next) = match newest(shared, from).await {
         Ok(Some(newest)) => newest,
         Ok(None) => return true,
         Err(_) => return false,
@@ -199,13 +227,12 @@ async fn has_all(shared: &Arc<Shared>, bus: &Bus) -> bool {
     false
 }
 
-/// The newest event that was acknowledged, and the next one, which may have been on its way; `None` where the acknowledged ones are
-/// all old.
-async fn newest(shared: &Arc<Shared>) -> std::io::Result<Option<(Event, Option<Event>)>> {
+/// The newest event that was acknowledged, and the next one, which may have been on its way; `None` where none from `from` on was.
+async fn newest(shared: &Arc<Shared>, from: u64) -> std::io::Result<Option<(Event, Option<Event>)>> {
     let mut cursor = {
         let spool = lock(&shared.spool);
         let sent = spool.sent_sequence();
-        if sent < spool.recent(Instant::now()) {
+        if sent < from {
             return Ok(None);
         }
         spool.cursor(sent)?
@@ -230,7 +257,7 @@ async fn round(
     shared: &Arc<Shared>,
     bus: &Bus,
     shutdown: &CancellationToken,
-    repeats: bool,
+    debt: &mut Debt,
     count: &mut Count,
 ) -> End {
     let mut state = bus.state();
@@ -238,7 +265,7 @@ async fn round(
     let mut marks = shared.marks.subscribe();
     let mut cursor = {
         let spool = lock(&shared.spool);
-        let from = if repeats { spool.recent(Instant::now()) } else { spool.sent_sequence() + 1 };
+        let from = debt.from().unwrap_or_else(|| spool.sent_sequence() + 1);
         match spool.cursor(from) {
             Ok(cursor) => cursor,
             Err(error) => return End::Failed(Trouble::passing(error.to_string())),
@@ -277,6 +304,7 @@ async fn round(
             sent = send(&event, bus) => match sent {
                 Ok(ack) => {
                     unmarked = Some(event.sequence);
+                    debt.paid(event.sequence);
                     if !ack.is_some_and(|ack| count.has_gone_back(&ack)) {
                         continue;
                     }
@@ -368,4 +396,38 @@ async fn note(shared: &Arc<Shared>, sequence: u64) {
 
 async fn lost(state: &mut tokio::sync::watch::Receiver<ConnState>) {
     state.wait_for(|s| *s != ConnState::Connected).await.ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_owed_stays_so_until_the_last_of_it_is_acknowledged_anew() {
+        let mut debt = Debt::Owed(3, 9);
+        for sequence in 3..9 {
+            debt.paid(sequence);
+            assert_eq!(debt.from(), Some(3), "a break after {sequence} begins at the first again");
+        }
+        debt.paid(9);
+        assert_eq!(debt, Debt::None);
+    }
+
+    #[test]
+    fn a_stream_that_counts_on_has_lost_nothing() {
+        let ack = |sequence, duplicate| PublishAck {
+            stream: EVENT_STREAM.to_owned(),
+            sequence,
+            duplicate,
+            domain: String::new(),
+            value: None,
+        };
+        let mut count = Count::default();
+        assert!(!count.has_gone_back(&ack(7, false)));
+        assert!(!count.has_gone_back(&ack(900, false)), "others' events lie between");
+        assert!(!count.has_gone_back(&ack(3, true)), "a copy is answered with the number of the first");
+        assert!(!count.has_gone_back(&ack(901, false)));
+        assert!(count.has_gone_back(&ack(1, false)));
+        assert!(!count.has_gone_back(&ack(2, false)), "it is told once");
+    }
 }
