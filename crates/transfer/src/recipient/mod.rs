@@ -375,6 +375,15 @@ fn prepare(
     Ok((staging, proven))
 }
 
+/// A thread that pulls, for as long as it does.
+struct Leaving<'a, 'b>(&'a Shared<'b>);
+
+impl Drop for Leaving<'_, '_> {
+    fn drop(&mut self) {
+        self.0.left();
+    }
+}
+
 /// Moves the chunks: threads that pull, and one that settles what they have proven.
 fn transfer(
     shared: &Shared<'_>,
@@ -386,17 +395,22 @@ fn transfer(
         let settling = scope.spawn(|| settle::settle(shared, journal));
         thread::scope(|pullers| {
             let pull = |number, begin| {
-                let body = move || pull_all(shared, begin, number);
+                let body = move || {
+                    let _leaves = Leaving(shared);
+                    pull_all(shared, begin, number);
+                };
                 thread::Builder::new().name(format!("seed-pull-{number}")).spawn_scoped(pullers, body)
             };
             for (number, begin) in crew.begin(first).into_iter().enumerate() {
                 if let Err(error) = pull(number, begin) {
+                    shared.left();
                     shared.fail(Error::network("start a thread")(error));
                 }
             }
             crew.grow(shared, |number| {
-                if pull(number, Begin::AsHelp).is_ok() {
-                    shared.joined();
+                shared.joined();
+                if pull(number, Begin::AsHelp).is_err() {
+                    shared.left();
                 }
             });
         });

@@ -134,7 +134,7 @@ impl<'a> Shared<'a> {
             return Take::Finished;
         }
         // Near the end nobody sits on work that another connection could do meanwhile.
-        let fair = (work.queue.left() + window.asked) / self.connections.load(Relaxed) as u64;
+        let fair = (work.queue.left() + window.asked) / self.connections.load(Relaxed).max(1) as u64;
         let Some(bytes) = window.question(fair) else { return Take::Enough };
         match work.queue.take(self.manifest, &work.proven, who, (bytes, count), out) {
             0 => Take::Nothing,
@@ -238,11 +238,23 @@ impl<'a> Shared<'a> {
         self.connections.fetch_add(1, Relaxed);
     }
 
-    /// Waits so long at most, and tells whether all chunks are proven or the transfer has failed.
+    /// One pulls no more, whether it found nothing left or died.
+    pub(super) fn left(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+        self.changed.notify_all();
+    }
+
+    /// Waits so long at most, and tells whether all chunks are proven, the transfer has failed, or nobody pulls any more.
     pub(super) fn is_over_within(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut work = self.lock();
-        while work.missing > 0 && work.fatal.is_none() && !self.stop.is_cancelled() {
+        let goes_on = |work: &Work| {
+            work.missing > 0
+                && work.fatal.is_none()
+                && !self.stop.is_cancelled()
+                && self.connections.load(Relaxed) > 0
+        };
+        while goes_on(&work) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return false;
