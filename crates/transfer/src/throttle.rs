@@ -31,10 +31,23 @@ struct Health {
 
 #[derive(Debug)]
 struct Bucket {
-    /// Bytes that may go now; negative while in debt.
-    average_credit: f64,
-    peak_credit: f64,
+    /// Bytes that leave was asked for so far.
+    taken: f64,
+    /// How many of them may have gone by now; little more than were taken.
+    average_allowed: f64,
+    peak_allowed: f64,
     at: Instant,
+}
+
+impl Bucket {
+    /// Counts the time that has passed.
+    fn refill(&mut self, average: f64, peak: f64) {
+        let elapsed = self.at.elapsed().as_secs_f64();
+        self.at = Instant::now();
+        let unused = if peak > average { average * AVERAGE_WINDOW_S } else { 0.0 };
+        self.average_allowed = (self.average_allowed + elapsed * average).min(self.taken + unused);
+        self.peak_allowed = (self.peak_allowed + elapsed * peak).min(self.taken + peak * PEAK_WINDOW_S);
+    }
 }
 
 /// The average may be caught up over this long; the peak over a tenth of it.
@@ -65,7 +78,12 @@ impl Throttle {
             peak: AtomicU64::new(0),
             healthy: AtomicU64::new(0),
             moved: AtomicU64::new(0),
-            bucket: Mutex::new(Bucket { average_credit: 0.0, peak_credit: 0.0, at: Instant::now() }),
+            bucket: Mutex::new(Bucket {
+                taken: 0.0,
+                average_allowed: 0.0,
+                peak_allowed: 0.0,
+                at: Instant::now(),
+            }),
             health: Mutex::new(Health { judged_at: Instant::now(), moved: 0, harmful: 0 }),
         }
     }
@@ -120,22 +138,24 @@ impl Throttle {
         (limit != before).then_some(limit)
     }
 
-    /// How much to move at once so that bytes keep dripping under a low limit: whole 64 KiB, at most `most`.
-    pub(crate) fn piece_len(&self, most: usize) -> usize {
+    /// How much each of so many connections moves at once so that all of them keep dripping under a low limit: whole
+    /// 64 KiB, at most `most`.
+    pub(crate) fn piece_len(&self, connections: usize, most: usize) -> usize {
         const STEP: usize = 64 * 1024;
+        let per_s = 8.max(2 * connections as u64);
         match self.bytes_per_s() {
             0 => most,
-            limit => ((limit / 8) as usize / STEP * STEP).max(STEP).min(most),
+            limit => ((limit / per_s) as usize / STEP * STEP).max(STEP).min(most),
         }
     }
 
-    /// Takes leave to move `bytes`, waiting as long as the limit asks. Returns early when cancelled.
+    /// Takes leave to move `bytes`, waiting as long as the limit asks: who asked first goes first. Returns early when cancelled.
     pub(crate) fn acquire(&self, bytes: usize, cancel: &Cancel) {
         self.moved.fetch_add(bytes as u64, Relaxed);
         if self.bytes_per_s() == 0 {
             return;
         }
-        let mut taken = false;
+        let mut turn = None;
         loop {
             let average = self.bytes_per_s() as f64;
             if average == 0.0 {
@@ -146,17 +166,12 @@ impl Throttle {
             let peak = if set == average { (self.peak.load(Relaxed) as f64).max(average) } else { average };
             let wait_s = {
                 let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-                let elapsed = bucket.at.elapsed().as_secs_f64();
-                bucket.at = Instant::now();
-                bucket.average_credit = (bucket.average_credit + elapsed * average)
-                    .min(average * AVERAGE_WINDOW_S * (peak > average) as u8 as f64);
-                bucket.peak_credit = (bucket.peak_credit + elapsed * peak).min(peak * PEAK_WINDOW_S);
-                if !taken {
-                    bucket.average_credit -= bytes as f64;
-                    bucket.peak_credit -= bytes as f64;
-                    taken = true;
-                }
-                (-bucket.average_credit / average).max(-bucket.peak_credit / peak)
+                bucket.refill(average, peak);
+                let turn = *turn.get_or_insert_with(|| {
+                    bucket.taken += bytes as f64;
+                    bucket.taken
+                });
+                ((turn - bucket.average_allowed) / average).max((turn - bucket.peak_allowed) / peak)
             };
             if wait_s <= 0.0 || cancel.sleep(Duration::from_secs_f64(wait_s).min(LONGEST_WAIT)) {
                 return;

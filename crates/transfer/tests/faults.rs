@@ -449,6 +449,21 @@ fn a_throttle_holds_the_average_and_can_change_meanwhile() {
 }
 
 #[test]
+fn a_limited_donor_is_silent_on_no_connection() {
+    let bench = Bench::new();
+    // Much of it packs well: little is on the wire for a long time of leave.
+    write(&bench.source(), "zeros", &vec![b'x'; 24 << 20]);
+    write(&bench.source(), "noise", &content(11, 4 << 20));
+    let options = DonorOptions { throttle: Arc::new(Throttle::limited(3 << 20)), ..bench.donor_options() };
+    let donor = Donor::start(options).unwrap();
+    let stall_timeout = Duration::from_secs(3);
+    let options = RecipientOptions { connections: 32, stall_timeout, ..bench.recipient_options(&donor) };
+    let progress = Arc::clone(&options.progress);
+    receive_in_background(options).join().unwrap().unwrap();
+    assert_eq!(progress.snapshot().reconnects, 0, "no connection was given up");
+}
+
+#[test]
 fn a_donor_that_nobody_asks_gives_up() {
     let bench = large_bench();
     let options = DonorOptions { idle_timeout: Duration::from_millis(300), ..bench.donor_options() };

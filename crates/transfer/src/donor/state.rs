@@ -290,6 +290,11 @@ impl Shared {
         Some(Place(Arc::clone(self)))
     }
 
+    /// Connections that are served.
+    pub(super) fn connections(&self) -> usize {
+        self.lock().connections
+    }
+
     fn leave(&self) {
         let mut state = self.lock();
         state.connections -= 1;

@@ -105,11 +105,16 @@ impl Crew {
         let mut before = shared.options.progress.snapshot().bytes_wire;
         while !shared.is_over_within(look) {
             let now = shared.options.progress.snapshot().bytes_wire;
+            let came = now.saturating_sub(before);
+            before = now;
+            // What somebody has limited more of them do not hasten.
+            if shared.options.throttle.bytes_per_s() != 0 {
+                continue;
+            }
             let count = growth.count;
-            for number in count..count + growth.look(now.saturating_sub(before)) {
+            for number in count..count + growth.look(came) {
                 join(number);
             }
-            before = now;
         }
     }
 }
@@ -122,19 +127,24 @@ struct Growth {
     before: Option<u64>,
     /// So many looks are passed over.
     pause: u32,
-    /// So many after the next attempt that was in vain: a path changes.
+    /// What was moved in the looks since then, and how many they are: a single one says little.
+    moved: u64,
+    looks: u32,
+    /// So many are passed over after the next attempt that was in vain: a path changes.
     rest: u32,
 }
 
 impl Growth {
     /// Until those that joined are up to speed.
     const SETTLE: u32 = 2;
+    /// Looks that are judged together.
+    const JUDGED: u32 = 4;
     const REST: u32 = 60;
     const REST_MOST: u32 = 3_600;
 
     fn new(count: usize, is_paced: bool) -> Self {
-        let pause = if is_paced { 8 * Self::SETTLE } else { Self::SETTLE };
-        Self { count, before: None, pause, rest: Self::REST }
+        let pause = if is_paced { 6 * Self::SETTLE } else { 0 };
+        Self { count, before: None, pause, moved: 0, looks: 0, rest: Self::REST }
     }
 
     /// How many join, when so many bytes have come since the last look.
@@ -143,8 +153,13 @@ impl Growth {
             self.pause -= 1;
             return 0;
         }
+        (self.moved, self.looks) = (self.moved + bytes, self.looks + 1);
+        if self.looks < Self::JUDGED {
+            return 0;
+        }
+        let rate = std::mem::take(&mut self.moved) / u64::from(std::mem::take(&mut self.looks));
         match self.before.take() {
-            Some(before) if bytes < before + before / 10 => {
+            Some(before) if rate < before + before / 10 => {
                 self.pause = self.rest;
                 self.rest = (2 * self.rest).min(Self::REST_MOST);
                 return 0;
@@ -152,11 +167,13 @@ impl Growth {
             Some(_) => self.rest = Self::REST,
             None => {}
         }
+        // Where nothing moves, more of them move no more.
         let more = (self.count / 2).max(2).min(MOST.saturating_sub(self.count));
-        if more > 0 {
-            self.count += more;
-            (self.before, self.pause) = (Some(bytes), Self::SETTLE);
+        if more == 0 || rate == 0 {
+            return 0;
         }
+        self.count += more;
+        (self.before, self.pause) = (Some(rate), Self::SETTLE);
         more
     }
 }
@@ -176,7 +193,7 @@ mod tests {
     #[test]
     fn more_join_while_each_adds_its_own() {
         let each_its_own = |count: usize| 100 * count as u64;
-        assert_eq!(after(20, Growth::new(8, false), each_its_own), MOST);
+        assert_eq!(after(40, Growth::new(8, false), each_its_own), MOST);
         assert_eq!(after(1_000, Growth::new(8, false), each_its_own), MOST);
     }
 
@@ -184,15 +201,28 @@ mod tests {
     fn on_a_full_path_one_attempt_is_made_and_then_rarely_another() {
         let full = |_: usize| 5_000;
         assert_eq!(after(20, Growth::new(8, false), full), 12);
-        assert_eq!(after(60, Growth::new(8, false), full), 12);
+        assert_eq!(after(70, Growth::new(8, false), full), 12);
         assert_eq!(after(100, Growth::new(8, false), full), 18);
         let up_to_ten = |count: usize| 100 * count.min(10) as u64;
-        assert_eq!(after(40, Growth::new(8, false), up_to_ten), 18, "the last step was in vain");
+        assert_eq!(after(60, Growth::new(8, false), up_to_ten), 18, "the last step was in vain");
+    }
+
+    #[test]
+    fn a_limited_rate_that_comes_in_bursts_is_no_gain() {
+        let mut growth = Growth::new(4, false);
+        // Nothing, or two pieces: what a look finds of a trickle.
+        for look in 0..200 {
+            growth.look(if look % 2 == 0 { 0 } else { 128 << 10 });
+        }
+        assert!(growth.count <= 9, "two attempts in vain: {}", growth.count);
+        let mut silent = Growth::new(4, false);
+        assert_eq!((0..200).map(|_| silent.look(0)).sum::<usize>(), 0);
     }
 
     #[test]
     fn a_paced_donor_has_the_time_to_show_that_few_are_enough() {
-        assert_eq!(after(16, Growth::new(4, true), |count| 100 * count as u64), 4);
-        assert_eq!(after(17, Growth::new(4, true), |count| 100 * count as u64), 6);
+        let each_its_own = |count: usize| 100 * count as u64;
+        assert_eq!(after(15, Growth::new(4, true), each_its_own), 4);
+        assert_eq!(after(16, Growth::new(4, true), each_its_own), 6);
     }
 }

@@ -249,7 +249,11 @@ impl Giver {
     fn send_piece(&self, link: &mut Link, piece: &[u8]) -> Result<()> {
         let mut rest = piece;
         while !rest.is_empty() {
-            let len = self.options.throttle.piece_len(PIECE_MAX).min(rest.len());
+            let len = self.options.throttle.piece_len(1, PIECE_MAX).min(rest.len());
+            if self.options.throttle.bytes_per_s() != 0 {
+                // What is collected does not wait for leave: the other end takes silence for a broken path.
+                link.flush(false)?;
+            }
             self.options.throttle.acquire(len, &self.options.cancel);
             let (part, after) = rest.split_at(len);
             link.queue(&Header { value: len as u64, ..Header::new(kind::STREAM) }.encode())?;

@@ -27,8 +27,7 @@ impl Serving<'_> {
         }
         let mut sent = 0;
         while sent < place.len as usize {
-            let len = self.shared.options.throttle.piece_len(PIECE_MAX).min(place.len as usize - sent);
-            self.shared.options.throttle.acquire(len, &self.shared.cancel);
+            let len = self.await_leave(place.len as usize - sent)?;
             let offset = place.offset + sent as u64;
             match &wanted.blocks {
                 None if self.guest.packer.as_mut().is_some_and(|packer| packer.wants(len)) => {
@@ -49,6 +48,19 @@ impl Serving<'_> {
             file.drop_behind(place.offset..place.offset + u64::from(place.len), &self.reader);
         }
         Ok(())
+    }
+
+    /// Waits until the limit lets the next piece go: how long it is. What is collected leaves before: the recipient gives a
+    /// connection up that is silent for ten seconds, and with it what has come of a chunk.
+    fn await_leave(&mut self, rest: usize) -> Result<usize> {
+        let throttle = &self.shared.options.throttle;
+        if throttle.bytes_per_s() == 0 {
+            return Ok(rest.min(PIECE_MAX));
+        }
+        self.link.flush(false)?;
+        let len = throttle.piece_len(self.shared.connections(), PIECE_MAX).min(rest);
+        throttle.acquire(len, &self.shared.cancel);
+        Ok(len)
     }
 
     /// Reads a piece straight into the send buffer and digests it there: what is proven is what is sent.
