@@ -50,17 +50,21 @@ impl Serving<'_> {
         Ok(())
     }
 
-    /// Waits until the limit lets the next piece go: how long it is. What is collected leaves before: the recipient gives a
+    /// Waits until the next piece may go: how long it is. Under a limit what is collected leaves before, for a recipient gives a
     /// connection up that is silent for ten seconds, and with it what has come of a chunk.
     fn await_leave(&mut self, rest: usize) -> Result<usize> {
         let throttle = &self.shared.options.throttle;
-        if throttle.bytes_per_s() == 0 {
-            return Ok(rest.min(PIECE_MAX));
+        let mut len = PIECE_MAX.min(rest);
+        if throttle.bytes_per_s() != 0 {
+            self.link.flush(false)?;
+            len = throttle.piece_len(self.shared.connections(), PIECE_MAX).min(rest);
+            throttle.acquire(len, &self.shared.cancel);
         }
-        self.link.flush(false)?;
-        let len = throttle.piece_len(self.shared.connections(), PIECE_MAX).min(rest);
-        throttle.acquire(len, &self.shared.cancel);
-        Ok(len)
+        // A chunk may take long: a snapshot that was lost meanwhile is told now.
+        match self.shared.failure() {
+            Some(text) => Err(Error::DonorFailed(text.to_string())),
+            None => Ok(len),
+        }
     }
 
     /// Reads a piece straight into the send buffer and digests it there: what is proven is what is sent.
