@@ -121,6 +121,11 @@ impl DigestTable {
         self.knows(chunk).then(|| self.digests[chunk as usize])
     }
 
+    /// Chunks of the tree, known or not.
+    pub(crate) fn len(&self) -> u32 {
+        self.digests.len() as u32
+    }
+
     pub(crate) fn known_count(&self) -> u64 {
         self.known_count
     }

@@ -111,6 +111,9 @@ pub enum Error {
         /// Where its chunk starts, in bytes.
         offset: u64,
     },
+    /// Another recipient has handed on what is not the donor's.
+    #[error("what it hands on is not what the donor has read")]
+    Forged,
     /// All chunks were proven, their sum was not.
     #[error(
         "the received tree is not the donor's: root digests differ; start again with an empty staging directory"
@@ -157,6 +160,11 @@ impl Error {
             self,
             Self::File { .. } | Self::SourceChanged { .. } | Self::Unfit { .. } | Self::BadPage { .. }
         )
+    }
+
+    /// Whether what is served is not what it was, for whomever it is served.
+    pub(crate) fn is_about_the_source(&self) -> bool {
+        matches!(self, Self::SourceChanged { .. } | Self::SourceInvalid(_) | Self::BadPage { .. })
     }
 
     /// Whether another connection may do better.

@@ -20,6 +20,14 @@ pub(crate) const DELTA_BLOCK: usize = 16 * 1024;
 pub(crate) const DELTA_BLOCKS_MAX: usize = 1024;
 /// Length of the set of changed blocks before a difference.
 pub(crate) const DELTA_SET_LEN: usize = 4;
+/// Length of a [`crate::circle::Card`].
+pub(crate) const CARD_LEN: usize = 64;
+/// Length of a [`crate::circle::Member`].
+pub(crate) const MEMBER_LEN: usize = 100;
+/// Length of a chunk's number and digest.
+pub(crate) const READ_LEN: usize = 20;
+/// Most members that a donor introduces to one another.
+pub(crate) const MEMBERS_MAX: usize = 64;
 /// Most bytes of a message for people.
 pub(crate) const TEXT_MAX: usize = 4096;
 
@@ -37,6 +45,21 @@ pub(crate) mod kind {
     pub(crate) const GIVE_UP: u8 = 4;
     /// To the donor: send the stream of a program, from its first byte.
     pub(crate) const WANT_STREAM: u8 = 6;
+    /// To the donor: this recipient hands on what it has, at TCP port `value` of the address it comes from; its
+    /// [`crate::circle::Card`] follows.
+    pub(crate) const JOIN: u8 = 7;
+    /// To the donor: which chunks have been asked for and read for anybody, after the first `value` of such news?
+    pub(crate) const WANT_DIGESTS: u8 = 8;
+    /// To a recipient that hands on: which chunks has it proven, after the first `value`?
+    pub(crate) const WANT_PROVEN: u8 = 9;
+    /// To the recipient: who else receives the tree, `len` bytes of [`crate::circle::Member`] follow; the recipient
+    /// itself is number `chunk` among them.
+    pub(crate) const CIRCLE: u8 = 23;
+    /// To the recipient: `len` bytes of chunk numbers with digests follow, up to number `value` of such news; a digest of zeros:
+    /// somebody has asked for it.
+    pub(crate) const DIGESTS: u8 = 24;
+    /// To another recipient: `len` bytes of chunk numbers follow, up to number `value` of what was proven.
+    pub(crate) const PROVEN: u8 = 25;
     /// To the recipient: `value` bytes of a program's stream follow.
     pub(crate) const STREAM: u8 = 21;
     /// To the recipient: the stream was `value` bytes long and its program succeeded.
@@ -91,6 +114,11 @@ impl Header {
             kind::WANT_STREAM | kind::STREAM | kind::STREAM_END => 0,
             kind::WANT_MANIFEST | kind::KEEP_ALIVE | kind::MANIFEST | kind::CHUNK => 0,
             kind::PROVE | kind::PROOF => 32,
+            kind::JOIN => CARD_LEN,
+            kind::CIRCLE => MEMBERS_MAX * MEMBER_LEN,
+            kind::PROVEN => WANT_MAX * 4,
+            kind::DIGESTS => WANT_MAX * READ_LEN,
+            kind::WANT_PROVEN | kind::WANT_DIGESTS => 0,
             _ => return Err(Error::Protocol("unknown frame")),
         };
         if header.len as usize > longest {
@@ -101,6 +129,16 @@ impl Header {
         }
         if matches!(header.kind, kind::PROVE | kind::PROOF) && header.len != 32 {
             return Err(Error::Protocol("proof of a wrong length"));
+        }
+        let unit = match header.kind {
+            kind::JOIN => CARD_LEN,
+            kind::CIRCLE => MEMBER_LEN,
+            kind::DIGESTS => READ_LEN,
+            kind::PROVEN => 4,
+            _ => 1,
+        };
+        if !header.len.is_multiple_of(unit as u32) || (header.kind == kind::JOIN && header.len == 0) {
+            return Err(Error::Protocol("frame of a wrong length"));
         }
         if header.kind == kind::WANT_DELTA && (header.len == 0 || !header.len.is_multiple_of(8)) {
             return Err(Error::Protocol("block digests of a wrong length"));

@@ -47,6 +47,9 @@ pub(crate) fn choose_digest(wanted: &[DigestKind], offered: u32) -> Option<Diges
 /// [`crate::compress::FEATURES`]; who does not know it leaves it out of the answer as it does all that it does not ask for.
 pub(crate) const PACED: u32 = 1 << 8;
 
+/// Among the donor's features: it introduces recipients of one tree to one another.
+pub(crate) const CIRCLES: u32 = 1 << 9;
+
 /// The donor's first words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Greeting {
@@ -181,6 +184,11 @@ pub(crate) fn decode_welcome(
 /// The donor's word that `root` is the digest of what it has read.
 pub(crate) fn prove_root(token: &Token, session: &[u8; 16], root: &[u8; 32]) -> blake3::Hash {
     prove(token, b"root", &[session, root])
+}
+
+/// The token of two recipients of one tree: made of the secret of the one that hands on, for the session of the other.
+pub(crate) fn token_of_pair(secret: &Token, session: &[u8; 16]) -> Token {
+    Token::from_bytes(*prove(secret, b"pair", &[session]).as_bytes())
 }
 
 /// A short public name of a token.

@@ -10,6 +10,7 @@
 
 mod cache;
 mod cancel;
+mod circle;
 mod compress;
 mod delta;
 mod digest;
@@ -23,6 +24,7 @@ mod innodb_page;
 mod kernel;
 mod link;
 pub mod manifest;
+mod meeting;
 mod progress;
 pub mod recipient;
 mod secret;

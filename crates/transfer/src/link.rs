@@ -414,6 +414,13 @@ fn is_local(socket: &TcpStream) -> bool {
     }
 }
 
+/// Waits a moment for somebody to connect.
+pub(crate) fn wait_readable(listener: &TcpListener) {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd as _;
+    let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(200_u8));
+}
+
 /// Listens at `addr`.
 pub(crate) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let raw = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;

@@ -4,6 +4,7 @@
 //! what it wants; the donor proves that what it sent was the snapshot: a file that is not as the manifest says, a read error, a
 //! mount that is no longer the same, or a guard that says no, fails the seed on both ends with that cause.
 
+mod circle;
 mod inodes;
 mod serve;
 mod shelf;

@@ -70,6 +70,11 @@ impl Source {
         })
     }
 
+    /// Device and inode of the root.
+    pub(super) fn root(&self) -> (u64, u64) {
+        self.identity
+    }
+
     /// A place for a connection of this recipient among the readers of the tree.
     pub(super) fn reader(&self, recipient: [u8; 16]) -> Reader {
         self.shelf.reader(recipient)

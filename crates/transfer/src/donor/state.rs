@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::circle::{Circle, Tree};
 use super::source::Source;
 use super::{DonorOptions, DonorReport};
 use crate::digest::{ChunkDigest, DigestKind, DigestTable};
-use crate::handshake::token_id;
+use crate::handshake::{Hello, token_id};
+use crate::meeting::Porter;
 use crate::progress::Phase;
 use crate::strangers::Strangers;
 use crate::tls::Identity;
@@ -29,6 +31,8 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Held by who asks the guard for the cause of an error.
     asking: Mutex<()>,
+    /// With the other recipients of this tree, once one of them hands on.
+    circle: OnceLock<Arc<Circle>>,
 }
 
 /// A connection's place among those that are served; given back when dropped.
@@ -92,6 +96,7 @@ impl Shared {
             state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
             changed: Condvar::new(),
             asking: Mutex::default(),
+            circle: OnceLock::new(),
         };
         shared.add_token(token);
         shared
@@ -102,14 +107,9 @@ impl Shared {
         self.lock().sessions.insert(id, Session { token, recipient: None, root: None });
     }
 
-    /// The token with this short name.
-    pub(super) fn token(&self, id: u64) -> Option<Token> {
-        self.lock().sessions.get(&id).map(|session| session.token.clone())
-    }
-
     /// Binds a token to the first recipient that proved to know it; `false` for any other. All recipients of one tree
     /// use the same digest.
-    pub(super) fn admit(&self, id: u64, recipient: [u8; 16], kind: DigestKind) -> bool {
+    fn bind(&self, id: u64, recipient: [u8; 16], kind: DigestKind) -> bool {
         let mut state = self.lock();
         if state.digests.as_ref().is_some_and(|digests| digests.kind != kind) {
             return false;
@@ -168,6 +168,49 @@ impl Shared {
         {
             self.progress.add_done(u64::from(len));
         }
+        drop(state);
+        if let Some(circle) = self.circle.get() {
+            circle.note(chunk, digest);
+        }
+    }
+
+    /// Where the recipients of this tree find one another.
+    pub(super) fn circle(&self, manifest: &Manifest, digest: DigestKind) -> &Arc<Circle> {
+        self.circle.get_or_init(|| {
+            let tree = Tree { root: self.source.root(), manifest: *manifest.digest(), digest };
+            Circle::of(tree, manifest.chunks())
+        })
+    }
+
+    /// This recipient asks for these chunks.
+    pub(super) fn note_asked(&self, chunks: impl Iterator<Item = u32>) {
+        if let Some(circle) = self.circle.get() {
+            chunks.for_each(|chunk| circle.note_asked(chunk));
+        }
+    }
+
+    /// Tells the circle what was read before there was one.
+    pub(super) fn tell_circle(&self, circle: &Circle) {
+        if let Some(Digests { table, .. }) = &self.lock().digests {
+            let known = (0..table.len()).filter_map(|chunk| Some((chunk, table.get(chunk)?)));
+            known.for_each(|(chunk, digest)| circle.note(chunk, digest));
+        }
+    }
+
+    /// What this recipient got from others was read by their donors, of one tree and in this process: the files whose chunks
+    /// those are.
+    pub(super) fn learn_from_circle(&self, manifest: &Manifest) -> Vec<u32> {
+        let Some(circle) = self.circle.get() else { return Vec::new() };
+        let (mut from, mut files) = (0, Vec::new());
+        while let Some(chunk) = self.next_unread(from, manifest) {
+            if let (Some(digest), Some(place)) = (circle.digest(chunk), manifest.locate(chunk)) {
+                self.note_digest(chunk, digest, place.len);
+                files.push(place.entry);
+            }
+            from = chunk + 1;
+        }
+        files.dedup();
+        files
     }
 
     /// A page with a wrong checksum was read: under the policy to fail, that is the end.
@@ -215,7 +258,10 @@ impl Shared {
         let done =
             !state.sessions.is_empty() && state.sessions.values().all(|session| session.root.is_some());
         if state.failure.is_none() && !done {
-            let text = sys::error::line(&error).into();
+            let text: Arc<str> = sys::error::line(&error).into();
+            if let Some(circle) = self.circle.get().filter(|_| error.is_about_the_source()) {
+                circle.spoil(&text);
+            }
             state.failure = Some(Failure { error: Some(error), text });
         }
         self.changed.notify_all();
@@ -256,6 +302,9 @@ impl Shared {
     /// mount went away.
     pub(super) fn check_source(&self) -> Result<()> {
         self.options.source_guard.prove().map_err(Error::SourceInvalid)?;
+        if let Some(why) = self.circle.get().and_then(|circle| circle.spoiled()) {
+            return Err(Error::SourceInvalid(format!("another seed from this snapshot has found: {why}")));
+        }
         self.source.check_identity()
     }
 
@@ -353,5 +402,15 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Porter for Shared {
+    fn token(&self, hello: &Hello) -> Option<Token> {
+        self.lock().sessions.get(&hello.token_id).map(|session| session.token.clone())
+    }
+
+    fn admit(&self, hello: &Hello) -> bool {
+        self.bind(hello.token_id, hello.session, hello.digest)
     }
 }

@@ -8,8 +8,8 @@ use super::RecipientOptions;
 use crate::digest::DigestKind;
 use crate::frame::Header;
 use crate::handshake::{
-    GREETING_LEN, Greeting, Hello, PACED, VERSIONS, Verdict, WELCOME_LEN, choose_digest, decode_welcome,
-    negotiate, token_id,
+    CIRCLES, GREETING_LEN, Greeting, Hello, PACED, VERSIONS, Verdict, WELCOME_LEN, choose_digest,
+    decode_welcome, negotiate, token_id,
 };
 use crate::link::{Bare, Link, dial};
 use crate::{Cancel, Error, Result, tls};
@@ -27,6 +27,8 @@ pub(crate) struct Connected {
     pub(super) delay: Duration,
     /// Whether the donor paces what it sends by what the path delivers.
     pub(super) is_paced: bool,
+    /// Whether the donor introduces recipients of its tree to one another.
+    pub(super) introduces: bool,
 }
 
 /// A TCP connection to a donor, on which nothing was said.
@@ -118,6 +120,7 @@ fn prove_each_other(
         Verdict::Busy => return Err(Error::Protocol("the donor has no free place")),
     }
     let delay = asked_at.elapsed();
+    let has = |feature| greeting.features & feature != 0;
     link.set_stall(options.stall_timeout.min(SILENCE_MAX));
-    Ok(Connected { link, digest, delay, is_paced: greeting.features & PACED != 0 })
+    Ok(Connected { link, digest, delay, is_paced: has(PACED), introduces: has(CIRCLES) })
 }

@@ -102,6 +102,10 @@ impl Crew {
     /// Lets more join until the transfer is over.
     pub(super) fn grow(self, shared: &Shared<'_>, mut join: impl FnMut(usize)) {
         let Some((mut growth, look)) = self.growth else { return };
+        // What others hand on says nothing about the path to the donor, which all of them share.
+        if shared.with_swarm(|_, _| ()).is_some() {
+            return;
+        }
         let mut before = shared.options.progress.snapshot().bytes_wire;
         while !shared.is_over_within(look) {
             let now = shared.options.progress.snapshot().bytes_wire;

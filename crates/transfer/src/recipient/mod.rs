@@ -7,13 +7,16 @@
 mod connect;
 mod crew;
 mod journal;
+mod peers;
 mod pull;
 mod queue;
 mod recheck;
+mod relay;
 mod settle;
 mod shared;
 mod staged;
 mod staging;
+mod swarm;
 
 /// What a stream's recipient has in common with a tree's.
 pub(crate) mod pieces {
@@ -43,6 +46,7 @@ use connect::{Connected, connect, reach, shake_hands};
 use crew::Crew;
 pub(crate) use journal::Journal;
 use pull::{Begin, donor_failure, pull_all};
+use relay::Relay;
 use shared::Shared;
 use staging::Staging;
 
@@ -89,6 +93,9 @@ pub struct RecipientOptions {
     pub digests: Vec<DigestKind>,
     /// How what travels may be compressed.
     pub compression: Compression,
+    /// Where to hand on to other recipients of the same tree what is proven here, and so to get from them what they have; port 0
+    /// takes a free one. Only over TLS, without a delta, and with a donor that introduces them.
+    pub relay: Option<SocketAddr>,
 }
 
 impl RecipientOptions {
@@ -119,6 +126,7 @@ impl RecipientOptions {
             tell_limit: Duration::from_millis(500),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
             compression: Compression::Auto,
+            relay: None,
         }
     }
 }
@@ -249,19 +257,11 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     let connections = crew.suit(&first);
     let shared =
         Shared::new(options, connections, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
-    let unsettled = transfer(&shared, first, crew, journal)?;
-
-    progress.enter(Phase::Verify);
-    staging.complete(&manifest)?;
-    if options.durable {
-        staging.flush_all()?;
-    }
-    settle::let_go(&shared, &unsettled);
-    journal.append(&unsettled, options.durable)?;
-    let root_digest = shared.root_digest();
-    staging.is_in_its_place()?;
-    let mut kept = shared.kept();
-    retrying(options, &stop, || prove(options, session, &stop, &root_digest, kept.take()))?;
+    let relay = open_relay(options, &first, &stop);
+    let root_digest = match &relay {
+        Some(relay) => peers::in_company(&shared, relay, || finish(&shared, first, crew, journal))?,
+        None => finish(&shared, first, crew, journal)?,
+    };
     progress.enter(Phase::Done);
     let counters = progress.snapshot();
     Ok(Received {
@@ -273,6 +273,40 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
         root_digest,
         elapsed: started.elapsed(),
     })
+}
+
+/// Moves the chunks, completes the tree and has the donor confirm it: the root digest.
+fn finish(shared: &Shared<'_>, first: Connected, crew: Crew, journal: &mut Journal) -> Result<[u8; 32]> {
+    let (options, staging) = (shared.options, shared.staging);
+    let unsettled = transfer(shared, first, crew, journal)?;
+    options.progress.enter(Phase::Verify);
+    staging.complete(shared.manifest)?;
+    if options.durable {
+        staging.flush_all()?;
+    }
+    settle::let_go(shared, &unsettled);
+    journal.append(&unsettled, options.durable)?;
+    let root_digest = shared.root_digest();
+    staging.is_in_its_place()?;
+    let mut kept = shared.kept();
+    let (session, stop) = (shared.session, &shared.stop);
+    retrying(options, stop, || prove(options, session, stop, &root_digest, kept.take()))?;
+    Ok(root_digest)
+}
+
+/// Where this recipient hands on, if it does. Without it the donor alone gives everything, as ever.
+fn open_relay(options: &RecipientOptions, first: &Connected, stop: &Cancel) -> Option<Relay> {
+    let addr = options.relay?;
+    let is_possible = first.introduces
+        && first.digest == DigestKind::Blake3
+        && options.fingerprint.is_some()
+        && options.delta_base.is_none();
+    if !is_possible {
+        return None;
+    }
+    Relay::open(addr, stop.child())
+        .inspect_err(|error| tracing::warn!(error = %sys::error::line(error), "nothing is handed on"))
+        .ok()
 }
 
 fn is_empty_dir(path: &std::path::Path) -> Result<bool> {

@@ -1,6 +1,6 @@
 //! One connection: asks for chunks, writes what comes to its place, proves it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::staged::{Base, StagedFile};
 use crate::cache;
 use crate::compress::Unpacker;
 use crate::delta::{block_digest, ranges};
-use crate::digest::ChunkHasher;
+use crate::digest::{ChunkDigest, ChunkHasher};
 use crate::frame::{
     DELTA_BLOCK, DELTA_BLOCKS_MAX, DELTA_SET_LEN, Header, PIECE_HEADER_LEN, PIECE_MAX, Piece, PieceKind,
     TEXT_MAX, WANT_MAX, kind, shown_text,
@@ -22,6 +22,9 @@ use crate::{Error, Result};
 
 /// At least this much is asked for ahead, so that the donor never waits for a question.
 const AHEAD_MIN: u64 = 4 << 20;
+/// Where recipients share the work it is two chunks, but no more than at least this: what is asked for before all of them are
+/// there travels several times.
+const AHEAD_MIN_SHARED: u64 = 256 << 10;
 /// At most this much.
 const AHEAD_MAX: u64 = 64 << 20;
 /// How much to ask for ahead, as the time that it takes to arrive, beside the path's own delay.
@@ -110,12 +113,12 @@ pub(super) fn pull_all(shared: &Shared<'_>, begin: Begin, number: usize) {
     }
 }
 
-struct Puller<'a> {
+pub(super) struct Puller<'a> {
     shared: &'a Shared<'a>,
-    link: Link,
+    pub(super) link: Link,
     number: usize,
     /// Asked for and not yet received, in the order of asking.
-    asked: VecDeque<u32>,
+    pub(super) asked: VecDeque<u32>,
     asked_bytes: u64,
     ahead: Ahead,
     batch: Vec<u32>,
@@ -124,22 +127,25 @@ struct Puller<'a> {
     unpacker: Unpacker,
     /// For putting differences together and for unpacking; made when first needed.
     scratch: Vec<u8>,
+    /// Where the other end is not the donor: the donor's digests of what was asked for.
+    pub(super) word: Option<HashMap<u32, ChunkDigest>>,
 }
 
 impl<'a> Puller<'a> {
-    fn new(shared: &'a Shared<'a>, connected: Connected, number: usize) -> Self {
+    pub(super) fn new(shared: &'a Shared<'a>, connected: Connected, number: usize) -> Self {
         Self {
             shared,
             link: connected.link,
             number,
             asked: VecDeque::new(),
             asked_bytes: 0,
-            ahead: Ahead::new(connected.delay),
+            ahead: Ahead::new(connected.delay, shared.with_swarm(|_, manifest| manifest.chunk_size())),
             batch: Vec::with_capacity(WANT_MAX),
             hasher: ChunkHasher::new(shared.digest),
             file: None,
             unpacker: Unpacker::default(),
             scratch: if shared.options.delta_base.is_some() { vec![0; PIECE_MAX] } else { Vec::new() },
+            word: None,
         }
     }
 
@@ -286,7 +292,26 @@ impl<'a> Puller<'a> {
         file.write(content, offset)
     }
 
-    fn receive_chunk(&mut self, header: Header) -> Result<()> {
+    /// Asks for chunks of those that the other end has.
+    pub(super) fn ask_peer(&mut self, has: &mut VecDeque<u32>, bytes: u64) -> Result<()> {
+        let Some(bytes) = bytes.checked_sub(self.asked_bytes).filter(|&bytes| bytes > 0) else {
+            return Ok(());
+        };
+        self.batch.clear();
+        let batch = &mut self.batch;
+        let taken = self
+            .shared
+            .with_swarm(|swarm, manifest| swarm.take_from_peer(manifest, (bytes, BATCH_CHUNKS), has, batch));
+        self.asked_bytes += taken.unwrap_or_default();
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.asked.extend(&self.batch);
+        self.ask_for_all()?;
+        self.link.flush(false)
+    }
+
+    pub(super) fn receive_chunk(&mut self, header: Header) -> Result<()> {
         let chunk = header.chunk;
         if self.asked.front() != Some(&chunk) {
             return Err(Error::Protocol("an answer out of order"));
@@ -325,6 +350,11 @@ impl<'a> Puller<'a> {
         }
         let theirs = self.link.take_array::<16>()?;
         let ours = self.hasher.finish();
+        if let Some(word) = &mut self.word
+            && word.remove(&chunk) != Some(ours)
+        {
+            return Err(Error::Forged);
+        }
         self.asked.pop_front();
         self.asked_bytes = self.asked_bytes.saturating_sub(u64::from(place.len));
         self.ahead.received(u64::from(place.len));
@@ -391,6 +421,7 @@ pub(crate) fn donor_failure(link: &mut Link, len: usize) -> Error {
 /// full and a slow connection does not sit on work that others could do.
 struct Ahead {
     delay: Duration,
+    min: u64,
     since: Instant,
     received: u64,
     bytes_per_s: f64,
@@ -398,17 +429,22 @@ struct Ahead {
 
 impl Ahead {
     /// `delay`: how long an answer takes.
-    fn new(delay: Duration) -> Self {
+    /// `shared`: the size of a chunk, where recipients share the work.
+    fn new(delay: Duration, shared: Option<u32>) -> Self {
         let delay = delay.min(Duration::from_secs(1));
-        // Nothing is known yet: as if it moved half a megabyte in each round trip, at most 80 MB/s.
-        let bytes_per_s = (512e3 / delay.as_secs_f64().max(1e-6)).min(80e6);
-        Self { delay, since: Instant::now(), received: 0, bytes_per_s }
+        let (min, likely) = match shared {
+            Some(chunk) => (u64::from(chunk).min(AHEAD_MIN) + AHEAD_MIN_SHARED, 5e6),
+            None => (AHEAD_MIN, 80e6),
+        };
+        // Nothing is known yet: as if it moved half a megabyte in each round trip, up to what is likely.
+        let bytes_per_s = (512e3 / delay.as_secs_f64().max(1e-6)).min(likely);
+        Self { delay, min, since: Instant::now(), received: 0, bytes_per_s }
     }
 
     /// At most so many bytes.
     fn bytes(&self) -> u64 {
         let time = AHEAD_TIME + 3 * self.delay;
-        ((self.bytes_per_s * time.as_secs_f64()) as u64).clamp(AHEAD_MIN, AHEAD_MAX)
+        ((self.bytes_per_s * time.as_secs_f64()) as u64).clamp(self.min, AHEAD_MAX)
     }
 
     /// At least so many: less would leave the path idle until the next question arrives.

@@ -9,6 +9,7 @@ use super::RecipientOptions;
 use super::queue::Queue;
 use super::staged::StagedFile;
 use super::staging::Staging;
+use super::swarm::Swarm;
 use crate::digest::{ChunkDigest, DigestKind, DigestTable};
 use crate::link::Link;
 use crate::{Cancel, Error, Manifest, Result};
@@ -45,6 +46,12 @@ struct Work {
     last_failure: Option<Error>,
     /// A connection that has nothing more to pull.
     idle: Option<Link>,
+    /// In place of the queue's order, where recipients hand on to one another.
+    swarm: Option<Swarm>,
+    /// What is proven, in that order, for those who ask.
+    log: Vec<u32>,
+    /// Chunks that others have and this one lacks, as they were told.
+    offers: usize,
 }
 
 /// A question for each small file that has come would cost both ends as much as the file: fewer bytes than these are not
@@ -110,6 +117,9 @@ impl<'a> Shared<'a> {
             fatal: None,
             last_failure: None,
             idle: None,
+            swarm: None,
+            log: Vec::new(),
+            offers: 0,
         };
         Self {
             options,
@@ -134,9 +144,17 @@ impl<'a> Shared<'a> {
             return Take::Finished;
         }
         // Near the end nobody sits on work that another connection could do meanwhile.
-        let fair = (work.queue.left() + window.asked) / self.connections.load(Relaxed).max(1) as u64;
+        let left = work.swarm.as_ref().map_or_else(|| work.queue.left(), Swarm::own_left);
+        let fair = (left + window.asked) / self.connections.load(Relaxed).max(1) as u64;
         let Some(bytes) = window.question(fair) else { return Take::Enough };
-        match work.queue.take(self.manifest, &work.proven, who, (bytes, count), out) {
+        let sum = match &mut work.swarm {
+            Some(swarm) => {
+                let offered = work.offers > 0;
+                swarm.take_from_donor(self.manifest, (bytes, count), offered, out)
+            }
+            None => work.queue.take(self.manifest, &work.proven, who, (bytes, count), out),
+        };
+        match sum {
             0 => Take::Nothing,
             sum => Take::Chunks(sum),
         }
@@ -151,13 +169,21 @@ impl<'a> Shared<'a> {
     }
 
     pub(super) fn give_back(&self, chunks: &mut VecDeque<u32>) {
-        self.lock().queue.give_back(self.manifest, chunks.drain(..));
+        let mut work = self.lock();
+        match &mut work.swarm {
+            Some(swarm) => swarm.give_back(self.manifest, chunks.drain(..)),
+            None => work.queue.give_back(self.manifest, chunks.drain(..)),
+        }
+        drop(work);
         self.changed.notify_all();
     }
 
     /// Whether the chunk's place must be cleared before a sparse write.
     pub(super) fn was_touched(&self, chunk: u32) -> bool {
-        self.staging.is_resumed() || self.lock().queue.was_damaged(chunk)
+        let work = self.lock();
+        self.staging.is_resumed()
+            || work.queue.was_damaged(chunk)
+            || work.swarm.as_ref().is_some_and(|swarm| swarm.was_touched(chunk))
     }
 
     /// Whether the chunk arrived with a wrong digest before.
@@ -167,12 +193,55 @@ impl<'a> Shared<'a> {
 
     /// A chunk arrived with a wrong digest.
     pub(super) fn damaged(&self, chunk: u32) -> Result<()> {
-        if self.lock().queue.give_back_damaged(self.manifest, chunk) {
+        let mut work = self.lock();
+        let again = work.queue.give_back_damaged(self.manifest, chunk);
+        if let Some(swarm) = &mut work.swarm {
+            swarm.give_back(self.manifest, std::iter::once(chunk));
+        }
+        drop(work);
+        if again {
             return Ok(());
         }
         let place = self.manifest.locate(chunk).ok_or(Error::Protocol("a chunk that does not exist"))?;
         let path = self.manifest.entry(place.entry).path.to_owned();
         Err(Error::Damaged { path, offset: place.offset })
+    }
+
+    /// From now on recipients share the work; each begins at another place.
+    pub(super) fn share_work(&self) {
+        let mut work = self.lock();
+        let start = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| self.session[at]));
+        let swarm = Swarm::new(self.manifest, &work.proven, start);
+        work.log = (0..self.manifest.chunks()).filter(|&chunk| work.proven.knows(chunk)).collect();
+        work.swarm = Some(swarm);
+    }
+
+    /// Does something with the shared work, if it is shared.
+    pub(super) fn with_swarm<T>(&self, body: impl FnOnce(&mut Swarm, &Manifest) -> T) -> Option<T> {
+        self.lock().swarm.as_mut().map(|swarm| body(swarm, self.manifest))
+    }
+
+    /// So many more chunks are known to be with others.
+    pub(super) fn add_offers(&self, count: usize) {
+        self.lock().offers += count;
+    }
+
+    /// So many of them are so no longer, or no longer wanted.
+    pub(super) fn drop_offers(&self, count: usize) {
+        self.lock().offers -= count;
+    }
+
+    /// What was proven after the first `from` chunks, at most `most` of them.
+    pub(super) fn proven_since(&self, from: u64, most: usize) -> Vec<u32> {
+        let work = self.lock();
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(work.log.len());
+        work.log[from..].iter().take(most).copied().collect()
+    }
+
+    /// The digest of a chunk that is proven.
+    pub(super) fn proven_digest(&self, chunk: u32) -> Option<ChunkDigest> {
+        let work = self.lock();
+        if chunk < work.proven.len() { work.proven.get(chunk) } else { None }
     }
 
     /// A chunk is in its place and its digest is right.
@@ -193,6 +262,10 @@ impl<'a> Shared<'a> {
         work.missing -= 1;
         work.unsettled.push(chunk);
         work.unsettled_bytes += u64::from(len);
+        if let Some(swarm) = &mut work.swarm {
+            swarm.came(chunk);
+            work.log.push(chunk);
+        }
         if work.missing == 0 {
             self.changed.notify_all();
         }

@@ -244,6 +244,13 @@ impl Staging {
         (meta.is_file() && meta.nlink() == 1 && meta.len() == entry.size).then_some(file)
     }
 
+    /// Opens a file to read what is proven of it.
+    pub(super) fn open_to_read(&self, entry: &Entry<'_>) -> Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        let opened = self.dir.open_below(entry.path, flags, Mode::empty());
+        opened.map_err(Error::file("read again", self.root.join(entry.path)))
+    }
+
     /// Opens a file again to flush it.
     pub(super) fn flush_file(&self, entry: &Entry<'_>) -> Result<()> {
         let opened = self.dir.open_below(entry.path, OFlag::O_RDONLY, Mode::empty());

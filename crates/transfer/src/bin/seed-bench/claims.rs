@@ -30,6 +30,7 @@ const LARGE: &str = "large, tmpfs";
 const SMALL: &str = "small, tmpfs";
 const DISK: &str = "large, disk";
 const DELTA: &str = "5 % changed, 200 Mbit/s";
+const TEN: &str = "ten recipients, 200 Mbit/s";
 const HUGE: &str = "20 GiB of zeros, disk";
 const ONE: &str = "1 GiB of zeros, disk";
 
@@ -120,6 +121,22 @@ const CLAIMS: &[Claim] = &[
     share_of_link("share of the link, TLS, 150 ms", "128 MiB at 150 ms", 0.75),
     share_of_link("share of the link, TLS, 24 ms, lossy", "128 MiB at 24 ms, lossy", 0.8),
     share_of_link("share of the link, TLS, 150 ms, lossy", "128 MiB at 150 ms, lossy", 0.6),
+    (
+        "ten recipients vs one, bytes that the donor sends (at most)",
+        (TEN, "seed-tls-relay"),
+        (TEN, "seed-tls"),
+        By::Wire,
+        1.5,
+        Bound::Most,
+    ),
+    (
+        "ten recipients vs one, time (at most)",
+        (TEN, "seed-tls-relay"),
+        (TEN, "seed-tls"),
+        By::Wall,
+        1.5,
+        Bound::Most,
+    ),
     (
         "peak memory of an agent's end, MiB, 1 GiB (at most)",
         (ONE, "seed-tls"),

@@ -23,6 +23,11 @@ pub(crate) enum Contestant {
     Unpaced,
     /// Ours over TLS, comparing with an old tree.
     Delta,
+    /// Ours over TLS to so many recipients at once, which hand on to one another or not.
+    Several {
+        recipients: usize,
+        relay: bool,
+    },
     Floor,
     TarNc,
     TarZstdNc,
@@ -42,7 +47,7 @@ pub(crate) struct Used {
     pub(crate) recipient_cpu_s: f64,
     /// Peak resident memory of donor and recipient in KiB, if it is ours.
     pub(crate) peak_kib: Option<(u64, u64)>,
-    /// Bytes that the recipient read from sockets, if it is ours.
+    /// Bytes that the recipient read from sockets, or the donor sent to several, if it is ours.
     pub(crate) wire: Option<u64>,
 }
 
@@ -66,12 +71,22 @@ impl Contestant {
             Self::Seed { .. } => "seed-tls-zstd",
             Self::Unpaced => "seed-tls-cubic",
             Self::Delta => "seed-delta",
+            Self::Several { relay: true, .. } => "seed-tls-relay",
+            Self::Several { relay: false, .. } => "seed-tls-each",
             Self::Floor => "floor",
             Self::TarNc => "tar-nc",
             Self::TarZstdNc => "tar-zstd-nc",
             Self::TarPigzNc => "tar-pigz-nc",
             Self::TarSocatTls => "tar-socat-tls",
             Self::Rsync => "rsync",
+        }
+    }
+
+    /// How many trees there are in the end, below the target.
+    pub(crate) fn copies(self) -> u64 {
+        match self {
+            Self::Several { recipients, .. } => recipients as u64,
+            _ => 1,
         }
     }
 
@@ -86,10 +101,14 @@ impl Contestant {
         let connect = words(&["nc", "-N", ground.way.recipient.ip, &port.to_string()]);
         match self {
             Self::Seed { tls, compression } => {
-                seed(ground, port, if tls { "tls" } else { "plain" }, compression, false)
+                let security = if tls { "tls" } else { "plain" };
+                seed(ground, port, &Seed { security, compression, ..Seed::ONE })
             }
-            Self::Unpaced => seed(ground, port, "tls-unpaced", "none", false),
-            Self::Delta => seed(ground, port, "tls", "none", true),
+            Self::Unpaced => seed(ground, port, &Seed { security: "tls-unpaced", ..Seed::ONE }),
+            Self::Delta => seed(ground, port, &Seed { delta: true, ..Seed::ONE }),
+            Self::Several { recipients, relay } => {
+                seed(ground, port, &Seed { recipients, relay, ..Seed::ONE })
+            }
             Self::Floor => push(
                 ground,
                 port,
@@ -131,29 +150,56 @@ fn push(ground: &Ground<'_>, port: u16, donor: &[Vec<String>], recipient: &[Vec<
     Ok(Used { donor_cpu_s, recipient_cpu_s: finish(recipient)?, ..Used::default() })
 }
 
-fn seed(ground: &Ground<'_>, port: u16, security: &str, compression: &str, delta: bool) -> Outcome<Used> {
-    let token = Token::generate().expose();
+/// How one donor of ours gives its tree.
+struct Seed {
+    security: &'static str,
+    compression: &'static str,
+    delta: bool,
+    recipients: usize,
+    relay: bool,
+}
+
+impl Seed {
+    const ONE: Self =
+        Self { security: "tls", compression: "none", delta: false, recipients: 1, relay: false };
+}
+
+fn seed(ground: &Ground<'_>, port: u16, seed: &Seed) -> Outcome<Used> {
+    let tokens: Vec<String> = (0..seed.recipients).map(|_| Token::generate().expose()).collect();
     let addr = format!("{}:{port}", ground.way.donor.ip);
     let source = ground.source.display().to_string();
-    let target = ground.target.display().to_string();
-    let old = if delta { ground.old.display().to_string() } else { "-".to_owned() };
-    let argv = ground.way.donor.at(&own(&["role", "donor", &source, &addr, &token, security]));
-    let mut donor = spawn(&argv, Stdio::null())?;
+    let old = if seed.delta { ground.old.display().to_string() } else { "-".to_owned() };
+    let argv = own(&["role", "donor", &source, &addr, &tokens.join(","), seed.security]);
+    let mut donor = spawn(&ground.way.donor.at(&argv), Stdio::null())?;
     let mut donor_says = BufReader::new(donor.stdout.take().ok_or("no output of the donor")?);
     let mut fingerprint = String::new();
     donor_says.read_line(&mut fingerprint).map_err(failed("cannot hear the donor"))?;
     // The benchmark flushes at the end for every contestant; tmpfs has nothing to flush.
     let durable = if ground.on_disk { "durable" } else { "volatile" };
-    let args = ["role", "recipient", &target, &addr, &token, fingerprint.trim(), durable, compression, &old];
-    let mut recipient = spawn(&ground.way.recipient.at(&own(&args)), Stdio::null())?;
-    let mut recipient_says = BufReader::new(recipient.stdout.take().ok_or("no output of the recipient")?);
-    let (recipient_peak, wire) = figures(&mut recipient_says);
-    let (donor_peak, _) = figures(&mut donor_says);
+    let relay = if seed.relay { ground.way.recipient.ip } else { "-" };
+    let mut recipients = Vec::new();
+    for (nth, token) in tokens.iter().enumerate() {
+        let target = match seed.recipients {
+            1 => ground.target.to_owned(),
+            _ => ground.target.join(nth.to_string()),
+        };
+        let target = target.display().to_string();
+        let args = ["role", "recipient", &target, &addr, token, fingerprint.trim(), durable];
+        let args = [&args[..], &[seed.compression, &old, relay]].concat();
+        recipients.push(spawn(&ground.way.recipient.at(&own(&args)), Stdio::null())?);
+    }
+    let (mut recipient_peak, mut received) = (0, 0);
+    for recipient in &mut recipients {
+        let says = recipient.stdout.take().ok_or("no output of the recipient")?;
+        let (peak, wire) = figures(&mut BufReader::new(says));
+        (recipient_peak, received) = (recipient_peak.max(peak), received + wire);
+    }
+    let (donor_peak, sent) = figures(&mut donor_says);
     Ok(Used {
         donor_cpu_s: finish(vec![donor])?,
-        recipient_cpu_s: finish(vec![recipient])?,
+        recipient_cpu_s: finish(recipients)?,
         peak_kib: Some((donor_peak, recipient_peak)),
-        wire: Some(wire),
+        wire: Some(if seed.recipients == 1 { received } else { sent }),
     })
 }
 

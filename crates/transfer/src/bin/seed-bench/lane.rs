@@ -141,8 +141,9 @@ impl Lane {
         let wall_s = started.elapsed().as_secs_f64();
         let arrived = if self.huge { size_of(ground.target)? } else { read_all(ground.target)? };
         // A contestant that lost something has not run.
-        if arrived != bytes {
-            return Err(format!("{arrived} of {bytes} bytes arrived"));
+        let wanted = bytes * contestant.copies();
+        if arrived != wanted {
+            return Err(format!("{arrived} of {wanted} bytes arrived"));
         }
         Ok(Sample { wall_s, used, still_cached: neighbour.and_then(Neighbour::still_cached) })
     }

@@ -96,6 +96,7 @@ fn long() -> Vec<Lane> {
         rounds: 5,
         ..lane(name, Set::Incompressible { mib: 128 }, link, &[SEED_TLS, Contestant::Unpaced])
     };
+    let ten = |relay| Contestant::Several { recipients: 10, relay };
     let changed = Set::Changed { mib: 256 };
     vec![
         lane("5 % changed, 200 Mbit/s", changed, near, &[SEED_TLS, Contestant::Delta]),
@@ -105,6 +106,15 @@ fn long() -> Vec<Lane> {
         share("128 MiB at 150 ms", sound(150)),
         share("128 MiB at 24 ms, lossy", far(24)),
         share("128 MiB at 150 ms, lossy", far(150)),
+        Lane {
+            rounds: 5,
+            ..lane(
+                "ten recipients, 200 Mbit/s",
+                Set::Incompressible { mib: 128 },
+                near,
+                &[SEED_TLS, ten(true), ten(false)],
+            )
+        },
         lane(
             "compressible, 200 Mbit/s",
             Set::Compressible { mib: 128 },

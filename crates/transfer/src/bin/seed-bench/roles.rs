@@ -1,16 +1,16 @@
 //! The processes that the benchmark starts from its own program: the two ends of a seed, and of the floor.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 
-use transfer::{Compression, Donor, DonorOptions, RecipientOptions, Token, receive};
+use transfer::{Compression, DigestKind, Donor, DonorOptions, RecipientOptions, Token, receive};
 
 /// Runs one role; see [`crate::contest`] for who starts it with what.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
-        ["donor", root, addr, token, security] => donor(root, addr, token, security),
-        ["recipient", staging, addr, token, fingerprint, durable, compression, old] => {
+        ["donor", root, addr, tokens, security] => donor(root, addr, tokens, security),
+        ["recipient", staging, addr, token, fingerprint, durable, compression, old, relay] => {
             let mut options = recipient(staging, addr, token)?;
             options.fingerprint = fingerprint.parse().ok();
             options.durable = *durable == "durable";
@@ -20,8 +20,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
                 "zstd" => Compression::Zstd,
                 _ => Compression::Auto,
             };
+            if *relay != "-" {
+                let ip: IpAddr = relay.parse().map_err(|_| "bad address")?;
+                options.relay = Some(SocketAddr::new(ip, 0));
+                options.digests = vec![DigestKind::Blake3];
+            }
             options.delta_base = (*old != "-").then(|| old.into());
+            let journal = options.journal.clone();
             let received = receive(options).map_err(|error| format!("{error:?}"))?;
+            // It may lie beside other trees that are counted.
+            std::fs::remove_file(journal).map_err(|error| error.to_string())?;
             report(received.bytes_wire);
             Ok(())
         }
@@ -36,15 +44,20 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn donor(root: &str, addr: &str, token: &str, security: &str) -> Result<(), String> {
-    let token: Token = token.parse().map_err(|_| "bad token")?;
+fn donor(root: &str, addr: &str, tokens: &str, security: &str) -> Result<(), String> {
+    let tokens = tokens.split(',').map(str::parse).collect::<Result<Vec<Token>, _>>();
+    let mut tokens = tokens.map_err(|_| "bad token")?.into_iter();
+    let token = tokens.next().ok_or("no token")?;
     let options = DonorOptions {
         listen: addr.parse().map_err(|_| "bad address")?,
         tls: security != "plain",
+        // Agents make an offer for each recipient.
+        connections_max: 64 * (tokens.len() + 1),
         pace_long_paths: security != "tls-unpaced",
         ..DonorOptions::new(root, token)
     };
     let donor = Donor::start(options).map_err(|error| format!("{error:?}"))?;
+    tokens.for_each(|token| donor.add_token(token));
     println!(
         "{}",
         donor.fingerprint().map_or_else(|| "plain".to_owned(), |fingerprint| fingerprint.to_string())

@@ -1,6 +1,7 @@
 //! Serves one connection: the handshake, then answers in the order of the questions.
 
 mod chunk;
+mod introduce;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,18 +10,17 @@ use std::time::{Duration, Instant};
 
 use crate::compress::{self, Packer};
 use crate::digest::{ChunkHasher, DigestKind};
+use crate::donor::circle::Membership;
 use crate::donor::shelf::Reader;
 use crate::donor::source::SourceFile;
 use crate::donor::spawn;
 use crate::donor::state::Shared;
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
-use crate::handshake::{
-    self, Greeting, HELLO_LEN, Hello, PACED, VERSIONS, Verdict, encode_welcome, negotiate, prove_root,
-};
-use crate::link::{Bare, Link, suit_path, tune};
+use crate::handshake::{CIRCLES, prove_root};
+use crate::link::{Link, wait_readable};
+use crate::meeting::{self, Door, Met};
 use crate::progress::Phase;
-use crate::strangers::PROOF_LIMIT;
-use crate::{Error, Manifest, PagePolicy, Result, Token, kernel, tls};
+use crate::{Error, Manifest, PagePolicy, Result, Token, kernel};
 
 /// A sign of life at least this often.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -51,12 +51,6 @@ pub(super) fn accept_all(listener: &TcpListener, shared: &Arc<Shared>) {
             }
         }
     }
-}
-
-fn wait_readable(listener: &TcpListener) {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd as _;
-    let _ = poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::from(200_u8));
 }
 
 /// One connection, from its first byte to its last.
@@ -91,21 +85,36 @@ fn tell_of_stranger(shared: &Shared, peer: SocketAddr, error: &str) {
 
 /// The handshake with whoever it is; `None` when it was refused and told so.
 fn meet(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Result<Option<(Link, Guest)>> {
-    socket.set_nonblocking(false).map_err(Error::network("set up the socket"))?;
-    let socket = Arc::new(socket);
-    shared.cancel.watch(&socket);
-    tune(&socket, shared.options.stall_timeout)?;
-    let visit = shared.strangers.admit(peer.ip(), &socket);
-    let tls = match &shared.identity {
-        Some(identity) => Some(tls::accept(identity, &mut Bare(&socket), visit.deadline)?),
-        None => None,
+    let options = &shared.options;
+    let digests = options.digests.iter().fold(0, |set, kind| set | kind.bit());
+    let packing = if options.compression { compress::FEATURES } else { 0 };
+    // What one hands on to another is proven by a digest that nobody can forge, and their tokens are not for others' eyes.
+    let introduces = shared.identity.is_some() && digests & DigestKind::Blake3.bit() != 0;
+    let door = Door {
+        identity: shared.identity.as_ref(),
+        strangers: &shared.strangers,
+        cancel: &shared.cancel,
+        progress: &shared.progress,
+        stall: options.stall_timeout,
+        paces: options.pace_long_paths,
+        features: packing | if introduces { CIRCLES } else { 0 },
+        digests,
     };
-    let mut link = Link::new(Arc::clone(&socket), tls, PROOF_LIMIT, Arc::clone(&shared.progress));
-    link.set_deadline(Some(visit.deadline));
-    let is_paced = shared.options.pace_long_paths && suit_path(&socket);
-    let Some(guest) = greet(&mut link, peer, is_paced, shared)? else { return Ok(None) };
-    link.set_deadline(None);
-    link.set_stall(shared.options.stall_timeout);
+    let Met { link, hello, token } = match meeting::meet(socket, &door, &**shared)? {
+        Ok(met) => met,
+        Err(verdict) => {
+            tell_of_stranger(shared, peer, &format!("refused: {verdict:?}"));
+            return Ok(None);
+        }
+    };
+    let guest = Guest {
+        peer,
+        token,
+        token_id: hello.token_id,
+        session: hello.session,
+        digest: hello.digest,
+        packer: Packer::new(hello.features & packing)?,
+    };
     Ok(Some((link, guest)))
 }
 
@@ -127,6 +136,7 @@ fn serve(link: Link, guest: Guest, shared: &Arc<Shared>) -> Result<()> {
         file: None,
         scratch: vec![0; PIECE_MAX].into(),
         in_chunk: false,
+        membership: None,
     };
     let served = serving.run();
     shared.progress.connection_closed();
@@ -138,58 +148,12 @@ fn serve(link: Link, guest: Guest, shared: &Arc<Shared>) -> Result<()> {
 
 /// A recipient that has proven to know a token.
 struct Guest {
+    peer: SocketAddr,
     token: Token,
     token_id: u64,
     session: [u8; 16],
     digest: DigestKind,
     packer: Option<Packer>,
-}
-
-/// The handshake; `None` when the other end was refused and told so.
-fn greet(link: &mut Link, peer: SocketAddr, is_paced: bool, shared: &Shared) -> Result<Option<Guest>> {
-    let digests = shared.options.digests.iter().fold(0, |set, kind| set | kind.bit());
-    let features = if shared.options.compression { compress::FEATURES } else { 0 };
-    let pacing = if is_paced { PACED } else { 0 };
-    let greeting =
-        Greeting { versions: VERSIONS, features: features | pacing, digests, nonce: rand::random() }.encode();
-    link.queue(&greeting)?;
-    link.flush(false)?;
-    let message: [u8; HELLO_LEN] = link.take_array()?;
-    let hello = Hello::decode(&message)?;
-    let chosen = handshake::Versions { min: hello.version, max: hello.version };
-    let token = shared.token(hello.token_id);
-    let verdict = match &token {
-        _ if negotiate(VERSIONS, chosen).is_none() => Verdict::Version,
-        Some(token) if Hello::is_proven(&message, token, &greeting) => {
-            if digests & hello.digest.bit() != 0 && shared.admit(hello.token_id, hello.session, hello.digest)
-            {
-                Verdict::Welcome
-            } else {
-                Verdict::Token
-            }
-        }
-        _ => Verdict::Token,
-    };
-    let proof = token.as_ref().filter(|_| verdict == Verdict::Welcome);
-    link.queue(&encode_welcome(verdict, proof.map(|token| (token, &message))))?;
-    link.flush(false)?;
-    match (verdict, token) {
-        (Verdict::Welcome, Some(token)) => {
-            let packer = Packer::new(hello.features & features)?;
-            Ok(Some(Guest {
-                token,
-                token_id: hello.token_id,
-                session: hello.session,
-                digest: hello.digest,
-                packer,
-            }))
-        }
-        _ => {
-            tell_of_stranger(shared, peer, &format!("refused: {verdict:?}"));
-            link.close_gently(Duration::from_secs(1));
-            Ok(None)
-        }
-    }
 }
 
 /// A chunk that was asked for, whole or as the difference to blocks with these digests.
@@ -210,6 +174,8 @@ struct Serving<'a> {
     scratch: Box<[u8]>,
     /// A chunk was announced and is not complete.
     in_chunk: bool,
+    /// It hands on what it has, for as long as this connection lasts.
+    membership: Option<Membership>,
 }
 
 impl Serving<'_> {
@@ -260,6 +226,8 @@ impl Serving<'_> {
             kind::WANT => self.note_wanted(header.len as usize),
             kind::WANT_DELTA => self.note_wanted_delta(header),
             kind::PROVE => self.prove(),
+            kind::JOIN => self.introduce(header),
+            kind::WANT_DIGESTS => self.tell_digests(header.value),
             kind::GIVE_UP => {
                 self.link.need(header.len as usize)?;
                 let text = shown_text(&self.link.received()[..header.len as usize]);
@@ -301,6 +269,7 @@ impl Serving<'_> {
         if self.pending.len() + chunks.len() > PENDING_MAX {
             return Err(Error::Protocol("too many questions at once"));
         }
+        self.shared.note_asked(chunks.iter().map(|chunk| le_u32(chunk)));
         self.pending.extend(chunks.iter().map(|chunk| Wanted { chunk: le_u32(chunk), blocks: None }));
         self.link.consume(len);
         Ok(())
@@ -339,6 +308,7 @@ impl Serving<'_> {
         if let Some(file) = self.file.take() {
             file.finish()?;
         }
+        self.take_over_read(&manifest)?;
         self.read_unread(&manifest)?;
         self.shared.check_source()?;
         let ours = self.shared.root_digest(&manifest).ok_or(Error::RootDigest)?;
