@@ -73,6 +73,16 @@ async fn three_recipients_share_a_snapshot_and_the_failure_of_one_stops_no_other
     assert_eq!(failed.donor, Some(world.donor.id()));
     assert_eq!(db5.db.scalar("SELECT id FROM own.marker").await.unwrap(), "4711");
     world.nothing_left(PATIENCE).await;
+
+    // They have handed on to one another: the donor has not sent three copies.
+    let jobs = world.call(&world.donor, JobsListParams { limit: 20, unfinished: false }).await;
+    let counters = |job: &protocol::job::JobView, name: &str| job.result.as_ref()?[name].as_u64();
+    let offers = || jobs.iter().filter(|job| job.kind == "seed.offer");
+    let sent: u64 = offers().filter_map(|job| counters(job, "bytes_sent")).sum();
+    let total = offers().find_map(|job| counters(job, "bytes_total")).unwrap();
+    println!("{sent} bytes sent of three times {total}");
+    assert_eq!(offers().filter(|job| counters(job, "bytes_sent").is_some()).count(), 3);
+    assert!(2 * sent < 3 * total, "{sent} bytes sent of a tree of {total}");
 }
 
 async fn recorded(world: &World, job: JobId) -> (Option<i32>, String) {

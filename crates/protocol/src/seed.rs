@@ -256,6 +256,10 @@ pub struct SeedOptions {
     /// TCP without TLS.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub plain: bool,
+    /// Hand on what has arrived to other recipients of the same snapshot, and take from them what they have: for recipients
+    /// whose plan says that they can.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub relay: bool,
 }
 
 impl Default for SeedOptions {
@@ -276,6 +280,7 @@ impl Default for SeedOptions {
             delta: false,
             replicate_from: None,
             plain: false,
+            relay: false,
         }
     }
 }
@@ -402,6 +407,9 @@ pub struct SeedPlan {
     /// True when that is without TLS.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub plain: bool,
+    /// True when the recipient can hand on what it receives to others of the same snapshot (`relay` of the options).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub can_relay: bool,
     /// Expected seconds of the copy from a measured rate; absent when no rate is known.
     pub expected_s: Option<u64>,
     /// What will be stopped, moved and deleted, in order, in sentences.

@@ -179,6 +179,8 @@ pub(crate) struct SeedConfig {
     pub(crate) idle_io: bool,
     /// As a donor: to far recipients, send by what the path delivers (bbr) and not by what it loses, where the kernel lets us.
     pub(crate) pace_long_paths: bool,
+    /// As a recipient among several of one snapshot: hand on what has arrived, at a port as `listen` says.
+    pub(crate) relay: bool,
     /// As a donor: host names or addresses that recipients reach it by; absent: the agent's host name.
     pub(crate) advertise: Vec<String>,
     /// As a donor: MiB of a seed's data that may lie in the object store of the bus, where that is the way.
@@ -232,6 +234,7 @@ impl Default for SeedConfig {
             ease_io_pressure_percent: 0.0,
             idle_io: false,
             pace_long_paths: true,
+            relay: true,
             advertise: Vec::new(),
             store_window_mib: 64,
             allow_plain: false,

@@ -161,6 +161,9 @@ pub struct SeedOptionArgs {
     /// Plain TCP instead of TLS; both hosts must allow it
     #[arg(long, conflicts_with = "transport")]
     pub plain: bool,
+    /// Let the donor send everything to each of several recipients, which would else hand on to one another what they have
+    #[arg(long)]
+    pub no_relay: bool,
 }
 
 /// How the data travel.
@@ -216,6 +219,8 @@ impl SeedOptionArgs {
             delta: self.delta,
             replicate_from: self.replicate_from.clone(),
             plain: self.plain,
+            // Decided when it is known who can.
+            relay: false,
         }
     }
 }

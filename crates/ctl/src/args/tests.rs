@@ -59,6 +59,7 @@ fn seed_options_travel_as_they_were_typed() {
             require_proven: true,
             delta: true,
             replicate_from: None,
+            relay: false,
         }
     );
 }

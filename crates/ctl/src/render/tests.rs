@@ -76,6 +76,7 @@ fn a_plan_shows_every_guard_space_time_and_actions() {
         stream: None,
         transport: Transport::Tcp,
         plain: false,
+        can_relay: true,
         expected_s: Some(92),
         actions: vec!["stop MySQL".into(), "move /var/lib/mysql aside".into()],
         digest: "d".into(),

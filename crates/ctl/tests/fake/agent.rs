@@ -194,6 +194,7 @@ impl Fake {
             GuardResult { guard: Guard::NotOntoItself, verdict: Verdict::Pass, message: "two hosts".into() };
         SeedPlan {
             plain: false,
+            can_relay: false,
             recipient: self.agent.clone(),
             donor: donor.agent.clone(),
             snapshot: donor.snapshot.as_ref().map(|snapshot| snapshot.id.clone()),

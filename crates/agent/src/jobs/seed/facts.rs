@@ -35,6 +35,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) other_seed: Option<String>,
     /// It takes seeds without TLS.
     pub(crate) takes_plain: bool,
+    /// Whether it hands on what it receives.
+    pub(crate) relays: bool,
     /// Whether anybody uses its server.
     pub(crate) in_use: InUse,
     /// A post-copy command is configured.

@@ -210,6 +210,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         measured_rate: stages::cleanup::measured_rate(host),
         other_seed,
         takes_plain: host.config.seed.allow_plain,
+        relays: host.config.seed.relay,
         in_use: in_use(host, &server).await,
         has_post_copy: !host.config.seed.post_copy.is_empty(),
         key_source: mysql::encryption::key_source(&settings),

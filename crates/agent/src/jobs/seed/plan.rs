@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use protocol::seed::{DonorFacts, SeedOptions, SeedPlan};
+use protocol::seed::{DonorFacts, SeedOptions, SeedPlan, Transport};
 use sha2::{Digest as _, Sha256};
 
 use super::facts::{RecipientFacts, human_u64};
@@ -27,6 +27,11 @@ pub(crate) fn plan(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOption
         donor_free_bytes: donor.free_bytes,
         transport,
         plain: options.plain,
+        can_relay: transport == Transport::Tcp
+            && me.relays
+            && donor.stream.is_none()
+            && !options.plain
+            && !options.delta,
         expected_s: expected_s(donor.moved_bytes(), me.measured_rate, options.throttle_bytes_per_s),
         actions: actions(donor, me, options),
         digest: String::new(),
@@ -123,7 +128,8 @@ pub(super) fn digest(
         "stream": donor.stream,
         "datadir": me.server.datadir,
         "running": me.server.state.may_be_running(),
-        "options": options,
+        // By which way the same bytes come is no part of what was looked at.
+        "options": SeedOptions { relay: false, ..options.clone() },
         "refusals": refusals,
     });
     let digest = Sha256::digest(material.to_string().as_bytes());

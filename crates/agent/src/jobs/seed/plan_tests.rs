@@ -127,6 +127,7 @@ fn recipient() -> RecipientFacts {
         measured_rate: Some(100 << 20),
         other_seed: None,
         takes_plain: false,
+        relays: true,
         in_use: InUse::No(Duration::from_secs(60)),
         has_post_copy: false,
         key_source: None,

@@ -38,12 +38,24 @@ pub(super) async fn run(
     if planned.is_empty() {
         return settle(session, failures);
     }
+    let relaying = if args.no_relay { Vec::new() } else { relaying(&planned) };
+    if let [first, _, ..] = relaying.as_slice() {
+        session.out.note(&format!(
+            "{} recipients of {}'s snapshot hand on to one another what they have: {} sends little more than one copy",
+            relaying.len(),
+            first.plan.donor,
+            first.plan.donor
+        ));
+    }
     let names: Vec<&str> = planned.iter().map(|p| p.recipient.as_str()).collect();
     super::super::confirm(session, &format!("Seed {} now?", names.join(", ")))?;
 
     // Listening from here on: a Ctrl-C between offer and start must not leave an offer behind.
     let mut interrupt = Interrupt::listen()?;
-    let begun = planned.iter().map(|planned| begin(session, planned, donor.foreign, &options, args.plain));
+    let begun = planned.iter().map(|planned| {
+        let relay = relaying.iter().any(|other| other.recipient == planned.recipient);
+        begin(session, planned, donor.foreign, SeedOptions { relay, ..options.clone() })
+    });
     let mut jobs = Vec::new();
     let mut donors = Vec::new();
     for (planned, result) in planned.iter().zip(future::join_all(begun).await) {
@@ -72,6 +84,19 @@ pub(super) async fn run(
     settle(session, failures)
 }
 
+/// Those that hand on to one another: recipients of one snapshot that can, if they are several.
+fn relaying(planned: &[Planned]) -> Vec<&Planned> {
+    let shares = |one: &Planned, other: &Planned| {
+        let (one_plan, other_plan) = (&one.plan, &other.plan);
+        one.recipient != other.recipient
+            && one_plan.can_relay
+            && other_plan.can_relay
+            && one_plan.snapshot.is_some()
+            && (&one_plan.donor, &one_plan.snapshot) == (&other_plan.donor, &other_plan.snapshot)
+    };
+    planned.iter().filter(|one| planned.iter().any(|other| shares(one, other))).collect()
+}
+
 fn say_begun(session: &Session, planned: &Planned, job: JobId) {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
     let news = SeedNews::Begun { donor, snapshot: planned.plan.snapshot.as_ref() };
@@ -80,16 +105,10 @@ fn say_begun(session: &Session, planned: &Planned, job: JobId) {
 }
 
 /// Offer on the donor, start on the recipient; an offer that came to nothing is released.
-async fn begin(
-    session: &Session,
-    planned: &Planned,
-    foreign: bool,
-    options: &SeedOptions,
-    plain: bool,
-) -> Result<JobId> {
+async fn begin(session: &Session, planned: &Planned, foreign: bool, options: SeedOptions) -> Result<JobId> {
     let (recipient, donor) = (&planned.recipient, &planned.plan.donor);
     let (snapshot, stream) = (planned.plan.snapshot.clone(), planned.plan.stream.clone());
-    let transport = planned.plan.transport;
+    let (transport, plain) = (planned.plan.transport, options.plain);
     if transport == Transport::Store {
         make_bucket(session, donor, recipient).await?;
     }
@@ -102,11 +121,8 @@ async fn begin(
         Ok(offer) => offer,
         Err(source) => return Err(session.explain(donor, "seed.offer", source).await),
     };
-    let params = SeedStartParams {
-        offer: offer.clone(),
-        options: options.clone(),
-        plan_digest: Some(planned.plan.digest.clone()),
-    };
+    let params =
+        SeedStartParams { offer: offer.clone(), options, plan_digest: Some(planned.plan.digest.clone()) };
     match session.call_surely(recipient, params).await {
         Ok(accepted) => Ok(accepted.job),
         Err(source) => Err(give_up(session, recipient, donor, &offer, source).await),

@@ -11,7 +11,7 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
-use transfer::{Cancel, Progress, Received, RecipientOptions, Throttle};
+use transfer::{Cancel, DigestKind, Progress, Received, RecipientOptions, Throttle};
 
 use super::super::notes::{Note, Transferred};
 use super::super::{Target, private_dir, stream, taken_of, token};
@@ -180,6 +180,11 @@ async fn recipient_options(
     };
     let reuse = params.options.delta && !params.options.replace && target.datadir.exists();
     options.delta_base = reuse.then(|| target.datadir.clone());
+    if params.options.relay && host.config.seed.relay {
+        options.relay = Some(host.config.seed.listen);
+        // What others hand on is proven by a digest that nobody can forge.
+        options.digests = vec![DigestKind::Blake3];
+    }
     options.owner = nix::unistd::geteuid().is_root().then_some((target.owner.uid, target.owner.gid));
     Ok((options, taker))
 }
