@@ -356,10 +356,15 @@ impl<'a> Peer<'a> {
         let len = header.len as usize;
         let link = &mut self.puller.link;
         link.need(len)?;
-        let chunks = link.received()[..len].as_chunks::<4>().0.iter().map(|bytes| le_u32(bytes));
-        self.unproven.extend(chunks);
+        let chunks = link.received()[..len].as_chunks::<4>().0;
+        let heard = self.heard + chunks.len() as u64;
+        // Each chunk is told once: who tells more would fill the memory.
+        if header.value != heard || heard > self.shared.manifest.chunks().into() {
+            return Err(Error::Protocol("more chunks than there are"));
+        }
+        self.unproven.extend(chunks.iter().map(|bytes| le_u32(bytes)));
         link.consume(len);
-        (self.is_asked, self.heard) = (false, header.value);
+        (self.is_asked, self.heard) = (false, heard);
         if len == WANT_MAX * 4 {
             // There is more.
             self.asked_at = Instant::now() - ASK;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::link::{Link, listen, wait_readable};
 use crate::meeting::{Door, Met, Porter, meet};
 use crate::strangers::Strangers;
 use crate::tls::Identity;
-use crate::{Cancel, DigestKind, Error, Result, Token};
+use crate::{Cancel, DigestKind, Error, Result, Throttle, Token};
 
 /// A peer on whose connection nothing moves for this long is dropped.
 const STALL: Duration = Duration::from_secs(30);
@@ -36,6 +36,8 @@ pub(super) struct Relay {
     strangers: Arc<Strangers>,
     /// Connections of those who have proven themselves, by their sessions.
     guests: Mutex<Vec<[u8; 16]>>,
+    /// As much may be handed on as received.
+    limit: Throttle,
     stop: Arc<Cancel>,
 }
 
@@ -44,7 +46,7 @@ struct Place<'a>(&'a Relay, [u8; 16]);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut guests = self.0.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = self.0.guests();
         if let Some(at) = guests.iter().position(|session| *session == self.1) {
             guests.swap_remove(at);
         }
@@ -59,7 +61,16 @@ impl Relay {
         listener.set_nonblocking(true).map_err(Error::network("listen for other recipients"))?;
         let addr = listener.local_addr().map_err(Error::network("listen for other recipients"))?;
         let card = Card { fingerprint: identity.fingerprint, secret: Token::generate() };
-        Ok(Self { listener, addr, identity, card, strangers: Arc::default(), guests: Mutex::default(), stop })
+        Ok(Self {
+            listener,
+            addr,
+            identity,
+            card,
+            strangers: Arc::default(),
+            guests: Mutex::default(),
+            limit: Throttle::unlimited(),
+            stop,
+        })
     }
 
     /// What the donor tells others.
@@ -96,7 +107,11 @@ impl Relay {
 
     /// Whether others are connected.
     pub(super) fn is_visited(&self) -> bool {
-        !self.guests.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        !self.guests().is_empty()
+    }
+
+    fn guests(&self) -> MutexGuard<'_, Vec<[u8; 16]>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends all of it; nothing of the tree is read from then on.
@@ -105,8 +120,19 @@ impl Relay {
         let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
     }
 
+    /// Waits until the next piece may go, under this limit: how long it is.
+    fn await_leave(&self, link: &mut Link, limit: u64, rest: usize) -> Result<usize> {
+        self.limit.set(limit);
+        let len = self.limit.piece_len(self.guests().len(), PIECE_MAX).min(rest);
+        if limit != 0 {
+            link.flush(false)?;
+            self.limit.acquire(len, &self.stop);
+        }
+        Ok(len)
+    }
+
     fn enter(&self, session: [u8; 16]) -> Option<Place<'_>> {
-        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guests = self.guests();
         let is_free = guests.iter().filter(|guest| **guest == session).count() < OF_ONE;
         (is_free && guests.len() < MEMBERS_MAX * OF_ONE).then(|| {
             guests.push(session);
@@ -127,7 +153,7 @@ impl Relay {
         };
         let Ok(Met { link, hello, .. }) = meet(socket, &door, self)? else { return Ok(()) };
         let Some(_place) = self.enter(hello.session) else { return Ok(()) };
-        Serving { shared, link, stop: &self.stop, file: None }.run()
+        Serving { shared, link, relay: self, file: None }.run()
     }
 }
 
@@ -146,14 +172,14 @@ impl Porter for Relay {
 struct Serving<'a> {
     shared: &'a Shared<'a>,
     link: Link,
-    stop: &'a Cancel,
+    relay: &'a Relay,
     /// The file that was read last, by its number.
     file: Option<(u32, File)>,
 }
 
 impl Serving<'_> {
     fn run(&mut self) -> Result<()> {
-        while !self.stop.is_cancelled() {
+        while !self.relay.stop.is_cancelled() {
             if !self.link.poll(HEADER_LEN)? {
                 continue;
             }
@@ -199,9 +225,9 @@ impl Serving<'_> {
             self.file = Some((place.entry, self.shared.staging.open_to_read(&entry)?));
         }
         let Some((_, file)) = &self.file else { return Err(unknown) };
-        let mut sent = 0;
+        let (mut sent, set) = (0, self.shared.options.throttle.bytes_per_s());
         while sent < place.len as usize {
-            let len = PIECE_MAX.min(place.len as usize - sent);
+            let len = self.relay.await_leave(&mut self.link, set, place.len as usize - sent)?;
             self.link.reserve(PIECE_HEADER_LEN + len)?;
             self.link.queue(&Piece::raw(len).encode())?;
             self.link.queue_with(len, |buffer| {
