@@ -97,6 +97,8 @@ struct Donor<'a> {
     stop: &'a Cancel,
     link: Mutex<Option<Link>>,
     word: Mutex<Word>,
+    /// Those that have handed on what is not the donor's.
+    liars: Mutex<HashSet<[u8; 16]>>,
 }
 
 /// The digests of what the donor has read for anybody.
@@ -109,7 +111,7 @@ struct Word {
 impl<'a> Donor<'a> {
     fn new(shared: &'a Shared<'a>, stop: &'a Cancel) -> Self {
         let word = Word { digests: DigestTable::new(shared.manifest.chunks()), heard: 0 };
-        Self { shared, stop, link: Mutex::new(None), word: Mutex::new(word) }
+        Self { shared, stop, link: Mutex::new(None), word: Mutex::new(word), liars: Mutex::default() }
     }
 
     /// Finds out how many share the work; those from whom this one fetches.
@@ -117,7 +119,13 @@ impl<'a> Donor<'a> {
         // Alone with the donor all is this one's share.
         let (members, own) = self.introduce(relay).unwrap_or_default();
         let (count, own) = (members.len(), own as usize);
-        self.shared.with_swarm(|swarm, _| swarm.shared_by(count as u32, own as u32));
+        let known = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        let liars = members.iter().zip(0..).filter(|(member, _)| known.contains(&member.session));
+        self.shared.with_swarm(|swarm, _| {
+            swarm.shared_by(count as u32, own as u32);
+            swarm.distrust(liars.map(|(_, number)| number));
+        });
+        drop(known);
         let others = members.into_iter().cycle().skip(own + 1).take(count.saturating_sub(1));
         others.take(PEERS).collect()
     }
@@ -263,6 +271,9 @@ fn fetch_from(donor: &Donor<'_>, member: &Member) {
         };
         if stop.is_cancelled() || shared.is_complete() {
             return;
+        }
+        if matches!(error, Error::Forged) {
+            donor.liars.lock().unwrap_or_else(PoisonError::into_inner).insert(member.session);
         }
         tracing::info!(peer = %member.addr, error = %sys::error::line(&error), "another recipient hands nothing on");
         if matches!(error, Error::Forged | Error::Protocol(_)) || stop.sleep(PAUSE) {

@@ -5,7 +5,7 @@
 //! twice, never one that is left out: who runs out of work takes over from the others' shares. Each run of chunks has an order of
 //! deputies for that, so that not all of those who wait for a slow one fetch the same.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::Manifest;
@@ -45,6 +45,8 @@ pub(super) struct Swarm {
     left: u64,
     /// How many share the work, and which of them this one is.
     members: (u32, u32),
+    /// When it was found out that one of them cannot be believed: its share comes from nobody else.
+    liars: HashMap<u32, u32>,
     /// Where the own share is looked through next, and whether that was in vain: a tree may have a million chunks.
     cursor: u32,
     own_is_asked: bool,
@@ -70,6 +72,7 @@ impl Swarm {
             chunks,
             left: 0,
             members: (1, 0),
+            liars: HashMap::new(),
             cursor: (start % u64::from(chunks.max(1))) as u32,
             own_is_asked: false,
             look_at: Instant::now(),
@@ -86,6 +89,14 @@ impl Swarm {
         self.left / u64::from(self.members.0)
     }
 
+    /// These of those who share the work hand on what is not the donor's.
+    pub(super) fn distrust(&mut self, liars: impl Iterator<Item = u32>) {
+        let now_ms = self.now_ms();
+        for liar in liars {
+            self.liars.entry(liar).or_insert(now_ms);
+        }
+    }
+
     /// Tells how many share the work now, and which of them this one is.
     pub(super) fn shared_by(&mut self, count: u32, own: u32) {
         if self.members != (count.max(1), own) {
@@ -94,6 +105,7 @@ impl Swarm {
             }
             self.members = (count.max(1), own);
             self.idle_since = None;
+            self.liars.clear();
             self.cursor = self.start_of(own);
             self.own_is_asked = false;
         }
@@ -226,15 +238,17 @@ impl Swarm {
 
     /// How much longer than it must this one has waited for a chunk; `None` while it must.
     fn waited(&self, chunk: u32, idle: Duration, now_ms: u32) -> Option<Duration> {
-        let is_own = self.owner_of(chunk) == self.members.1;
+        let owner = self.owner_of(chunk);
+        let is_own = owner == self.members.1;
         let rank = if is_own { 0 } else { self.rank_for(chunk) };
         let over = idle.checked_sub(PATIENCE * (rank + 1))?;
         let asked_ms = self.asked_by_others[chunk as usize];
         if asked_ms == 0 {
             return Some(over);
         }
-        let (since_ms, patience) = if self.left_ms > asked_ms {
-            (self.left_ms, PATIENCE)
+        let lost_ms = self.liars.get(&owner).copied().unwrap_or(0).max(self.left_ms);
+        let (since_ms, patience) = if lost_ms > asked_ms || self.liars.contains_key(&owner) {
+            (lost_ms.max(asked_ms), PATIENCE)
         } else {
             let late = Duration::from_millis((f64::from(LATE) * self.usual_ms) as u64);
             (asked_ms, late.max(PATIENCE))
@@ -412,10 +426,11 @@ mod tests {
         // Usually it takes them two seconds.
         swarm.begun_at -= 2 * PATIENCE;
         swarm.came(1);
+        idle_for(&mut swarm, PATIENCE * 3 / 2);
+        assert!(all_own(&mut swarm, &manifest).is_empty(), "three seconds and a half are not late");
+        swarm.distrust(std::iter::once(1));
         idle_for(&mut swarm, 2 * PATIENCE);
-        assert!(all_own(&mut swarm, &manifest).is_empty(), "four seconds are not late");
-        idle_for(&mut swarm, 3 * PATIENCE);
-        assert_eq!(all_own(&mut swarm, &manifest).len(), 1, "seven are");
+        assert_eq!(all_own(&mut swarm, &manifest).len(), 1, "of one that lies they are");
     }
 
     #[test]

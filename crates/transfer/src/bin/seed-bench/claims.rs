@@ -138,6 +138,14 @@ const CLAIMS: &[Claim] = &[
         Bound::Most,
     ),
     (
+        "seven recipients vs one, beside a slow, a false and a dead one, time (at most)",
+        (TEN, "seed-tls-relay-faults"),
+        (TEN, "seed-tls"),
+        By::Wall,
+        2.0,
+        Bound::Most,
+    ),
+    (
         "peak memory of an agent's end, MiB, 1 GiB (at most)",
         (ONE, "seed-tls"),
         (ONE, "seed-tls"),

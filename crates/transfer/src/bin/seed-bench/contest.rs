@@ -23,10 +23,11 @@ pub(crate) enum Contestant {
     Unpaced,
     /// Ours over TLS, comparing with an old tree.
     Delta,
-    /// Ours over TLS to so many recipients at once, which hand on to one another or not.
+    /// Ours over TLS to so many recipients at once, which hand on to one another. With faults the last three do not count:
+    /// one is slow, one hands on false bytes, one dies.
     Several {
         recipients: usize,
-        relay: bool,
+        faults: bool,
     },
     Floor,
     TarNc,
@@ -71,8 +72,8 @@ impl Contestant {
             Self::Seed { .. } => "seed-tls-zstd",
             Self::Unpaced => "seed-tls-cubic",
             Self::Delta => "seed-delta",
-            Self::Several { relay: true, .. } => "seed-tls-relay",
-            Self::Several { relay: false, .. } => "seed-tls-each",
+            Self::Several { faults: true, .. } => "seed-tls-relay-faults",
+            Self::Several { .. } => "seed-tls-relay",
             Self::Floor => "floor",
             Self::TarNc => "tar-nc",
             Self::TarZstdNc => "tar-zstd-nc",
@@ -85,7 +86,9 @@ impl Contestant {
     /// How many trees there are in the end, below the target.
     pub(crate) fn copies(self) -> u64 {
         match self {
-            Self::Several { recipients, .. } => recipients as u64,
+            Self::Several { recipients, faults, .. } => {
+                (recipients - if faults { FAULTS.len() } else { 0 }) as u64
+            }
             _ => 1,
         }
     }
@@ -106,8 +109,8 @@ impl Contestant {
             }
             Self::Unpaced => seed(ground, port, &Seed { security: "tls-unpaced", ..Seed::ONE }),
             Self::Delta => seed(ground, port, &Seed { delta: true, ..Seed::ONE }),
-            Self::Several { recipients, relay } => {
-                seed(ground, port, &Seed { recipients, relay, ..Seed::ONE })
+            Self::Several { recipients, faults } => {
+                seed(ground, port, &Seed { recipients, relay: true, faults, ..Seed::ONE })
             }
             Self::Floor => push(
                 ground,
@@ -157,11 +160,31 @@ struct Seed {
     delta: bool,
     recipients: usize,
     relay: bool,
+    faults: bool,
 }
 
+/// What is wrong with the last recipients of a seed with faults, as their role is told.
+const FAULTS: [&str; 3] = ["slow", "false", "dies"];
+
 impl Seed {
-    const ONE: Self =
-        Self { security: "tls", compression: "none", delta: false, recipients: 1, relay: false };
+    const ONE: Self = Self {
+        security: "tls",
+        compression: "none",
+        delta: false,
+        recipients: 1,
+        relay: false,
+        faults: false,
+    };
+
+    /// How many have no fault: they come first.
+    fn sound(&self) -> usize {
+        self.recipients - if self.faults { FAULTS.len() } else { 0 }
+    }
+
+    /// What is wrong with a recipient; `-`: nothing.
+    fn fault_of(&self, nth: usize) -> &'static str {
+        nth.checked_sub(self.sound()).map_or("-", |at| FAULTS[at])
+    }
 }
 
 fn seed(ground: &Ground<'_>, port: u16, seed: &Seed) -> Outcome<Used> {
@@ -185,22 +208,39 @@ fn seed(ground: &Ground<'_>, port: u16, seed: &Seed) -> Outcome<Used> {
         };
         let target = target.display().to_string();
         let args = ["role", "recipient", &target, &addr, token, fingerprint.trim(), durable];
-        let args = [&args[..], &[seed.compression, &old, relay]].concat();
+        let args = [&args[..], &[seed.compression, &old, relay, seed.fault_of(nth)]].concat();
         recipients.push(spawn(&ground.way.recipient.at(&own(&args)), Stdio::null())?);
     }
+    let faulty = recipients.split_off(seed.sound());
     let (mut recipient_peak, mut received) = (0, 0);
     for recipient in &mut recipients {
         let says = recipient.stdout.take().ok_or("no output of the recipient")?;
         let (peak, wire) = figures(&mut BufReader::new(says));
         (recipient_peak, received) = (recipient_peak.max(peak), received + wire);
     }
+    let recipient_cpu_s = finish(recipients)?;
+    if seed.faults {
+        // How long the others take is nobody's concern, and the donor would wait for them.
+        faulty.into_iter().chain([donor]).try_for_each(end)?;
+        for nth in seed.sound()..seed.recipients {
+            let left = ground.target.join(nth.to_string());
+            let _ = fs::remove_file(left.with_extension("journal"));
+            fs::remove_dir_all(left).map_err(failed("cannot remove a tree"))?;
+        }
+        return Ok(Used { recipient_cpu_s, ..Used::default() });
+    }
     let (donor_peak, sent) = figures(&mut donor_says);
     Ok(Used {
         donor_cpu_s: finish(vec![donor])?,
-        recipient_cpu_s: finish(recipients)?,
+        recipient_cpu_s,
         peak_kib: Some((donor_peak, recipient_peak)),
         wire: Some(if seed.recipients == 1 { received } else { sent }),
     })
+}
+
+fn end(mut child: Child) -> Outcome<()> {
+    let _ = child.kill();
+    child.wait().map(drop).map_err(failed("cannot wait for a role"))
 }
 
 /// What one of our roles says at its end: `figures PEAK_KIB WIRE_BYTES`.

@@ -96,7 +96,7 @@ fn long() -> Vec<Lane> {
         rounds: 5,
         ..lane(name, Set::Incompressible { mib: 128 }, link, &[SEED_TLS, Contestant::Unpaced])
     };
-    let ten = |relay| Contestant::Several { recipients: 10, relay };
+    let ten = |faults| Contestant::Several { recipients: 10, faults };
     let changed = Set::Changed { mib: 256 };
     vec![
         lane("5 % changed, 200 Mbit/s", changed, near, &[SEED_TLS, Contestant::Delta]),
@@ -110,9 +110,9 @@ fn long() -> Vec<Lane> {
             rounds: 5,
             ..lane(
                 "ten recipients, 200 Mbit/s",
-                Set::Incompressible { mib: 128 },
+                Set::Incompressible { mib: 256 },
                 near,
-                &[SEED_TLS, ten(true), ten(false)],
+                &[SEED_TLS, ten(false), ten(true)],
             )
         },
         lane(

@@ -1,16 +1,21 @@
 //! The processes that the benchmark starts from its own program: the two ends of a seed, and of the floor.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
-use transfer::{Compression, DigestKind, Donor, DonorOptions, RecipientOptions, Token, receive};
+use transfer::{Compression, DigestKind, Donor, DonorOptions, RecipientOptions, Throttle, Token, receive};
 
 /// Runs one role; see [`crate::contest`] for who starts it with what.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["donor", root, addr, tokens, security] => donor(root, addr, tokens, security),
-        ["recipient", staging, addr, token, fingerprint, durable, compression, old, relay] => {
+        ["recipient", staging, addr, token, fingerprint, durable, compression, old, relay, fault] => {
             let mut options = recipient(staging, addr, token)?;
             options.fingerprint = fingerprint.parse().ok();
             options.durable = *durable == "durable";
@@ -25,6 +30,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
                 options.relay = Some(SocketAddr::new(ip, 0));
                 options.digests = vec![DigestKind::Blake3];
             }
+            go_wrong(fault, &mut options)?;
             options.delta_base = (*old != "-").then(|| old.into());
             let journal = options.journal.clone();
             let received = receive(options).map_err(|error| format!("{error:?}"))?;
@@ -65,7 +71,7 @@ fn donor(root: &str, addr: &str, tokens: &str, security: &str) -> Result<(), Str
     let done = donor.wait().map_err(|error| format!("{error:?}"))?;
     // The recipient hangs up by itself when it has read the donor's proof.
     while donor.progress().snapshot().connections > 0 {
-        std::thread::sleep(std::time::Duration::from_millis(1));
+        thread::sleep(Duration::from_millis(1));
     }
     report(done.bytes_sent);
     Ok(())
@@ -80,6 +86,40 @@ fn recipient(staging: &str, addr: &str, token: &str) -> Result<RecipientOptions,
         options.connections = asked;
     }
     Ok(options)
+}
+
+/// Has a recipient be slow, hand on false bytes or die.
+fn go_wrong(fault: &str, options: &mut RecipientOptions) -> Result<(), String> {
+    match fault {
+        "-" => {}
+        "slow" => options.throttle = Arc::new(Throttle::limited(512 << 10)),
+        "dies" => drop(thread::spawn(|| {
+            thread::sleep(Duration::from_secs(2));
+            std::process::abort();
+        })),
+        "false" => {
+            let staging = options.staging.clone();
+            thread::spawn(move || {
+                loop {
+                    spoil(&staging);
+                }
+            });
+        }
+        _ => return Err("unknown fault".to_owned()),
+    }
+    Ok(())
+}
+
+/// Writes over every file that has arrived.
+fn spoil(staging: &Path) {
+    let files = std::fs::read_dir(staging).into_iter().flatten().flatten();
+    for file in files.filter_map(|entry| File::options().write(true).open(entry.path()).ok()) {
+        let len = file.metadata().map_or(0, |meta| meta.len());
+        for at in (0..len).step_by(256 << 10) {
+            let _ = file.write_all_at(&[0x5a; 64], at);
+        }
+    }
+    thread::sleep(Duration::from_millis(10));
 }
 
 /// Peak resident memory and bytes on the wire, read by the parent.
