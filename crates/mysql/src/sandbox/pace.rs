@@ -105,7 +105,10 @@ fn disk_bytes(io: &File) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::process::Command;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
 
@@ -149,15 +152,25 @@ mod tests {
         // 32 MiB take a second; what was written before the first look, and one allowance, are not in it.
         assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
         drop(pace);
-        let mut slow = write("let-go");
+        // It is fed for as long as it is not stopped: whatever comes to its end by itself may do so before it is looked at.
+        let to = format!("of={}", dir.path().join("let-go").display());
+        let mut slow =
+            Command::new("dd").args([&to, "bs=64k", "status=none"]).stdin(Stdio::piped()).spawn().unwrap();
+        let (mut food, hungry) = (slow.stdin.take().unwrap(), AtomicBool::new(true));
         let pace = Pace::keep(slow.id(), 1);
         let stopped = || fs::read_to_string(format!("/proc/{}/stat", slow.id())).unwrap().contains(") T ");
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !stopped() {
-            assert!(Instant::now() < deadline, "it is not stopped");
-            thread::yield_now();
-        }
-        drop(pace);
+        thread::scope(|scope| {
+            let hungry = &hungry;
+            scope.spawn(move || while hungry.load(Relaxed) && food.write_all(&[0; 64 << 10]).is_ok() {});
+            while !stopped() && Instant::now() < deadline {
+                thread::yield_now();
+            }
+            let was_stopped = stopped();
+            hungry.store(false, Relaxed);
+            drop(pace);
+            assert!(was_stopped, "it is not stopped");
+        });
         assert!(slow.wait().unwrap().success());
     }
 }

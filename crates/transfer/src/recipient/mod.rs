@@ -27,7 +27,7 @@ pub(crate) mod pieces {
 }
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -304,6 +304,12 @@ fn open_relay(options: &RecipientOptions, first: &Connected, stop: &Cancel) -> O
     if !is_possible {
         return None;
     }
+    // Others come to the address that this one reaches the donor from.
+    let is_v6 = options.donor.iter().all(SocketAddr::is_ipv6);
+    let addr = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() && is_v6 => (Ipv6Addr::UNSPECIFIED, addr.port()).into(),
+        _ => addr,
+    };
     Relay::open(addr, stop.child())
         .inspect_err(|error| tracing::warn!(error = %sys::error::line(error), "nothing is handed on"))
         .ok()

@@ -14,7 +14,8 @@ Median (least–greatest). Wall time on disk runs until everything is written ou
 processes of an end. Only ratios mean anything; on a busy machine those of CPU time.
 
 *seed* is plain TCP with digests, *seed-tls* what agents do unless told otherwise, *-auto*, *-lz4* and *-zstd* are its
-compressions, *seed-delta* starts from an old tree. *floor* is one connection, `sendfile` at one end, `recv`
+compressions, *seed-delta* starts from an old tree. *seed-tls-relay* are ten recipients at once that hand on to one another (bytes: what the donor sends);
+*-faults*: of the ten one is slow, one hands on false bytes and one dies, and the other seven count. *floor* is one connection, `sendfile` at one end, `recv`
 and `write` at the other, and nothing else. `orchestrator-agent` runs the very same code. `make bench` takes some 10 minutes;
 `cargo run --release -p transfer --bin seed-bench -- --quick`, `--lane TEXT` and `--only NAME,NAME` take less.
 ";
