@@ -1,7 +1,8 @@
 //! What other recipients of the same tree have, and this one lacks.
 //!
-//! The donor names them. Each is asked what it has proven; the donor is asked for the digests of that, and for nothing else
-//! is a peer believed. One that hands on anything else is not asked again; one that dies or dawdles costs what was on its way.
+//! The donor names them, and tells the digests of all that it has read for anybody. Each is asked what it has proven, and is
+//! believed for what has the donor's digest alone. One that hands on anything else is not asked again; one that dies or dawdles
+//! costs what was on its way.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -104,7 +105,7 @@ struct Donor<'a> {
 /// The digests of what the donor has read for anybody.
 struct Word {
     digests: DigestTable,
-    /// So much of what it has read is known here.
+    /// So many of its news are known here.
     heard: u64,
 }
 
