@@ -19,7 +19,7 @@ const RUNS: u32 = 8;
 /// the next. What somebody has asked for must also be late.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Late is what takes so many times as long as others usually need from the question to handing on.
-const LATE: u32 = 3;
+const LATE: u32 = 2;
 /// Longer by this while others offer what is left: the donor is faster then.
 const WHILE_OFFERED: Duration = Duration::from_secs(4);
 
