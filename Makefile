@@ -89,7 +89,7 @@ deny: ## Licences, sources and known vulnerabilities of what is built in; cargo-
 	@$(CARGO) deny --log-level error check licenses bans sources
 	@$(CARGO) deny --log-level error check advisories
 
-check: ## What CI runs: the tests, chaos, then lint
+check: ## What CI runs: the tests, a short soak, then lint
 	@.ci/run
 
 fmt: ## Format the code
