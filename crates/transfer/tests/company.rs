@@ -132,6 +132,26 @@ fn one_that_comes_late_gets_most_from_the_others() {
 }
 
 #[test]
+fn one_that_comes_late_does_not_wait_for_what_a_slow_one_hands_on() {
+    let tree = Tree::new(24, 12);
+    let recipients = tree.recipients(2);
+    let slow = recipients[0].start();
+    let done = |progress: &Progress| progress.snapshot().bytes_done;
+    wait_until("most of it is there", || done(&recipients[0].options.progress) > tree.size * 3 / 4);
+    // What it has it hands on no faster than it receives.
+    recipients[0].options.throttle.set(256 << 10);
+    let begun = Instant::now();
+    recipients[1].start().join().unwrap().unwrap();
+    let took = begun.elapsed();
+    println!("{took:?}");
+    assert_same_tree(&tree.bench.source(), &recipients[1].staging());
+    let handed_on = Duration::from_secs_f64(tree.size as f64 * 0.75 / f64::from(256 << 10));
+    assert!(took < handed_on / 5, "{took:?}; at the other's speed it takes {handed_on:?}");
+    recipients[0].options.throttle.set(0);
+    slow.join().unwrap().unwrap();
+}
+
+#[test]
 fn one_that_dies_and_one_that_is_slow_cost_the_others_little() {
     let tree = Tree::new(24, 12);
     let mut recipients = tree.recipients(5);

@@ -32,8 +32,8 @@ const FAREWELL: Duration = Duration::from_millis(500);
 const PEERS: usize = 6;
 /// Content that is on its way from one peer.
 const AHEAD: u64 = 4 << 20;
-/// A chunk must be here by then, or its sender is slower than the donor would be.
-const CHUNK_LIMIT: Duration = Duration::from_secs(10);
+/// All that was asked for, or [`AHEAD`] of it, must be here by then, or the peer is slower than the donor would be.
+const LIMIT: Duration = Duration::from_secs(10);
 /// A peer that cannot be reached, or is lost, is tried so often, with this pause.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -254,7 +254,7 @@ fn fetch_from(donor: &Donor<'_>, member: &Member) {
         donor: vec![member.addr],
         fingerprint: Some(member.fingerprint),
         token: member.token.clone(),
-        stall_timeout: CHUNK_LIMIT.min(shared.options.stall_timeout),
+        stall_timeout: LIMIT.min(shared.options.stall_timeout),
         ..shared.options.clone()
     };
     for _ in 0..TRIES {
@@ -277,7 +277,8 @@ fn fetch_from(donor: &Donor<'_>, member: &Member) {
             donor.liars.lock().unwrap_or_else(PoisonError::into_inner).insert(member.session);
         }
         tracing::info!(peer = %member.addr, error = %sys::error::line(&error), "another recipient hands nothing on");
-        if matches!(error, Error::Forged | Error::Protocol(_)) || stop.sleep(PAUSE) {
+        // A connection may be lost by accident; who is slow or false stays so.
+        if !matches!(error, Error::Network { .. }) || stop.sleep(PAUSE) {
             return;
         }
     }
@@ -297,6 +298,9 @@ struct Peer<'a> {
     vouched_at: Instant,
     /// The question what it has is on its way.
     is_asked: bool,
+    /// When what is on its way must be here, and how much of that has come.
+    due: Instant,
+    came: u64,
 }
 
 impl<'a> Peer<'a> {
@@ -314,6 +318,8 @@ impl<'a> Peer<'a> {
             asked_at,
             vouched_at: asked_at,
             is_asked: false,
+            due: asked_at,
+            came: 0,
         }
     }
 
@@ -334,13 +340,17 @@ impl<'a> Peer<'a> {
                 self.shared.wait_for_work();
                 continue;
             }
-            self.puller.link.set_deadline(Some(Instant::now() + CHUNK_LIMIT));
+            self.puller.link.set_deadline(Some(self.due));
             let header = self.puller.link.read_header()?;
             match header.kind {
                 kind::KEEP_ALIVE => {}
                 kind::CHUNK => {
                     self.puller.receive_chunk(header)?;
                     self.shared.moved();
+                    self.came += header.value;
+                    if self.came >= AHEAD {
+                        self.set_due();
+                    }
                 }
                 kind::PROVEN => self.hear(header)?,
                 _ => return Err(Error::Protocol("an answer to no question")),
@@ -348,7 +358,18 @@ impl<'a> Peer<'a> {
         }
     }
 
+    /// What is asked for from now on has its time, and what the own limit takes does not count.
+    fn set_due(&mut self) {
+        let own_limit = self.shared.options.throttle.bytes_per_s();
+        let own = if own_limit == 0 { 0.0 } else { (2 * PEERS as u64 * AHEAD) as f64 / own_limit as f64 };
+        self.due = Instant::now() + LIMIT + Duration::from_secs_f64(own);
+        self.came = 0;
+    }
+
     fn ask_for_chunks(&mut self) -> Result<()> {
+        if self.puller.asked.is_empty() {
+            self.set_due();
+        }
         let before = self.has.len();
         let asked = self.puller.ask_peer(&mut self.has, AHEAD);
         self.shared.drop_offers(before - self.has.len());

@@ -351,7 +351,7 @@ impl<'a> Puller<'a> {
         let theirs = self.link.take_array::<16>()?;
         let ours = self.hasher.finish();
         if let Some(word) = &mut self.word
-            && word.remove(&chunk) != Some(ours)
+            && (word.remove(&chunk) != Some(ours) || theirs != ours)
         {
             return Err(Error::Forged);
         }

@@ -263,7 +263,7 @@ impl<'a> Shared<'a> {
         work.unsettled.push(chunk);
         work.unsettled_bytes += u64::from(len);
         if let Some(swarm) = &mut work.swarm {
-            swarm.came(chunk);
+            swarm.came(chunk, len);
             work.log.push(chunk);
         }
         if work.missing == 0 {

@@ -18,8 +18,10 @@ const RUNS: u32 = 8;
 /// How long there must be nothing to do before the first deputy takes over work that nobody has asked the donor for, and then
 /// the next. What somebody has asked for must also be late.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Late is what takes so many times as long as others usually need from the question to handing on.
+/// Late is what takes so many times as long as others usually need from the question to handing on, and anything that takes so
+/// long where they hand on more slowly than the donor gives.
 const LATE: u32 = 2;
+const LATE_MOST: Duration = Duration::from_secs(5);
 /// Longer by this while others offer what is left: the donor is faster then.
 const WHILE_OFFERED: Duration = Duration::from_secs(4);
 
@@ -38,6 +40,7 @@ pub(super) struct Swarm {
     begun_at: Instant,
     /// How long it usually takes until they hand on what they have asked for.
     usual_ms: f64,
+    rates: Rates,
     /// When one of them went away last: what that one has asked for may be lost.
     left_ms: u32,
     chunks: u32,
@@ -68,6 +71,7 @@ impl Swarm {
             asked_by_others: vec![0; chunks as usize],
             begun_at: Instant::now(),
             usual_ms: 0.0,
+            rates: Rates::new(),
             left_ms: 0,
             chunks,
             left: 0,
@@ -179,6 +183,7 @@ impl Swarm {
             return sum;
         }
         // One by one: what each costs is not known yet.
+        self.rates.turn();
         match self.next_after(idle) {
             Some(chunk) => sum += self.ask(manifest, chunk, out),
             None => self.look_at = Instant::now() + LOOK,
@@ -207,8 +212,9 @@ impl Swarm {
         self.asked_by_others[chunk as usize] != 0
     }
 
-    /// A chunk has come and is proven.
-    pub(super) fn came(&mut self, chunk: u32) {
+    /// A chunk of so many bytes has come and is proven.
+    pub(super) fn came(&mut self, chunk: u32, len: u32) {
+        self.rates.came(self.asked.has(chunk), len);
         if self.is_asked_by_others(chunk) && !self.asked.has(chunk) {
             let took_ms = f64::from(self.now_ms() - self.asked_by_others[chunk as usize]);
             self.usual_ms = if self.usual_ms == 0.0 { took_ms } else { 0.9 * self.usual_ms + 0.1 * took_ms };
@@ -251,7 +257,8 @@ impl Swarm {
             (lost_ms.max(asked_ms), PATIENCE)
         } else {
             let late = Duration::from_millis((f64::from(LATE) * self.usual_ms) as u64);
-            (asked_ms, late.max(PATIENCE))
+            let most = if self.rates.is_donor_faster() { LATE_MOST } else { Duration::MAX };
+            (asked_ms, late.min(most).max(PATIENCE))
         };
         let waited = Duration::from_millis((now_ms - since_ms).into());
         waited.checked_sub(patience + PATIENCE * rank).map(|late| late.min(over))
@@ -294,6 +301,45 @@ impl Swarm {
     /// Whether the chunk's place must be cleared before a sparse write.
     pub(super) fn was_touched(&self, chunk: u32) -> bool {
         self.touched.contains(&chunk)
+    }
+}
+
+/// How fast the donor has given at its best, and how fast others hand on now.
+#[derive(Debug)]
+struct Rates {
+    since: Instant,
+    from_donor: u64,
+    from_others: u64,
+    donor_best: f64,
+    others_now: f64,
+}
+
+impl Rates {
+    const WINDOW: Duration = Duration::from_secs(1);
+
+    fn new() -> Self {
+        Self { since: Instant::now(), from_donor: 0, from_others: 0, donor_best: 0.0, others_now: 0.0 }
+    }
+
+    fn came(&mut self, is_from_donor: bool, len: u32) {
+        self.turn();
+        let sum = if is_from_donor { &mut self.from_donor } else { &mut self.from_others };
+        *sum += u64::from(len);
+    }
+
+    /// Takes the rates anew once a second.
+    fn turn(&mut self) {
+        let elapsed = self.since.elapsed();
+        if elapsed >= Self::WINDOW {
+            self.donor_best = self.donor_best.max(self.from_donor as f64 / elapsed.as_secs_f64());
+            self.others_now = self.from_others as f64 / elapsed.as_secs_f64();
+            (self.since, self.from_donor, self.from_others) = (Instant::now(), 0, 0);
+        }
+    }
+
+    /// Also when nothing is known of the donor: it is tried.
+    fn is_donor_faster(&self) -> bool {
+        self.others_now <= self.donor_best || self.donor_best == 0.0
     }
 }
 
@@ -425,7 +471,7 @@ mod tests {
         (1..16).step_by(2).for_each(|chunk| swarm.asked_by_another(chunk));
         // Usually it takes them two seconds.
         swarm.begun_at -= 2 * PATIENCE;
-        swarm.came(1);
+        swarm.came(1, 1);
         idle_for(&mut swarm, PATIENCE * 3 / 2);
         assert!(all_own(&mut swarm, &manifest).is_empty(), "three seconds and a half are not late");
         swarm.distrust(std::iter::once(1));
@@ -440,7 +486,7 @@ mod tests {
         swarm.shared_by(3, 0);
         (0..30).filter(|chunk| chunk % 3 == 1).for_each(|chunk| swarm.asked_by_another(chunk));
         swarm.begun_at -= 20 * PATIENCE;
-        swarm.came(1);
+        swarm.came(1, 1);
         all_own(&mut swarm, &manifest);
         swarm.shared_by(2, 0);
         all_own(&mut swarm, &manifest);
