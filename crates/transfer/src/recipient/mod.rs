@@ -10,6 +10,7 @@ mod journal;
 mod peers;
 mod pull;
 mod queue;
+mod rates;
 mod recheck;
 mod relay;
 mod settle;
