@@ -197,20 +197,13 @@ impl Shared {
         }
     }
 
-    /// What this recipient got from others was read by their donors, of one tree and in this process: the files whose chunks
-    /// those are.
-    pub(super) fn learn_from_circle(&self, manifest: &Manifest) -> Vec<u32> {
-        let Some(circle) = self.circle.get() else { return Vec::new() };
-        let (mut from, mut files) = (0, Vec::new());
-        while let Some(chunk) = self.next_unread(from, manifest) {
-            if let (Some(digest), Some(place)) = (circle.digest(chunk), manifest.locate(chunk)) {
-                self.note_digest(chunk, digest, place.len);
-                files.push(place.entry);
-            }
-            from = chunk + 1;
+    /// Takes over what another donor has read of this chunk, of the same tree and in this process; `false` when none has.
+    pub(super) fn take_over_read(&self, chunk: u32, len: u32) -> bool {
+        let read = self.circle.get().and_then(|circle| circle.digest(chunk));
+        if let Some(digest) = read {
+            self.note_digest(chunk, digest, len);
         }
-        files.dedup();
-        files
+        read.is_some()
     }
 
     /// A page with a wrong checksum was read: under the policy to fail, that is the end.

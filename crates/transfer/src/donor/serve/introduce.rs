@@ -1,12 +1,11 @@
 //! Introduces recipients of one tree to one another, and tells them the digests of what they hand on.
 
 use std::net::SocketAddr;
-use std::time::Instant;
 
-use super::{KEEP_ALIVE, Serving};
+use super::Serving;
 use crate::circle::Card;
 use crate::frame::{CARD_LEN, Header, MEMBER_LEN, READ_LEN, WANT_MAX, kind};
-use crate::{Error, Manifest, Result};
+use crate::{Error, Result};
 
 impl Serving<'_> {
     /// Takes this recipient among those that hand on, and names the others.
@@ -26,20 +25,6 @@ impl Serving<'_> {
         self.link.queue(&Header { chunk: own, len, ..Header::new(kind::CIRCLE) }.encode())?;
         members.iter().try_for_each(|member| self.link.queue(&member.encode()))?;
         self.link.flush(false)
-    }
-
-    /// Takes over what other donors have read for recipients that handed it on to this one. Their files are the same still: the
-    /// donor that read them may not have come to look.
-    pub(super) fn take_over_read(&mut self, manifest: &Manifest) -> Result<()> {
-        let mut alive_at = Instant::now();
-        for index in self.shared.learn_from_circle(manifest) {
-            self.shared.source.open_file(index, &manifest.entry(index))?.finish()?;
-            if alive_at.elapsed() >= KEEP_ALIVE {
-                self.keep_alive()?;
-                alive_at = Instant::now();
-            }
-        }
-        Ok(())
     }
 
     /// What was asked for and read here for anybody since the last time, with its digests.

@@ -18,6 +18,7 @@ use crate::donor::state::Shared;
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
 use crate::handshake::{CIRCLES, prove_root};
 use crate::link::{Link, wait_readable};
+use crate::manifest::ChunkPlace;
 use crate::meeting::{self, Door, Met};
 use crate::progress::Phase;
 use crate::{Error, Manifest, PagePolicy, Result, Token, kernel};
@@ -308,7 +309,6 @@ impl Serving<'_> {
         if let Some(file) = self.file.take() {
             file.finish()?;
         }
-        self.take_over_read(&manifest)?;
         self.read_unread(&manifest)?;
         self.shared.check_source()?;
         let ours = self.shared.root_digest(&manifest).ok_or(Error::RootDigest)?;
@@ -324,32 +324,55 @@ impl Serving<'_> {
         Ok(())
     }
 
-    /// Reads what an earlier donor process has sent and this one has not seen.
+    /// Makes up for what this donor has not read: an earlier process of it has sent it, or another recipient has handed it on.
     fn read_unread(&mut self, manifest: &Manifest) -> Result<()> {
-        let (mut from, mut alive_at) = (0, Instant::now());
+        let (mut from, mut alive_at, mut same) = (0, Instant::now(), None);
         while let Some(chunk) = self.shared.next_unread(from, manifest) {
             let place = manifest.locate(chunk).ok_or(Error::RootDigest)?;
-            self.open(manifest, place.entry)?;
-            let mut done = 0;
-            while done < place.len as usize {
-                let len = PIECE_MAX.min(place.len as usize - done);
-                self.shared.options.throttle.acquire(len, &self.shared.cancel);
-                let Some(file) = &self.file else { return Err(Error::RootDigest) };
-                file.read(&mut self.scratch[..len], place.offset + done as u64)?;
-                self.hasher.update(&self.scratch[..len]);
-                done += len;
-                if alive_at.elapsed() >= KEEP_ALIVE {
-                    self.keep_alive()?;
-                    alive_at = Instant::now();
-                }
-            }
-            self.shared.note_digest(chunk, self.hasher.finish(), place.len);
-            if let Some(file) = &mut self.file {
-                file.drop_behind(place.offset..place.offset + u64::from(place.len), &self.reader);
+            if !self.shared.take_over_read(chunk, place.len) {
+                self.read_chunk(manifest, chunk, &place, &mut alive_at)?;
+            } else if same.replace(place.entry) != Some(place.entry) {
+                // The donor that has read it may not have come to look whether the file is still the same.
+                self.shared.source.open_file(place.entry, &manifest.entry(place.entry))?.finish()?;
+                self.stay_alive(&mut alive_at)?;
             }
             from = chunk + 1;
         }
         self.file.take().map_or(Ok(()), SourceFile::finish)
+    }
+
+    fn read_chunk(
+        &mut self,
+        manifest: &Manifest,
+        chunk: u32,
+        place: &ChunkPlace,
+        alive_at: &mut Instant,
+    ) -> Result<()> {
+        self.open(manifest, place.entry)?;
+        let mut done = 0;
+        while done < place.len as usize {
+            let len = PIECE_MAX.min(place.len as usize - done);
+            self.shared.options.throttle.acquire(len, &self.shared.cancel);
+            let Some(file) = &self.file else { return Err(Error::RootDigest) };
+            file.read(&mut self.scratch[..len], place.offset + done as u64)?;
+            self.hasher.update(&self.scratch[..len]);
+            done += len;
+            self.stay_alive(alive_at)?;
+        }
+        self.shared.note_digest(chunk, self.hasher.finish(), place.len);
+        if let Some(file) = &mut self.file {
+            file.drop_behind(place.range(), &self.reader);
+        }
+        Ok(())
+    }
+
+    /// Gives a sign of life when the last one is long ago.
+    fn stay_alive(&mut self, alive_at: &mut Instant) -> Result<()> {
+        if alive_at.elapsed() >= KEEP_ALIVE {
+            self.keep_alive()?;
+            *alive_at = Instant::now();
+        }
+        Ok(())
     }
 
     /// Decides what an error means for the seed, and tells the recipient if there is something to tell.
