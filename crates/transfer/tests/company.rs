@@ -220,6 +220,27 @@ fn who_cannot_be_reached_receives_all_the_same() {
 }
 
 #[test]
+fn those_whom_a_firewall_keeps_apart_get_everything_from_the_donor() {
+    let tree = Tree::new(24, 24);
+    let mut recipients = tree.recipients(3);
+    // Each listens where the others, who are told the address it comes from, do not find it.
+    for recipient in &mut recipients {
+        recipient.options.relay = Some("127.0.0.2:0".parse().unwrap());
+    }
+    let begun = Instant::now();
+    for thread in start_all(&recipients) {
+        thread.join().unwrap().unwrap();
+    }
+    let (took, copies) = (begun.elapsed(), tree.copies_sent(&recipients));
+    println!("{copies:.2} copies in {took:?}");
+    for recipient in &recipients {
+        assert_same_tree(&tree.bench.source(), &recipient.staging());
+    }
+    let alone = Duration::from_secs_f64(3.0 * tree.size as f64 / tree.link.bytes_per_s() as f64);
+    assert!(took < alone + Duration::from_secs(15), "{took:?}, and {alone:?} for three copies");
+}
+
+#[test]
 fn a_tree_that_changes_fails_all_who_receive_it() {
     let tree = Tree::new(24, 6);
     let recipients = tree.recipients(3);
