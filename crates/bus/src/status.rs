@@ -193,13 +193,13 @@ async fn info(bus: &Bus, name: &str) -> Result<Option<Info>> {
 }
 
 fn stream(bus: &Bus, info: &Info, holds: String, waiting: Vec<Waiting>) -> StreamStatus {
-    let alone = || bus.client().try_server_info().map(|info| info.server_name);
     let (leader, copies) = match &info.cluster {
         Some(cluster) => (cluster.leader.clone().filter(|name| !name.is_empty()), copies(cluster)),
-        None => (
-            alone(),
-            alone().map(|server| CopyStatus { server, state: "current", lag: 0 }).into_iter().collect(),
-        ),
+        None => {
+            let alone = alone(bus);
+            let copy = alone.clone().map(|server| CopyStatus { server, state: "current", lag: 0 });
+            (alone, copy.into_iter().collect())
+        }
     };
     StreamStatus {
         name: info.config.name.clone(),
@@ -211,6 +211,17 @@ fn stream(bus: &Bus, info: &Info, holds: String, waiting: Vec<Waiting>) -> Strea
         leader,
         copies,
         waiting,
+    }
+}
+
+/// The server that keeps what is not in a cluster: the one that we are connected to, or at another place one whose name is not told.
+fn alone(bus: &Bus) -> Option<String> {
+    let here = bus.client().try_server_info()?;
+    match &bus.config().jetstream_domain {
+        Some(domain) if here.domain.as_ref() != Some(domain) => {
+            Some(format!("the server of domain {domain}"))
+        }
+        _ => Some(here.server_name),
     }
 }
 

@@ -166,6 +166,7 @@ async fn assert_one_bus<C: Fn(), J: Fn()>(places: Places<C, J>) {
         assert_eq!(fleet, ["db1", "db2"]);
     }
     data_cross(&ctl, &there, &here).await;
+    one_view(&[&ctl, &one, &other]).await;
 
     let stop = CancellationToken::new();
     let (spool_here, spool_there) = (outbox(dirs[0].path(), "db1"), outbox(dirs[1].path(), "db2"));
@@ -209,6 +210,32 @@ async fn assert_one_bus<C: Fn(), J: Fn()>(places: Places<C, J>) {
     }
     db1.stop().await;
     db2.stop().await;
+}
+
+/// Whoever looks at the bus sees the same, wherever he is, and nothing wrong with it.
+async fn one_view(from: &[&Bus]) {
+    let alike = || async {
+        let mut views = Vec::new();
+        for bus in from {
+            let seen = bus::status::look(bus).await.ok()?;
+            assert_eq!(seen.missing_rights, [], "{seen:?}");
+            // From another domain its server has no name.
+            let plain = |server: &str| server.trim_start_matches("the server of domain ").to_owned();
+            let streams = seen.streams.iter().map(|stream| {
+                let kept = stream.copies.iter().map(|copy| (plain(&copy.server), copy.state));
+                (stream.name.clone(), stream.leader.as_deref().map(plain), kept.collect::<Vec<_>>())
+            });
+            let servers = seen.servers.iter().map(|server| {
+                (plain(&server.name), server.stands_still.clone(), server.lost_with_disk.clone())
+            });
+            views.push((streams.collect::<Vec<_>>(), servers.collect::<Vec<_>>(), seen.problems));
+        }
+        // What has just been written is on its way to the other copies for a moment.
+        let first = views.first()?;
+        (first.0.len() >= 2 && first.2.is_empty() && views.iter().all(|view| view == first)).then_some(())
+    };
+    testkit::poll::until_async(LIMIT, "the same view of the bus from everywhere, with nothing wrong", alike)
+        .await;
 }
 
 /// A host of one place gives to one of the other through a bucket.
