@@ -68,10 +68,10 @@ soak: ## Five hosts under seeds, snapshots and faults at random: make soak HOURS
 	@OA_SOAK_SEED=$(or $(SEED),1) OA_SOAK_MINUTES=$(if $(HOURS),$$(( $(HOURS) * 60 )),$(or $(MINUTES),10)) scripts/test --workspace --test soak \
 	  $(if $(shell $(CARGO) nextest --version 2>/dev/null),--ignore-default-filter --no-capture,-- --nocapture)
 
-reliability: ## Every fault at every stage of a seed (`make test` has each once), then docs/reliability.md from what came of it
+reliability: ## Every fault at every stage of a seed (`make test` has each once), each server of a cluster too, then docs/reliability.md from what came of it
 	@scripts/install-deps build test
 	$(CARGO) run --quiet --bin reliability -- forget
-	@OA_CELLS=all OA_CUT_S=$(or $(CUT_S),60) scripts/test --workspace --test 'reliability*'
+	@OA_CELLS=all OA_CUT_S=$(or $(CUT_S),60) scripts/test --workspace --test 'reliability*' --test cluster
 	$(CARGO) run --quiet --bin reliability
 
 truth: ## Layouts and histories of real hosts on each server (`make test` has a sample), then docs/truth.md from what came of them
@@ -120,6 +120,7 @@ bench-bus: ## An idle agent, command round trips, a fleet of 10,000: see docs/bu
 	$(CARGO) build --quiet --release --workspace --bins
 	$(CARGO) run --quiet --release -p e2e --example figures
 	$(CARGO) run --quiet --release -p bus --example measure
+	$(CARGO) run --quiet --release -p e2e --example crowd
 
 bench-gateway: ## The gateway polled as orchestrator polls: see docs/orchestrator.md
 	@scripts/install-deps build test

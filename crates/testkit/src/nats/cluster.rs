@@ -137,13 +137,28 @@ impl NatsCluster {
     #[must_use]
     pub fn leader_of(&self, stream: &str) -> Option<usize> {
         self.running().find_map(|at| {
-            let state = self.monitor(at, "/jsz?accounts=true&streams=true").ok()?;
-            let accounts = state["account_details"].as_array()?.iter();
-            let mut streams =
-                accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
-            let found = streams.find(|found| found["name"] == stream)?;
+            let found = self.copy(at, stream)?;
             (found["cluster"]["leader"].as_str()? == name(at)).then_some(at)
         })
+    }
+
+    /// Messages that each server has of a stream, and the sequence of the last one, by its own word; absent: it has no copy, or is down.
+    #[must_use]
+    pub fn kept(&self, stream: &str) -> Vec<Option<(u64, u64)>> {
+        let of = |at| {
+            let state = &self.copy(at, stream)?["state"];
+            Some((state["messages"].as_u64()?, state["last_seq"].as_u64()?))
+        };
+        (0..self.nodes.len()).map(of).collect()
+    }
+
+    /// What a server tells of its copy of a stream.
+    fn copy(&self, at: usize, stream: &str) -> Option<Value> {
+        let state = self.monitor(at, "/jsz?accounts=true&streams=true").ok()?;
+        let accounts = state["account_details"].as_array()?.iter();
+        let mut streams =
+            accounts.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
+        streams.find(|found| found["name"] == stream).cloned()
     }
 
     /// The number of a server that runs and keeps a copy of a stream without leading it.
