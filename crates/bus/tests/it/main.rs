@@ -13,4 +13,5 @@ mod signed;
 mod sites;
 mod store;
 mod tls;
+mod tokens;
 mod wait;

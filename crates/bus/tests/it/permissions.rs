@@ -1,20 +1,15 @@
 //! The generated server configuration holds against each attack that a naive one lets through.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 
 use bus::config::Credentials;
 use bus::events::{ensure_event_stream, event_stream_limits};
-use bus::jwt::{self, Account, NewUser, Signers, UserRole};
 use bus::permissions::{
     AgentUser, BusUsers, NamedUser, Profile, STRICT_JETSTREAM_PREFIX, agent_inbox, server_config, user_inbox,
 };
 use bus::store::{self, Giver, Taker, Way};
-use bus::{
-    Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey,
-    Unconnected,
-};
+use bus::{Answer, Authority, AuthorityConfig, Bus, BusConfig, BusError, CallOptions, Client, TrustedKey};
 use futures_util::{FutureExt, StreamExt};
 use nkeys::KeyPair;
 use protocol::command::Role;
@@ -29,82 +24,13 @@ use tokio_util::sync::CancellationToken;
 use crate::events::{all, outbox};
 use crate::kit::*;
 
-on_each_server!(
-    the_simple_profile_holds,
-    the_strict_profile_holds,
-    signed_tokens_hold_and_a_host_joins_and_goes
-);
+on_each_server!(the_simple_profile_holds, the_strict_profile_holds);
 
-struct World {
-    server: NatsServer,
-    dir: TempDir,
-    controller: KeyPair,
-    profile: Profile,
-}
-
-/// An operator whose server lets in whom its keys sign.
-struct Signing {
-    operator: KeyPair,
-    account: Account,
-    agents: KeyPair,
-}
-
-impl Signing {
-    /// Makes the users of [`World`] by tokens.
-    fn world(program: Option<PathBuf>, explicit: bool) -> (World, Self) {
-        let (dir, operator) = (tempfile::tempdir().unwrap(), KeyPair::new_operator());
-        let one = KeyPair::new_account();
-        let key = || {
-            KeyPair::from_seed(&if explicit { one.seed() } else { KeyPair::new_account().seed() }.unwrap())
-        };
-        let keys = UserRole::ALL.map(|role| (role, key().unwrap()));
-        let signers = match explicit {
-            true => Signers::One(one.public_key()),
-            false => Signers::ByRole(keys.iter().map(|(role, key)| (*role, key.public_key())).collect()),
-        };
-        let account = Account {
-            key: KeyPair::new_account().public_key(),
-            signers,
-            domain: None,
-            revoked: BTreeMap::new(),
-            issued: 0,
-        };
-        let made = jwt::new_operator(&operator).unwrap();
-        keep(&dir, "system.creds", &made.system_creds);
-        for ((role, key), names) in keys.iter().zip([&["db1", "db2"][..], &["ctl"], &["audit"]]) {
-            for name in names {
-                let user = jwt::new_user(&account, (*role, key), name, None).unwrap();
-                keep_user(&dir, name, &user);
-            }
-        }
-        let token = account.token(&operator).unwrap();
-        // The next one is signed within the same second.
-        let account = Account::read(&token, &operator.public_key()).unwrap();
-        let store = dir.path().join("accounts").display().to_string();
-        let (system, of_system) = &made.system;
-        let config = jwt::server_config(&made.token, (system, of_system), (&account.key, &token), &store);
-        let server = start_with(program, &config);
-        let [(_, agents), ..] = keys;
-        let world = World { server, dir, controller: KeyPair::new_user(), profile: Profile::Simple };
-        (world, Self { operator, account, agents })
-    }
-
-    /// A host that no server has heard of gets its file.
-    fn joins(&self, world: &World, name: &str) -> String {
-        let user = jwt::new_user(&self.account, (UserRole::Agent, &self.agents), name, None).unwrap();
-        keep_user(&world.dir, name, &user);
-        user.key
-    }
-}
-
-fn keep_user(dir: &TempDir, name: &str, user: &NewUser) {
-    keep(dir, &format!("{name}.creds"), &user.creds);
-    keep(dir, &format!("{name}.inbox"), &user.inbox_prefix);
-}
-
-fn keep(dir: &TempDir, name: &str, secret: &str) {
-    std::fs::write(dir.path().join(name), secret).unwrap();
-    set_mode(&dir.path().join(name), 0o600);
+pub(crate) struct World {
+    pub(crate) server: NatsServer,
+    pub(crate) dir: TempDir,
+    pub(crate) controller: KeyPair,
+    pub(crate) profile: Profile,
 }
 
 impl World {
@@ -134,7 +60,7 @@ impl World {
         Self { server, dir, controller, profile }
     }
 
-    async fn bus(&self, name: &str) -> Bus {
+    pub(crate) async fn bus(&self, name: &str) -> Bus {
         let (creds, inbox) = (format!("{name}.creds"), format!("{name}.inbox"));
         let (credentials, inbox) = match std::fs::read_to_string(self.dir.path().join(inbox)) {
             Ok(inbox) => (Credentials::CredsFile(self.dir.path().join(creds)), inbox),
@@ -169,12 +95,12 @@ fn handler(name: &str) -> TestHandler {
     TestHandler::new(&agent(name), |_| Ok(json!({"job": JobId::generate()})))
 }
 
-fn options() -> CallOptions {
+pub(crate) fn options() -> CallOptions {
     CallOptions { timeout: LIMIT, ..CallOptions::default() }
 }
 
 /// The attacks that both profiles refuse, by db1 against db2.
-async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
+pub(crate) async fn assert_kept_apart(world: &World, db1: &Bus, client: &Client) {
     let forbidden = [
         "orch.v1.cmd.db2.mysql.start",
         "orch.v1.dcmd.db2.mysql.start",
@@ -269,7 +195,7 @@ async fn assert_reads_only_its_own_events(world: &World, db1: &Bus) {
 }
 
 /// Commands, heartbeats and events of a good agent work; gives db1's connection and a client.
-async fn assert_works(world: &World, db1: &Bus) -> Client {
+pub(crate) async fn assert_works(world: &World, db1: &Bus) -> Client {
     let ctl = world.bus("ctl").await;
     let client =
         Client::new(ctl.clone(), Some(KeyPair::from_seed(&world.controller.seed().unwrap()).unwrap()), "ctl");
@@ -340,7 +266,12 @@ async fn acknowledgements_of_the_newer_form_are_permitted() {
 }
 
 /// Commands are left for db2, it starts, runs each once and acknowledges them.
-async fn queued_commands_run(world: &World, client: &Client, db2: &Bus, count: usize) -> TestAgent {
+pub(crate) async fn queued_commands_run(
+    world: &World,
+    client: &Client,
+    db2: &Bus,
+    count: usize,
+) -> TestAgent {
     let queue = CallOptions { queue: Some(LIMIT * 100), ..options() };
     for _ in 0..count {
         let queued = client.call_or_queue(&agent("db2"), MysqlStartParams {}, &queue).await.unwrap();
@@ -387,51 +318,14 @@ async fn the_strict_profile_holds(program: Option<PathBuf>) {
     assert_eq!(victim.handler.calls(), 3);
 }
 
-async fn signed_tokens_hold_and_a_host_joins_and_goes(program: Option<PathBuf>) {
-    // The distribution's server does not know roles with names in the middle of a subject.
-    let explicit = program.is_none();
-    let (world, mut signing) = Signing::world(program, explicit);
-    let (db1, db2) = (world.bus("db1").await, world.bus("db2").await);
-    let client = assert_works(&world, &db1).await;
-    let victim = queued_commands_run(&world, &client, &db2, 1).await;
-    assert_data_go_through_the_store(&world).await;
-    assert_kept_apart(&world, &db1, &client).await;
-    assert_eq!(victim.handler.calls(), 2);
-
-    let key = signing.joins(&world, "db1001");
-    let joined = world.bus("db1001").await;
-    joined.publish("orch.v1.hb.db1001".into(), None, "{}".into()).await.unwrap();
-    let error =
-        joined.request("orch.v1.cmd.db2.mysql.start".into(), None, "{}".into(), LIMIT).await.unwrap_err();
-    assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
-
-    signing.account.revoked.insert(key, jwt::FOR_EVER.as_second());
-    let system = BusConfig {
-        credentials: Some(Credentials::CredsFile(world.dir.path().join("system.creds"))),
-        ..config(&world.server)
-    };
-    let system = Bus::connect(&system, "system").await.unwrap();
-    let told = jwt::push(&system, &signing.account.token(&signing.operator).unwrap()).await.unwrap();
-    assert!(told.len() == 1 && told[0].refused.is_none(), "{told:?}");
-    testkit::poll::until_true(LIMIT, "the revoked host to be cut off", || !joined.is_connected());
-    let error = joined.connected(LIMIT / 10).await.unwrap_err();
-    assert!(matches!(error, BusError::NotConnected { trouble: Unconnected::Login, .. }), "{error:?}");
-    assert!(db1.is_connected() && db2.is_connected(), "the others stay");
-    client.call(&agent("db2"), MysqlStartParams {}, &options()).await.unwrap();
-
-    // The system's user tells of accounts, and nothing else.
-    let error = system.request("$SYS.REQ.SERVER.PING".into(), None, "".into(), LIMIT).await.unwrap_err();
-    assert!(matches!(error, BusError::NotPermitted { .. }), "{error}");
-}
-
 /// The agent db2 as it runs with these permissions: it cannot ask itself whether it is ready.
-async fn start_agent(world: &World, bus: &Bus) -> TestAgent {
+pub(crate) async fn start_agent(world: &World, bus: &Bus) -> TestAgent {
     let asker = world.bus("ctl").await;
     TestAgent::start_asked_by(bus, &asker, &agent("db2"), &world.dir, handler("db2"), world.authority()).await
 }
 
 /// db2 gives to db1 through the object store, in a bucket that the controller has made; db1 cannot read one made for another.
-async fn assert_data_go_through_the_store(world: &World) {
+pub(crate) async fn assert_data_go_through_the_store(world: &World) {
     let ctl = world.bus("ctl").await;
     let (donor, recipient) = (agent("db2"), agent("db1"));
     let way = Way {
