@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2e::{measure, world};
+use futures_util::future::join_all;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use protocol::subject::{ASK_FLEET, Subject, commands_of, encode_host};
 use serde_json::Value;
@@ -87,10 +88,8 @@ impl Drop for Hosts {
 /// Memory and processor time of each server.
 async fn costs(cluster: &NatsCluster) {
     let pids: Vec<u32> = (0..SERVERS).map(|at| cluster.node(at).pid().unwrap()).collect();
-    let before: Vec<u64> = pids.iter().map(|pid| measure::cpu_ticks(*pid)).collect();
-    tokio::time::sleep(WATCHED).await;
-    for (at, (pid, before)) in pids.iter().zip(before).enumerate() {
-        let busy = (measure::cpu_ticks(*pid) - before) as f64 / WATCHED.as_secs_f64();
+    let busy = join_all(pids.iter().map(|pid| measure::cpu_percent(*pid, WATCHED))).await;
+    for (at, (pid, busy)) in pids.iter().zip(busy).enumerate() {
         println!("  n{at}: {} MiB, {busy:.1} % of a core", measure::rss_kib(*pid) / 1024);
     }
 }
