@@ -234,7 +234,8 @@ impl Reader {
                 Ok(Some(Ok(message))) => message,
                 Ok(Some(Err(error))) => {
                     tracing::debug!(%error, "reading events was interrupted");
-                    return if got == Next::More { got } else { Next::Lost };
+                    // Whether anything was still to come behind it is not known: on from what has been read, by a consumer of its own.
+                    return Next::Lost;
                 }
                 Ok(None) => return got,
                 Err(_) => return if got == Next::More { got } else { Next::Idle },

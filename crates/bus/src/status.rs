@@ -291,6 +291,7 @@ async fn waiting(bus: &Bus, status: &mut BusStatus) -> Vec<Waiting> {
         consumers: Option<Vec<ConsumerInfo>>,
     }
     let (mut found, mut seen) = (Vec::new(), 0);
+    let mut not_whole = BTreeMap::new();
     loop {
         let body = json!({ "offset": seen }).to_string().into_bytes();
         let page = match api::<Page>(bus, &format!("CONSUMER.LIST.{COMMAND_STREAM}"), body).await {
@@ -307,6 +308,10 @@ async fn waiting(bus: &Bus, status: &mut BusStatus) -> Vec<Waiting> {
         let consumers = page.consumers.unwrap_or_default();
         seen += consumers.len();
         let end = consumers.is_empty() || seen >= page.total;
+        let clusters = consumers.iter().filter_map(|info| info.cluster.as_ref());
+        for copy in clusters.flat_map(copies).filter(|copy| copy.state != "current") {
+            *not_whole.entry((copy.server, copy.state)).or_insert(0) += 1;
+        }
         found.extend(consumers.into_iter().filter_map(|info| {
             let led =
                 info.cluster.as_ref().is_none_or(|c| c.leader.as_ref().is_some_and(|name| !name.is_empty()));
@@ -321,6 +326,10 @@ async fn waiting(bus: &Bus, status: &mut BusStatus) -> Vec<Waiting> {
             })
         }));
         if end {
+            // How far a host has come is kept by a group of its own, and can be lost while the commands are not.
+            for ((server, state), count) in not_whole {
+                status.problem(format!("the copies on {server} of {count} hosts' queues are {state}"), None);
+            }
             found.retain(|one| one.undelivered > 0 || one.unacknowledged > 0 || !one.led);
             return found;
         }

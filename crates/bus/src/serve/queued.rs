@@ -58,7 +58,9 @@ async fn pull_for_ever(intake: &Intake, shutdown: &CancellationToken) {
 /// One pull; false when the consumer or the connection is lost.
 async fn pull(intake: &Intake, consumer: &PullConsumer, shutdown: &CancellationToken) -> bool {
     let limit = intake.bus.config().request_timeout();
-    let pull = consumer.batch().max_messages(16).max_bytes(4 << 20).expires(PULL).messages();
+    // One at a time: what is fetched waits for nothing else, so its time to be acknowledged is its own. Of many with a limit of bytes a
+    // cluster of 2.15 says "Batch Completed" before it sends them, which ends the pull: they came again a minute later, after younger ones.
+    let pull = consumer.batch().max_messages(1).expires(PULL).messages();
     let Ok(Ok(mut messages)) = timeout(limit, pull).await else { return false };
     let mut state = intake.bus.state();
     loop {

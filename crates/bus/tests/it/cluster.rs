@@ -20,6 +20,7 @@ use crate::kit::*;
 on_each_server!(
     a_queued_command_runs_while_the_server_that_led_its_stream_is_away,
     what_has_fewer_replicas_is_raised_unless_somebody_wanted_it_so,
+    many_commands_wait_through_lost_disks_and_run_in_order,
 );
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -109,6 +110,32 @@ async fn a_queued_command_runs_while_the_server_that_led_its_stream_is_away(prog
     let next = testkit::poll::until(LIMIT, "a leader", || cluster.leader_of(COMMAND_STREAM));
     cluster.node_mut(next).kill9();
     assert_eq!(run(&bus, 1).await, [more]);
+}
+
+/// More than any client fetches at once; with each server's disk lost once while they wait.
+async fn many_commands_wait_through_lost_disks_and_run_in_order(program: Option<PathBuf>) {
+    let mut cluster = cluster(3, program);
+    let bus = join(&cluster).await;
+    let client = Client::new(bus.clone(), None, "tester");
+    let mut left = Vec::new();
+    for at in 0..3 {
+        for _ in 0..12 {
+            left.push(leave(&client, "db1").await);
+        }
+        cluster.wipe(at).unwrap();
+        cluster.node_mut(at).restart().unwrap();
+        cluster.elected(3);
+        let whole = || async {
+            let seen = bus::status::look(&bus).await.ok()?;
+            let kept = cluster.kept(COMMAND_STREAM);
+            // No controller has made the other stream here.
+            let is_fine = seen.problems.iter().all(|problem| problem.what.contains("no stream of events"));
+            (is_fine && kept.iter().all(|copy| copy.is_some() && *copy == kept[0])).then_some(())
+        };
+        testkit::poll::until_async(LIMIT * 2, "all copies, by `bus status` and each server's word", whole)
+            .await;
+    }
+    assert_eq!(run(&bus, left.len()).await, left);
 }
 
 async fn what_has_fewer_replicas_is_raised_unless_somebody_wanted_it_so(program: Option<PathBuf>) {
