@@ -50,6 +50,9 @@ pub(crate) mod kind {
     pub(crate) const JOIN: u8 = 7;
     /// To the donor: which chunks have been asked for and read for anybody, after the first `value` of such news?
     pub(crate) const WANT_DIGESTS: u8 = 8;
+    /// To the donor: send the manifest, of what differs from the tree with the root digest that follows (32 bytes) if that is
+    /// here too.
+    pub(crate) const WANT_SINCE: u8 = 10;
     /// To a recipient that hands on: which chunks has it proven, after the first `value`?
     pub(crate) const WANT_PROVEN: u8 = 9;
     /// To the recipient: who else receives the tree, `len` bytes of [`crate::circle::Member`] follow; the recipient
@@ -113,7 +116,7 @@ impl Header {
             kind::GIVE_UP | kind::FAILURE => TEXT_MAX,
             kind::WANT_STREAM | kind::STREAM | kind::STREAM_END => 0,
             kind::WANT_MANIFEST | kind::KEEP_ALIVE | kind::MANIFEST | kind::CHUNK => 0,
-            kind::PROVE | kind::PROOF => 32,
+            kind::PROVE | kind::PROOF | kind::WANT_SINCE => 32,
             kind::JOIN => CARD_LEN,
             kind::CIRCLE => MEMBERS_MAX * MEMBER_LEN,
             kind::PROVEN => WANT_MAX * 4,
@@ -127,7 +130,7 @@ impl Header {
         if bytes[1..4] != [0; 3] || bytes[20..] != [0; 4] {
             return Err(Error::Protocol("reserved bytes of a frame are set"));
         }
-        if matches!(header.kind, kind::PROVE | kind::PROOF) && header.len != 32 {
+        if matches!(header.kind, kind::PROVE | kind::PROOF | kind::WANT_SINCE) && header.len != 32 {
             return Err(Error::Protocol("proof of a wrong length"));
         }
         let unit = match header.kind {
@@ -258,6 +261,7 @@ mod tests {
             (kind::WANT, 3),
             (kind::FAILURE, TEXT_MAX + 1),
             (kind::PROVE, 31),
+            (kind::WANT_SINCE, 0),
             (kind::KEEP_ALIVE, 1),
         ] {
             let header = Header { kind, chunk: 0, value: 0, len: len as u32 };

@@ -62,7 +62,7 @@ pub fn manifest(data: &[u8]) {
             assert_eq!(place.is_some(), entry.has_data(nth));
             if let Some(place) = place {
                 assert_eq!(place.entry as usize, index);
-                assert!(place.len > 0 && place.offset + u64::from(place.len) <= entry.size, "{place:?}");
+                assert!(place.len > 0 && place.offset + u64::from(place.len) <= entry.moved, "{place:?}");
             }
         }
     }

@@ -50,6 +50,9 @@ pub(crate) const PACED: u32 = 1 << 8;
 /// Among the donor's features: it introduces recipients of one tree to one another.
 pub(crate) const CIRCLES: u32 = 1 << 9;
 
+/// Among the donor's features: it tells what differs from a tree that the recipient has.
+pub(crate) const COMPARES: u32 = 1 << 10;
+
 /// The donor's first words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Greeting {

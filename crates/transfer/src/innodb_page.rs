@@ -33,8 +33,6 @@ pub struct BadPage {
 
 /// Bytes of a file's start that tell its format.
 pub(crate) const HEAD_LEN: usize = 64;
-/// Pieces must start and end at a multiple of this to hold whole pages.
-pub(crate) const PAGE_SIZE_MAX: usize = 64 * 1024;
 
 /// Offsets in a page, and in the first page of a file.
 const SPACE_ID: usize = 34;

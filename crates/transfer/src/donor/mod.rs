@@ -8,6 +8,7 @@ mod circle;
 mod inodes;
 mod serve;
 mod shelf;
+mod since;
 mod source;
 mod state;
 
@@ -39,6 +40,28 @@ impl SourceGuard for NoGuard {
     fn prove(&self) -> Result<(), String> {
         Ok(())
     }
+}
+
+/// Another tree that was given once, for the comparison with the one that is given now.
+#[expect(missing_debug_implementations, reason = "holds a dyn Any")]
+pub struct BaseTree {
+    /// Where it lies, on the same file system.
+    pub root: PathBuf,
+    /// What of it stayed at home.
+    pub exclude: Exclude,
+    /// [`DonorReport::stamp`] of when it was given: it is believed only if nobody has written to it since.
+    pub stamp: [u8; 32],
+    /// Keeps it there; dropped when it has been compared.
+    pub hold: Box<dyn std::any::Any + Send>,
+}
+
+/// Finds trees that were given before.
+pub trait Bases: Send + Sync {
+    /// The tree with this root digest.
+    ///
+    /// # Errors
+    /// Why there is none, for people.
+    fn find(&self, root_digest: &[u8; 32]) -> Result<BaseTree, String>;
 }
 
 /// How a donor offers its tree.
@@ -79,6 +102,8 @@ pub struct DonorOptions {
     pub pace_long_paths: bool,
     /// Whether to compress what travels, for recipients that ask for it.
     pub compression: bool,
+    /// The trees that this one may be compared with, for recipients that have kept one; `None`: none.
+    pub bases: Option<Arc<dyn Bases>>,
     /// Size of a chunk in bytes, a power of two of at least 256 KiB; `None` chooses by the size of the tree.
     pub chunk_size: Option<u32>,
 }
@@ -104,6 +129,7 @@ impl DonorOptions {
             idle_io: false,
             pace_long_paths: true,
             compression: true,
+            bases: None,
             chunk_size: None,
         }
     }
@@ -118,6 +144,8 @@ pub struct DonorReport {
     pub bytes_total: u64,
     /// BLAKE3 over the manifest and all chunk digests, the same on both ends.
     pub root_digest: [u8; 32],
+    /// Names the tree as it was before its first byte was read; see [`BuildReport::stamp`](crate::manifest::BuildReport::stamp).
+    pub stamp: [u8; 32],
     /// How many InnoDB pages had wrong checksums.
     pub bad_pages: u64,
     /// The first of them, at most 100.
@@ -252,7 +280,8 @@ fn watch(shared: &Shared) {
                 special = left_out.special,
                 "tree walked"
             );
-            shared.set_manifest(manifest);
+            shared.set_stamp(left_out.stamp);
+            shared.set_manifest(Arc::new(manifest));
         }
         Err(error) => {
             shared.fail(shared.cause_of(error));

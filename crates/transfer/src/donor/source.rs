@@ -117,7 +117,9 @@ impl Source {
             return Err(Error::SourceChanged { path, detail });
         }
         let was_cached = self.was_cached(meta.ino(), entry, &file);
-        if entry.chunks > 1 {
+        if entry.is_part() {
+            cache::read_no_further(&file);
+        } else if entry.chunks > 1 {
             let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_SEQUENTIAL);
         }
         Ok(SourceFile {
@@ -168,9 +170,10 @@ impl SourceFile {
     /// The first page in `piece`, which was read at `offset`, from number `from` on, whose checksum is wrong.
     pub(crate) fn bad_page(&self, piece: &[u8], offset: u64, from: u64) -> Option<u64> {
         let format = self.format?;
-        debug_assert!(offset.is_multiple_of(innodb_page::PAGE_SIZE_MAX as u64));
-        let first = offset / format.page_size as u64;
-        let pages = piece.chunks_exact(format.page_size).enumerate();
+        // A part of a file may begin in the middle of a page that is larger than what is compared.
+        let first = offset.div_ceil(format.page_size as u64);
+        let skipped = (first * format.page_size as u64 - offset) as usize;
+        let pages = piece.get(skipped..).unwrap_or_default().chunks_exact(format.page_size).enumerate();
         pages
             .map(|(nth, page)| (first + nth as u64, page))
             .find(|(number, page)| *number >= from && !format.is_good(page, *number))
@@ -183,13 +186,8 @@ impl SourceFile {
     }
 
     /// Has the kernel read on while this range is on its way.
-    pub(crate) fn read_ahead(&self, offset: u64, len: u64) {
-        let _ = posix_fadvise(
-            &self.file,
-            offset.cast_signed(),
-            len.cast_signed(),
-            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
-        );
+    pub(crate) fn read_ahead(&self, range: &Range<u64>) {
+        cache::read_soon(&self.file, range);
     }
 
     /// Notes that a range was read, and lets go of what was read well before it, so that a seed does not push out what the host

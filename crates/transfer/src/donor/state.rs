@@ -56,6 +56,9 @@ struct State {
     told: bool,
     bad_pages: u64,
     bad_pages_shown: Vec<BadPage>,
+    stamp: [u8; 32],
+    /// The tree with this root digest was, or is being, compared with.
+    since: Option<[u8; 32]>,
 }
 
 struct Failure {
@@ -123,14 +126,31 @@ impl Shared {
         *session.recipient.get_or_insert(recipient) == recipient
     }
 
-    pub(super) fn set_manifest(&self, manifest: Manifest) {
+    pub(super) fn set_stamp(&self, stamp: [u8; 32]) {
+        self.lock().stamp = stamp;
+    }
+
+    /// Takes the manifest away, to be brought back by [`Shared::set_manifest`] as one of what differs from the tree with this root
+    /// digest; `None` when that was done before, or others go by the manifest already.
+    pub(super) fn lend_manifest(&self, root: [u8; 32]) -> Option<Arc<Manifest>> {
+        let mut state = self.lock();
+        let is_unread = state.digests.as_ref().is_none_or(|digests| digests.table.known_count() == 0);
+        if state.since.is_some() || state.sessions.len() != 1 || !is_unread || self.circle.get().is_some() {
+            return None;
+        }
+        let manifest = state.manifest.take()?;
+        state.since = Some(root);
+        Some(manifest)
+    }
+
+    pub(super) fn set_manifest(&self, manifest: Arc<Manifest>) {
         self.progress.set_totals(manifest.bytes_data(), manifest.files());
         self.progress.enter(Phase::Connecting);
         let mut state = self.lock();
         if let Some(digests) = &mut state.digests {
             digests.table = DigestTable::new(manifest.chunks());
         }
-        state.manifest = Some(Arc::new(manifest));
+        state.manifest = Some(manifest);
         self.changed.notify_all();
     }
 
@@ -164,6 +184,7 @@ impl Shared {
     pub(super) fn note_digest(&self, chunk: u32, digest: ChunkDigest, len: u32) {
         let mut state = self.lock();
         if let Some(digests) = &mut state.digests
+            && chunk < digests.table.len()
             && digests.table.set(chunk, digest)
         {
             self.progress.add_done(u64::from(len));
@@ -282,6 +303,7 @@ impl Shared {
                 return Ok(DonorReport {
                     bytes_sent: self.progress.snapshot().bytes_wire,
                     bytes_total: manifest.bytes_total(),
+                    stamp: state.stamp,
                     bad_pages: state.bad_pages,
                     bad_pages_shown: state.bad_pages_shown.clone(),
                     root_digest: state.sessions.values().find_map(|session| session.root).unwrap_or_default(),

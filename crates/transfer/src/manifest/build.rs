@@ -30,6 +30,9 @@ pub struct BuildReport {
     pub excluded: u64,
     /// Sockets, pipes and devices.
     pub special: u64,
+    /// Names the tree as it was found: a digest of all paths with inode, size and times of modification and change. The same again:
+    /// nobody has written to any of it in between.
+    pub stamp: [u8; 32],
 }
 
 /// Walks `root`. Links that leave the tree and other filesystems mounted inside are errors: a seed without what
@@ -53,8 +56,10 @@ pub(crate) fn build(
         sizes: SizeCount::default(),
         sparse: Vec::new(),
         report: BuildReport::default(),
+        stamp: blake3::Hasher::new(),
     };
     walk.dir(&mut PathBuf::new())?;
+    walk.report.stamp = *walk.stamp.finalize().as_bytes();
     let chunk_size = choose_chunk_size(chunk_size, &walk)?;
     let chunks = walk.sizes.chunks(chunk_size);
     let mut bytes = walk.bytes;
@@ -69,6 +74,14 @@ pub(crate) fn build(
     bytes[24..32].copy_from_slice(&walk.bytes_total.to_le_bytes());
     bytes.shrink_to_fit();
     Ok((Manifest::parse(bytes)?, walk.report))
+}
+
+/// Names the tree below `root` as it is now; see [`BuildReport::stamp`].
+///
+/// # Errors
+/// It cannot be walked.
+pub fn stamp(root: &Path, exclude: &Exclude) -> Result<[u8; 32]> {
+    Ok(build(root, exclude, None, &Cancel::new())?.1.stamp)
 }
 
 fn choose_chunk_size(asked: Option<u32>, walk: &Walk<'_>) -> Result<u32> {
@@ -116,6 +129,7 @@ struct Walk<'a> {
     sizes: SizeCount,
     sparse: Vec<(PathBuf, u64)>,
     report: BuildReport,
+    stamp: blake3::Hasher,
 }
 
 impl Walk<'_> {
@@ -212,6 +226,11 @@ impl Walk<'_> {
         self.bytes.extend_from_slice(&record.encode());
         self.bytes.extend_from_slice(path);
         self.bytes.extend_from_slice(target);
+        self.stamp.update(&record.encode());
+        self.stamp.update(path);
+        for number in [meta.st_ino.cast_signed(), meta.st_ctime, meta.st_ctime_nsec] {
+            self.stamp.update(&number.to_le_bytes());
+        }
         self.entries += 1;
         Ok(())
     }

@@ -7,10 +7,16 @@
 //! per entry, parents before children and siblings in byte order: kind (1), flags (1), path length (2), mode (4), uid (4),
 //! gid (4), mtime seconds (8), mtime nanoseconds (4), size (8; of a link: its target's length), path, target. Then, for each sparse file
 //! in order, one bit per chunk: 1 where there is data.
+//!
+//! A manifest *since* another tree moves only what differs from that tree, which the recipient has too: another magic, the
+//! other tree's root digest (32) behind the header, and of each file that is compared, behind its path, how many bytes move
+//! (8), how many ranges they lie in (4), and the ranges: first block and number of blocks (4 each, blocks of 16 KiB). Such a
+//! file's chunks are cut from what moves, put together; the rest is the other tree's.
 
 mod build;
 mod exclude;
 mod parse;
+mod since;
 
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
@@ -18,15 +24,25 @@ use std::path::Path;
 
 pub use build::BuildReport;
 pub(crate) use build::build;
+pub use build::stamp;
 pub use exclude::Exclude;
 pub use parse::ManifestError;
+pub(crate) use since::since;
 
+use crate::extents::BLOCK;
 use crate::frame::{le_u32, le_u64};
 
 const MAGIC: &[u8; 8] = b"OAMANIF1";
+/// Of a manifest since another tree.
+const MAGIC_SINCE: &[u8; 8] = b"OAMANIS1";
 const HEADER_LEN: usize = 32;
 const RECORD_LEN: usize = 36;
 const FLAG_SPARSE: u8 = 1;
+/// Only some blocks of the file move.
+const FLAG_PART: u8 = 2;
+/// Bytes moved and number of ranges, before the ranges of such a file.
+const PART_LEN: usize = 12;
+const RANGE_LEN: usize = 8;
 
 /// Longest accepted encoded manifest: room for some two million files.
 pub(crate) const MANIFEST_LEN_MAX: u64 = 256 << 20;
@@ -56,8 +72,12 @@ pub struct Manifest {
     bytes: Vec<u8>,
     digest: [u8; 32],
     chunk_size: u32,
+    /// The root digest of the tree that the rest is taken from.
+    since: Option<[u8; 32]>,
     /// Where each entry's record starts, and its first chunk.
     entries: Vec<Place>,
+    /// Where the chunks of files of which a part moves begin: one for each chunk of the tree, none where all files move whole.
+    starts: Vec<Start>,
     chunks: u32,
     files: u32,
     bytes_total: u64,
@@ -71,6 +91,15 @@ struct Place {
     first_chunk: u32,
     /// Where the bit map of a sparse file starts; 0 for others.
     data_map: u32,
+}
+
+/// Where a chunk of a file of which a part moves begins.
+#[derive(Debug, Clone, Copy, Default)]
+struct Start {
+    /// Which of the file's ranges.
+    range: u32,
+    /// Blocks of it that lie before.
+    blocks: u32,
 }
 
 /// One entry of a manifest.
@@ -90,12 +119,17 @@ pub struct Entry<'a> {
     pub mtime: (i64, u32),
     /// Content of a file in bytes, holes included; 0 for others.
     pub size: u64,
+    /// What its chunks are cut from, in bytes: all of it, or what of it moves.
+    pub(crate) moved: u64,
     /// Where a link points to, relative.
     pub target: Option<&'a Path>,
     /// Number of the file's first chunk in the tree.
     pub(crate) first_chunk: u32,
     pub(crate) chunks: u32,
+    is_sparse: bool,
     data_map: Option<&'a [u8]>,
+    /// Of a file of which a part moves: its ranges.
+    ranges: Option<&'a [[u8; RANGE_LEN]]>,
 }
 
 /// Where a chunk lies.
@@ -103,23 +137,21 @@ pub struct Entry<'a> {
 pub(crate) struct ChunkPlace {
     /// Number of the entry.
     pub(crate) entry: u32,
-    /// Offset in the file, bytes.
+    /// Offset in what moves of the file, bytes.
     pub(crate) offset: u64,
     /// Content bytes.
     pub(crate) len: u32,
 }
 
-impl ChunkPlace {
-    /// Its bytes in the file.
-    pub(crate) fn range(&self) -> Range<u64> {
-        self.offset..self.offset + u64::from(self.len)
-    }
-}
-
 impl Entry<'_> {
     /// Whether the file has holes that should stay holes.
     pub fn is_sparse(&self) -> bool {
-        self.data_map.is_some()
+        self.is_sparse
+    }
+
+    /// Whether only a part of the file moves, and the rest is the other tree's.
+    pub(crate) fn is_part(&self) -> bool {
+        self.ranges.is_some()
     }
 
     /// Whether the file's chunk number `nth` (from 0) holds data.
@@ -164,6 +196,11 @@ impl Manifest {
         self.bytes_data
     }
 
+    /// The root digest of the tree that the rest is taken from, where not all moves.
+    pub fn since(&self) -> Option<&[u8; 32]> {
+        self.since.as_ref()
+    }
+
     /// All entries, parents before children.
     pub fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
         (0..self.entries.len() as u32).map(|index| self.entry(index))
@@ -182,36 +219,44 @@ impl Manifest {
         let place = self.entries[index as usize];
         let record = Record::at(&self.bytes, place.record as usize);
         let path_at = place.record as usize + RECORD_LEN;
-        let path = &self.bytes[path_at..path_at + record.path_len];
-        let (mut size, mut target, mut chunks) = (0, None, 0);
-        match record.kind {
-            EntryKind::Dir => {}
-            EntryKind::File => {
-                size = record.size;
-                chunks = chunks_of(size, self.chunk_size) as u32;
-            }
-            EntryKind::Link => {
-                let target_at = path_at + record.path_len;
-                target = Some(as_path(&self.bytes[target_at..target_at + record.size as usize]));
-            }
-        }
-        let data_map = (place.data_map != 0).then(|| {
-            let start = place.data_map as usize;
-            &self.bytes[start..start + (chunks as usize).div_ceil(8)]
-        });
-        Entry {
+        let behind = path_at + record.path_len;
+        let mut entry = Entry {
             kind: record.kind,
-            path: as_path(path),
+            path: as_path(&self.bytes[path_at..behind]),
             mode: record.mode,
             uid: record.uid,
             gid: record.gid,
             mtime: record.mtime,
-            size,
-            target,
+            size: 0,
+            moved: 0,
+            target: None,
             first_chunk: place.first_chunk,
-            chunks,
-            data_map,
+            chunks: 0,
+            is_sparse: record.flags & FLAG_SPARSE != 0,
+            data_map: None,
+            ranges: None,
+        };
+        match record.kind {
+            EntryKind::Dir => {}
+            EntryKind::File => {
+                entry.size = record.size;
+                entry.moved = record.size;
+                if record.flags & FLAG_PART != 0 {
+                    let part = Part::at(&self.bytes, behind);
+                    entry.moved = part.moved;
+                    entry.ranges = Some(part.ranges);
+                }
+                entry.chunks = chunks_of(entry.moved, self.chunk_size) as u32;
+            }
+            EntryKind::Link => {
+                entry.target = Some(as_path(&self.bytes[behind..behind + record.size as usize]));
+            }
         }
+        if place.data_map != 0 {
+            let start = place.data_map as usize;
+            entry.data_map = Some(&self.bytes[start..start + (entry.chunks as usize).div_ceil(8)]);
+        }
+        entry
     }
 
     /// Where chunk number `chunk` lies; `None` when there is no such chunk or it is a hole.
@@ -231,7 +276,52 @@ impl Manifest {
 
     pub(crate) fn place(&self, index: u32, entry: &Entry<'_>, nth: u32) -> ChunkPlace {
         let offset = u64::from(nth) * u64::from(self.chunk_size);
-        ChunkPlace { entry: index, offset, len: (entry.size - offset).min(u64::from(self.chunk_size)) as u32 }
+        ChunkPlace {
+            entry: index,
+            offset,
+            len: (entry.moved - offset).min(u64::from(self.chunk_size)) as u32,
+        }
+    }
+
+    /// Where the bytes of a chunk lie in their file: one range, or, where only a part of the file moves, several in order.
+    pub(crate) fn runs(&self, place: &ChunkPlace) -> impl Iterator<Item = Range<u64>> {
+        let entry = self.entry(place.entry);
+        let whole = match entry.ranges {
+            None => Some(place.offset..place.offset + u64::from(place.len)),
+            Some(_) => None,
+        };
+        let chunk = entry.first_chunk + (place.offset / u64::from(self.chunk_size)) as u32;
+        let start = self.starts.get(chunk as usize).copied().unwrap_or_default();
+        let ranges = entry.ranges.unwrap_or_default().get(start.range as usize..).unwrap_or_default();
+        let (mut left, mut skip) = (u64::from(place.len), u64::from(start.blocks));
+        let parts = ranges.iter().map_while(move |range| {
+            let (first, count) = (u64::from(le_u32(&range[..4])), u64::from(le_u32(&range[4..])));
+            let from = (first + skip) * BLOCK;
+            let len = ((count - skip) * BLOCK).min(entry.size - from).min(left);
+            skip = 0;
+            left -= len;
+            (len > 0).then_some(from..from + len)
+        });
+        whole.into_iter().chain(parts)
+    }
+}
+
+/// What moves of a file of which not all does.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    moved: u64,
+    ranges: &'a [[u8; RANGE_LEN]],
+    /// Where it ends.
+    end: usize,
+}
+
+impl<'a> Part<'a> {
+    /// Reads a part that was validated by `parse`.
+    fn at(bytes: &'a [u8], at: usize) -> Self {
+        let count = le_u32(&bytes[at + 8..at + PART_LEN]) as usize;
+        let end = at + PART_LEN + count * RANGE_LEN;
+        let ranges = bytes[at + PART_LEN..end].as_chunks::<RANGE_LEN>().0;
+        Self { moved: le_u64(&bytes[at..at + 8]), ranges, end }
     }
 }
 

@@ -3,9 +3,11 @@
 use std::cmp::Ordering;
 
 use super::{
-    CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, CHUNKS_MAX, EntryKind, FLAG_SPARSE, HEADER_LEN, MAGIC, MANIFEST_LEN_MAX,
-    Manifest, NAME_LEN_MAX, PATH_LEN_MAX, Place, RECORD_LEN, Record, chunks_of,
+    CHUNK_SIZE_MAX, CHUNK_SIZE_MIN, CHUNKS_MAX, EntryKind, FLAG_PART, FLAG_SPARSE, HEADER_LEN, MAGIC,
+    MAGIC_SINCE, MANIFEST_LEN_MAX, Manifest, NAME_LEN_MAX, PART_LEN, PATH_LEN_MAX, Part, Place, RANGE_LEN,
+    RECORD_LEN, Record, Start, chunks_of,
 };
+use crate::extents::BLOCK;
 use crate::frame::{le_u32, le_u64};
 
 /// Why a manifest is refused.
@@ -43,39 +45,44 @@ impl Manifest {
         if bytes.len() as u64 > MANIFEST_LEN_MAX {
             return Err(ManifestError::TooLarge("more than 256 MiB"));
         }
-        if bytes.len() < HEADER_LEN || &bytes[..8] != MAGIC {
-            return Err(ManifestError::Format);
-        }
+        let (since, header_len) = read_since(&bytes)?;
         let chunk_size = le_u32(&bytes[8..12]);
         if !chunk_size.is_power_of_two() || !(CHUNK_SIZE_MIN..=CHUNK_SIZE_MAX).contains(&chunk_size) {
             return Err(ManifestError::Sum("chunk size"));
         }
         let count = le_u32(&bytes[12..16]) as usize;
-        if count > (bytes.len() - HEADER_LEN) / RECORD_LEN {
+        if count > (bytes.len() - header_len) / RECORD_LEN {
             return Err(ManifestError::Sum("number of entries"));
         }
-        let mut walk = Walk { bytes: &bytes, at: HEADER_LEN, chunk_size, dirs: Vec::new(), previous: None };
+        let may_part = since.is_some();
+        let mut walk =
+            Walk { bytes: &bytes, at: header_len, chunk_size, may_part, dirs: Vec::new(), previous: None };
         let mut entries = Vec::with_capacity(count);
         let (mut files, mut chunks, mut bytes_total) = (0_u32, 0_u64, 0_u64);
+        let (mut bytes_data, mut starts) = (0_u64, Vec::new());
         let mut sparse = Vec::new();
         for index in 0..count {
             let place = Place { record: walk.at as u32, first_chunk: chunks as u32, data_map: 0 };
-            let record = walk.next()?;
+            let (record, part) = walk.next()?;
             if record.kind == EntryKind::File {
+                let moved = part.map_or(record.size, |part| part.moved);
                 files += 1;
                 bytes_total = bytes_total.saturating_add(record.size);
-                chunks += chunks_of(record.size, chunk_size);
+                bytes_data = bytes_data.saturating_add(moved);
+                chunks += chunks_of(moved, chunk_size);
                 if chunks > u64::from(CHUNKS_MAX) {
                     return Err(ManifestError::TooLarge("more chunks than allowed"));
                 }
-                if record.flags & FLAG_SPARSE != 0 {
+                if record.flags & FLAG_SPARSE != 0 && part.is_none() {
                     sparse.push(index);
+                }
+                if let Some(part) = part {
+                    note_starts(&mut starts, place.first_chunk, &part, chunk_size);
                 }
             }
             entries.push(place);
         }
         let mut at = walk.at;
-        let mut bytes_data = bytes_total;
         for index in sparse {
             let record = Record::at(&bytes, entries[index].record as usize);
             let map_chunks = chunks_of(record.size, chunk_size) as usize;
@@ -94,8 +101,52 @@ impl Manifest {
             return Err(ManifestError::Sum("sum of sizes"));
         }
         let digest = *blake3::hash(&bytes).as_bytes();
-        Ok(Self { bytes, digest, chunk_size, entries, chunks: chunks as u32, files, bytes_total, bytes_data })
+        let chunks = chunks as u32;
+        Ok(Self { bytes, digest, chunk_size, since, entries, starts, chunks, files, bytes_total, bytes_data })
     }
+}
+
+/// Which tree the rest is taken from, if any, and the length of the header.
+fn read_since(bytes: &[u8]) -> Result<(Option<[u8; 32]>, usize), ManifestError> {
+    match bytes.first_chunk::<8>() {
+        Some(MAGIC) if bytes.len() >= HEADER_LEN => Ok((None, HEADER_LEN)),
+        Some(MAGIC_SINCE) => match bytes.get(HEADER_LEN..).and_then(<[u8]>::first_chunk::<32>) {
+            Some(root) => Ok((Some(*root), HEADER_LEN + root.len())),
+            None => Err(ManifestError::Format),
+        },
+        _ => Err(ManifestError::Format),
+    }
+}
+
+/// Notes where each chunk of a file of which a part moves begins.
+fn note_starts(starts: &mut Vec<Start>, first_chunk: u32, part: &Part<'_>, chunk_size: u32) {
+    starts.resize(first_chunk as usize, Start::default());
+    let per_chunk = u64::from(chunk_size) / BLOCK;
+    let mut before = 0_u64;
+    for (nth, range) in part.ranges.iter().enumerate() {
+        let count = u64::from(le_u32(&range[4..]));
+        let mut next = before.next_multiple_of(per_chunk);
+        while next < before + count {
+            starts.push(Start { range: nth as u32, blocks: (next - before) as u32 });
+            next += per_chunk;
+        }
+        before += count;
+    }
+}
+
+/// Checks what moves of a file of this size.
+fn check_part(part: &Part<'_>, size: u64) -> Result<(), &'static str> {
+    const WRONG: &str = "has impossible ranges";
+    let (mut end, mut moved) = (0_u64, 0_u64);
+    for (nth, range) in part.ranges.iter().enumerate() {
+        let (first, count) = (u64::from(le_u32(&range[..4])), u64::from(le_u32(&range[4..])));
+        if count == 0 || first < end || (nth > 0 && first == end) || (first + count - 1) * BLOCK >= size {
+            return Err(WRONG);
+        }
+        end = first + count;
+        moved += (end * BLOCK).min(size) - first * BLOCK;
+    }
+    (moved == part.moved).then_some(()).ok_or(WRONG)
 }
 
 /// Bytes of the chunks that a map marks as holes; bits beyond the last chunk must be clear.
@@ -118,13 +169,15 @@ struct Walk<'a> {
     bytes: &'a [u8],
     at: usize,
     chunk_size: u32,
+    /// Files of which only a part moves are allowed.
+    may_part: bool,
     /// The directories above the current entry, outermost first.
     dirs: Vec<&'a [u8]>,
     previous: Option<&'a [u8]>,
 }
 
 impl<'a> Walk<'a> {
-    fn next(&mut self) -> Result<Record, ManifestError> {
+    fn next(&mut self) -> Result<(Record, Option<Part<'a>>), ManifestError> {
         let fixed = self.bytes.get(self.at..self.at + RECORD_LEN).ok_or(ManifestError::Length)?;
         let known_kind = (1..=3).contains(&fixed[0]);
         let record = Record::at(self.bytes, self.at);
@@ -143,16 +196,27 @@ impl<'a> Walk<'a> {
             return Err(refuse("has an impossible mode or time"));
         }
         let sparse_allowed = record.kind == EntryKind::File && record.size > 0;
-        if record.flags & !FLAG_SPARSE != 0 || (record.flags != 0 && !sparse_allowed) {
+        let parts = record.flags & FLAG_PART != 0;
+        if record.flags & !(FLAG_SPARSE | FLAG_PART) != 0
+            || (record.flags & FLAG_SPARSE != 0 && !sparse_allowed)
+            || (parts && !(self.may_part && record.kind == EntryKind::File))
+        {
             return Err(refuse("has unknown flags"));
         }
         self.at = path_at + record.path_len;
+        let mut part = None;
         match record.kind {
             EntryKind::Dir if record.size != 0 => return Err(refuse("is a directory with a size")),
             EntryKind::Dir => self.dirs.push(path),
             EntryKind::File => {
                 if chunks_of(record.size, self.chunk_size) > u64::from(CHUNKS_MAX) {
                     return Err(refuse("has an absurd size"));
+                }
+                if parts {
+                    let found = self.part()?;
+                    check_part(&found, record.size).map_err(refuse)?;
+                    self.at = found.end;
+                    part = Some(found);
                 }
             }
             EntryKind::Link => {
@@ -166,7 +230,16 @@ impl<'a> Walk<'a> {
             }
         }
         self.previous = Some(path);
-        Ok(record)
+        Ok((record, part))
+    }
+
+    /// What moves of the file whose path ends here.
+    fn part(&self) -> Result<Part<'a>, ManifestError> {
+        let fixed = self.bytes.get(self.at..self.at + PART_LEN).ok_or(ManifestError::Length)?;
+        let count = le_u32(&fixed[8..]) as usize;
+        let ranges = self.at + PART_LEN..self.at + PART_LEN + count * RANGE_LEN;
+        self.bytes.get(ranges).ok_or(ManifestError::Length)?;
+        Ok(Part::at(self.bytes, self.at))
     }
 
     /// Leaves the directories that do not hold `path`; its parent must then be the innermost.

@@ -8,7 +8,7 @@ use super::RecipientOptions;
 use crate::digest::DigestKind;
 use crate::frame::Header;
 use crate::handshake::{
-    CIRCLES, GREETING_LEN, Greeting, Hello, PACED, VERSIONS, Verdict, WELCOME_LEN, choose_digest,
+    CIRCLES, COMPARES, GREETING_LEN, Greeting, Hello, PACED, VERSIONS, Verdict, WELCOME_LEN, choose_digest,
     decode_welcome, negotiate, token_id,
 };
 use crate::link::{Bare, Link, dial};
@@ -29,6 +29,8 @@ pub(crate) struct Connected {
     pub(super) is_paced: bool,
     /// Whether the donor introduces recipients of its tree to one another.
     pub(super) introduces: bool,
+    /// Whether the donor tells what differs from a tree that is here.
+    pub(super) compares: bool,
 }
 
 /// A TCP connection to a donor, on which nothing was said.
@@ -122,5 +124,6 @@ fn prove_each_other(
     let delay = asked_at.elapsed();
     let has = |feature| greeting.features & feature != 0;
     link.set_stall(options.stall_timeout.min(SILENCE_MAX));
-    Ok(Connected { link, digest, delay, is_paced: has(PACED), introduces: has(CIRCLES) })
+    let (is_paced, introduces, compares) = (has(PACED), has(CIRCLES), has(COMPARES));
+    Ok(Connected { link, digest, delay, is_paced, introduces, compares })
 }

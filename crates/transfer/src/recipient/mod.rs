@@ -49,7 +49,7 @@ pub(crate) use journal::Journal;
 use pull::{Begin, donor_failure, pull_all};
 use relay::Relay;
 use shared::Shared;
-use staging::Staging;
+use staging::{Old, Staging};
 
 /// How to receive a tree.
 #[derive(Debug, Clone)]
@@ -85,6 +85,9 @@ pub struct RecipientOptions {
     /// The recipient's old tree: blocks of 16 KiB that it holds at the same place of the same file do not travel. It is only
     /// read, and shared by reflink where it lies on the same filesystem and that can.
     pub delta_base: Option<PathBuf>,
+    /// A tree that has come from this donor before, as it came. If the donor still has it too, only what differs is read, on either
+    /// side, and the rest is shared with it by reflink; it comes before `delta_base`.
+    pub base: Option<Base>,
     /// A tree of more bytes than this is let go from the page cache as soon as it is on disk, and so is what is read of it or
     /// of the old tree. Usually a quarter of the host's memory.
     pub cache_max: u64,
@@ -123,6 +126,7 @@ impl RecipientOptions {
             durable: true,
             owner: None,
             delta_base: None,
+            base: None,
             cache_max: cache::fair_share(),
             tell_limit: Duration::from_millis(500),
             digests: vec![DigestKind::Xxh3, DigestKind::Blake3],
@@ -130,6 +134,15 @@ impl RecipientOptions {
             relay: None,
         }
     }
+}
+
+/// A tree that a recipient has kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// Where it lies, on the file system of staging. Nobody may write to it.
+    pub root: PathBuf,
+    /// [`Received::root_digest`] of when it came: that the tree is still the same is for the caller to know.
+    pub root_digest: [u8; 32],
 }
 
 const CONNECTIONS_MAX: usize = 64;
@@ -149,6 +162,8 @@ pub struct Received {
     pub files: u64,
     /// BLAKE3 over the manifest and all chunk digests, the same on both ends.
     pub root_digest: [u8; 32],
+    /// Only what differs from [`RecipientOptions::base`] was moved; the rest is that tree's.
+    pub since_base: bool,
     /// How long this call took.
     pub elapsed: Duration,
 }
@@ -242,10 +257,18 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     let (manifest, first) = retrying(options, stop, || {
         let reached = reach(options, stop, 0)?;
         crew.get_or_insert_with(|| Crew::gather(options, journal.session, stop, reached.rtt));
-        let question = Header::new(kind::WANT_MANIFEST);
-        let mut connected = shake_hands(options, journal.session, reached, Some(question))?;
+        let question = options.base.is_none().then(|| Header::new(kind::WANT_MANIFEST));
+        let mut connected = shake_hands(options, journal.session, reached, question)?;
+        if let Some(base) = &options.base {
+            ask_since(&mut connected, base)?;
+        }
         let manifest = await_manifest(&mut connected.link, progress)?;
-        Ok((manifest, connected))
+        match (manifest.since(), &options.base) {
+            (Some(since), base) if base.as_ref().is_none_or(|base| base.root_digest != *since) => {
+                Err(Error::Protocol("a comparison with another tree than the one that is here"))
+            }
+            _ => Ok((manifest, connected)),
+        }
     })?;
     progress.set_totals(manifest.bytes_data(), manifest.files());
 
@@ -258,7 +281,7 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
     let connections = crew.suit(&first);
     let shared =
         Shared::new(options, connections, &manifest, &staging, proven, digest, session, Arc::clone(&stop));
-    let relay = open_relay(options, &first, &stop);
+    let relay = manifest.since().is_none().then(|| open_relay(options, &first, &stop)).flatten();
     let root_digest = match &relay {
         Some(relay) => peers::in_company(&shared, relay, || finish(&shared, first, crew, journal))?,
         None => finish(&shared, first, crew, journal)?,
@@ -272,6 +295,7 @@ fn run_phases(options: &RecipientOptions, journal: &mut Journal, stop: &Arc<Canc
         bytes_wire: counters.bytes_wire,
         files: manifest.files(),
         root_digest,
+        since_base: manifest.since().is_some(),
         elapsed: started.elapsed(),
     })
 }
@@ -345,7 +369,19 @@ pub(crate) fn retrying<T>(
     }
 }
 
-/// Takes the manifest, which was asked for with the handshake.
+/// Asks for the manifest of what differs from a tree that is here, of a donor that can tell.
+fn ask_since(connected: &mut Connected, base: &Base) -> Result<()> {
+    let link = &mut connected.link;
+    if connected.compares {
+        link.queue(&Header { len: 32, ..Header::new(kind::WANT_SINCE) }.encode())?;
+        link.queue(&base.root_digest)?;
+    } else {
+        link.queue(&Header::new(kind::WANT_MANIFEST).encode())?;
+    }
+    link.flush(false)
+}
+
+/// Takes the manifest, which was asked for.
 fn await_manifest(link: &mut Link, progress: &Progress) -> Result<Manifest> {
     progress.enter(Phase::Manifest);
     let len = await_answer(link, kind::MANIFEST)?.value;
@@ -391,12 +427,17 @@ fn prepare(
     journal.bind(manifest, digest, |chunk, digest| {
         proven.set(chunk, digest);
     })?;
+    let old = match (manifest.since(), &options.base, &options.delta_base) {
+        (Some(_), Some(base), _) => Old::Rest(&base.root),
+        (_, _, Some(old)) => Old::Compared(old),
+        _ => Old::None,
+    };
     let staging = Staging::prepare(
         &options.staging,
         options.staging_inode,
         manifest,
         options.owner,
-        options.delta_base.as_deref(),
+        old,
         manifest.bytes_data() <= options.cache_max,
         !is_empty,
     )?;

@@ -1,6 +1,7 @@
 //! One connection: asks for chunks, writes what comes to its place, proves it.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -144,7 +145,7 @@ impl<'a> Puller<'a> {
             hasher: ChunkHasher::new(shared.digest),
             file: None,
             unpacker: Unpacker::default(),
-            scratch: if shared.options.delta_base.is_some() { vec![0; PIECE_MAX] } else { Vec::new() },
+            scratch: if shared.compares() { vec![0; PIECE_MAX] } else { Vec::new() },
             word: None,
         }
     }
@@ -190,7 +191,7 @@ impl<'a> Puller<'a> {
                 Take::Chunks(bytes) => {
                     self.asked.extend(&self.batch);
                     self.asked_bytes += bytes;
-                    if self.shared.options.delta_base.is_some() {
+                    if self.shared.compares() {
                         self.ask_for_differences()?;
                     } else {
                         self.ask_for_all()?;
@@ -242,7 +243,7 @@ impl<'a> Puller<'a> {
 
     fn digest_base(&mut self, file: &StagedFile, place: &ChunkPlace, digests: &mut Vec<u8>) {
         if let Base::Other(old) = &file.base {
-            cache::read_soon(old, &place.range());
+            cache::read_soon(old, &(place.offset..place.offset + u64::from(place.len)));
         }
         let mut done = 0;
         while done < place.len as usize {
@@ -326,27 +327,12 @@ impl<'a> Puller<'a> {
             file.clear(place.offset, place.len)?;
         }
         self.hasher.finish();
-        let mut done = 0;
-        while done < place.len as usize {
-            let piece = Piece::decode(&self.link.take_array::<PIECE_HEADER_LEN>()?)?;
-            match piece.kind {
-                PieceKind::Failed => return Err(donor_failure(&mut self.link, piece.wire_len)),
-                _ if done + piece.raw_len > place.len as usize => {
-                    return Err(Error::Protocol("a chunk longer than announced"));
-                }
-                PieceKind::Delta if !file.has_base() => {
-                    return Err(Error::Protocol("a difference to nothing"));
-                }
-                PieceKind::Delta => self.receive_difference(&file, place.offset + done as u64, piece)?,
-                PieceKind::Lz4 | PieceKind::Zstd => {
-                    self.receive_packed(&file, place.offset + done as u64, piece)?;
-                }
-                PieceKind::Raw => self.receive_raw(&file, place.offset + done as u64, piece.raw_len)?,
+        let manifest = self.shared.manifest;
+        for run in manifest.runs(&place) {
+            self.receive_run(&file, &run)?;
+            if let Base::Other(old) = &file.base {
+                self.shared.staging.let_go(old, &run);
             }
-            done += piece.raw_len;
-        }
-        if let Base::Other(old) = &file.base {
-            self.shared.staging.let_go(old, &place.range());
         }
         let theirs = self.link.take_array::<16>()?;
         let ours = self.hasher.finish();
@@ -363,9 +349,31 @@ impl<'a> Puller<'a> {
             return self.shared.damaged(chunk);
         }
         if self.shared.options.durable && place.len as usize > WRITE_MIN {
-            file.start_writeback(place.offset, place.len);
+            manifest.runs(&place).for_each(|run| file.start_writeback(&run));
         }
         self.shared.prove(chunk, ours, place.len, &file)
+    }
+
+    /// Receives the pieces of one place of a file.
+    fn receive_run(&mut self, file: &StagedFile, run: &Range<u64>) -> Result<()> {
+        let mut at = run.start;
+        while at < run.end {
+            let piece = Piece::decode(&self.link.take_array::<PIECE_HEADER_LEN>()?)?;
+            match piece.kind {
+                PieceKind::Failed => return Err(donor_failure(&mut self.link, piece.wire_len)),
+                _ if at + piece.raw_len as u64 > run.end => {
+                    return Err(Error::Protocol("a piece longer than its place"));
+                }
+                PieceKind::Delta if !file.has_base() => {
+                    return Err(Error::Protocol("a difference to nothing"));
+                }
+                PieceKind::Delta => self.receive_difference(file, at, piece)?,
+                PieceKind::Lz4 | PieceKind::Zstd => self.receive_packed(file, at, piece)?,
+                PieceKind::Raw => self.receive_raw(file, at, piece.raw_len)?,
+            }
+            at += piece.raw_len as u64;
+        }
+        Ok(())
     }
 
     /// Content goes from the receive buffer to its place, in whole pages as far as possible.

@@ -63,7 +63,7 @@ impl Queue {
         // Files of about the same size stay in the order of their paths: neighbours share a directory.
         order.sort_by_key(|&index| {
             let entry = manifest.entry(index);
-            std::cmp::Reverse(if entry.chunks > 1 { entry.size.next_power_of_two() } else { 0 })
+            std::cmp::Reverse(if entry.chunks > 1 { entry.moved.next_power_of_two() } else { 0 })
         });
         Self {
             order,

@@ -39,7 +39,7 @@ pub(super) fn recheck(
                 let mut checker =
                     Checker { hasher: ChunkHasher::new(kind), buffer: vec![0; PIECE_MAX], lost: Vec::new() };
                 while let Some(&index) = files.get(next.fetch_add(1, Relaxed)) {
-                    checker.check(options, manifest, &manifest.entry(index), staging, known, stop);
+                    checker.check(options, manifest, index, staging, known, stop);
                 }
                 if let Ok(mut all) = lost.lock() {
                     all.append(&mut checker.lost);
@@ -71,12 +71,13 @@ impl Checker {
         &mut self,
         options: &RecipientOptions,
         manifest: &Manifest,
-        entry: &Entry<'_>,
+        index: u32,
         staging: &Staging,
         known: &DigestTable,
         stop: &Cancel,
     ) {
-        let file = staging.open_proven(entry);
+        let entry = manifest.entry(index);
+        let file = staging.open_proven(&entry);
         for nth in 0..entry.chunks {
             let chunk = entry.first_chunk + nth;
             let Some(digest) = known.get(chunk) else { continue };
@@ -90,16 +91,18 @@ impl Checker {
             if stop.is_cancelled() {
                 return;
             }
-            let place = manifest.place(0, entry, nth);
-            let mut done = 0;
+            let place = manifest.place(index, &entry, nth);
             let mut readable = true;
-            while readable && done < place.len as usize {
-                let part = &mut self.buffer[..PIECE_MAX.min(place.len as usize - done)];
-                readable = file.read_exact_at(part, place.offset + done as u64).is_ok();
-                self.hasher.update(part);
-                done += part.len();
+            for run in manifest.runs(&place) {
+                let mut at = run.start;
+                while readable && at < run.end {
+                    let part = &mut self.buffer[..PIECE_MAX.min((run.end - at) as usize)];
+                    readable = file.read_exact_at(part, at).is_ok();
+                    self.hasher.update(part);
+                    at += part.len() as u64;
+                }
+                staging.let_go(file, &run);
             }
-            staging.let_go(file, &place.range());
             if self.hasher.finish() != digest || !readable {
                 self.lost.push(chunk);
             }

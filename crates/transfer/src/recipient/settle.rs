@@ -6,7 +6,6 @@ use super::journal::Journal;
 use super::shared::Shared;
 use crate::Result;
 use crate::digest::ChunkDigest;
-use crate::manifest::ChunkPlace;
 
 /// A batch is settled when it has this many bytes, or is this old.
 const BATCH_BYTES: u64 = 512 << 20;
@@ -59,6 +58,7 @@ pub(super) fn let_go(shared: &Shared<'_>, batch: &[(u32, ChunkDigest)]) {
     places.sort_unstable_by_key(|place| place.entry);
     for file in places.chunk_by(|one, next| one.entry == next.entry) {
         let entry = shared.manifest.entry(file[0].entry);
-        shared.staging.let_go_of(&entry, file.iter().map(ChunkPlace::range));
+        let runs = file.iter().flat_map(|place| shared.manifest.runs(place));
+        shared.staging.let_go_of(&entry, runs);
     }
 }

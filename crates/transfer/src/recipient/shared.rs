@@ -186,6 +186,11 @@ impl<'a> Shared<'a> {
             || work.swarm.as_ref().is_some_and(|swarm| swarm.was_touched(chunk))
     }
 
+    /// Whether blocks are compared with those of an old tree.
+    pub(super) fn compares(&self) -> bool {
+        self.options.delta_base.is_some() && self.manifest.since().is_none()
+    }
+
     /// Whether the chunk arrived with a wrong digest before.
     pub(super) fn was_damaged(&self, chunk: u32) -> bool {
         self.lock().queue.was_damaged(chunk)

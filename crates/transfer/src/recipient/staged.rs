@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
@@ -122,8 +123,8 @@ impl StagedFile {
     }
 
     /// Has the kernel begin to write a range to disk.
-    pub(super) fn start_writeback(&self, offset: u64, len: u32) {
-        kernel::start_writeback(&self.file, offset, u64::from(len));
+    pub(super) fn start_writeback(&self, range: &Range<u64>) {
+        kernel::start_writeback(&self.file, range.start, range.end - range.start);
     }
 }
 

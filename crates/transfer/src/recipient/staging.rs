@@ -23,6 +23,17 @@ use crate::{Error, Manifest, Result, cache};
 /// Files from this size on get their space before they are written, in one piece if the disk has one.
 const PREALLOCATE_MIN: u64 = 1 << 20;
 
+/// What is here of an older tree, and what it is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Old<'a> {
+    /// Nothing.
+    None,
+    /// Blocks of it that are equal do not travel.
+    Compared(&'a Path),
+    /// What the manifest does not move is taken from it.
+    Rest(&'a Path),
+}
+
 /// The staging directory of one transfer.
 pub(super) struct Staging {
     root: PathBuf,
@@ -41,6 +52,8 @@ pub(super) struct Staging {
     stays_cached: bool,
     /// The recipient's old tree, to take equal blocks from.
     delta_base: Option<Dir>,
+    /// The tree that the rest is taken from, where not all moves.
+    rest: Option<Dir>,
     open: Mutex<HashMap<u32, Arc<StagedFile>>>,
 }
 
@@ -51,7 +64,7 @@ impl Staging {
         inode: Option<u64>,
         manifest: &Manifest,
         owner: Option<(u32, u32)>,
-        delta_base: Option<&Path>,
+        old: Old<'_>,
         stays_cached: bool,
         resumed: bool,
     ) -> Result<Self> {
@@ -62,14 +75,17 @@ impl Staging {
             let detail = "another directory is in its place than was made for this seed".to_owned();
             return Err(Error::Staging { path: root.to_owned(), detail });
         }
-        let delta_base = delta_base
+        let open_old = |path: &Path, opened: io::Result<Dir>| {
+            opened.map(Some).map_err(Error::file("open the old tree", path))
+        };
+        let (delta_base, rest) = match old {
+            Old::None => (None, None),
             // A datadir may be named by a link.
-            .map(|base| {
-                base.canonicalize()
-                    .and_then(|base| Dir::open(&base))
-                    .map_err(Error::file("open the old tree", base))
-            })
-            .transpose()?;
+            Old::Compared(path) => {
+                (open_old(path, path.canonicalize().and_then(|real| Dir::open(&real)))?, None)
+            }
+            Old::Rest(path) => (None, open_old(path, Dir::open(path))?),
+        };
         let euid = nix::unistd::geteuid();
         let preallocates = fstatfs(&dir).is_ok_and(|stat| stat.filesystem_type() != TMPFS_MAGIC);
         let staging = Self {
@@ -83,6 +99,7 @@ impl Staging {
             chunk_size: u64::from(manifest.chunk_size()),
             stays_cached,
             delta_base,
+            rest,
             open: Mutex::default(),
         };
         for entry in manifest.iter().filter(|entry| entry.kind == EntryKind::Dir) {
@@ -135,7 +152,10 @@ impl Staging {
             .open_below(entry.path, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(Error::file("create", &path))?;
         let sparse = entry.is_sparse();
-        let base = self.base_of(entry, &file);
+        let base = match entry.is_part() {
+            true => self.take_rest(entry, &file, left).map_err(Error::file("take the rest of", &path))?,
+            false => self.base_of(entry, &file),
+        };
         let is_clone = matches!(base, Base::Own);
         let shape = || -> io::Result<()> {
             if self.resumed {
@@ -160,7 +180,7 @@ impl Staging {
         };
         shape().map_err(Error::file("make room for", &path))?;
         let file = StagedFile { file, entry: index, path, sparse, base, left: AtomicU32::new(left) };
-        if sparse && (is_clone || self.resumed) {
+        if sparse && !entry.is_part() && (is_clone || self.resumed) {
             self.clear_holes(&file, entry)?;
         }
         Ok(file)
@@ -180,6 +200,21 @@ impl Staging {
             nth += 1;
         }
         Ok(())
+    }
+
+    /// Begins a file of which a part moves as the one that the rest is taken from. What an earlier run has left of it is not
+    /// believed, unless something of it is proven: then all that came before is on the disk.
+    fn take_rest(&self, entry: &Entry<'_>, file: &File, left: u32) -> io::Result<Base> {
+        if left < entry.chunks {
+            return Ok(Base::Own);
+        }
+        let rest = self.rest.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let mut old = rest.open_below(entry.path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())?;
+        file.set_len(0)?;
+        if sys::file::share_blocks(&old, file).is_err() {
+            io::copy(&mut old, &mut &*file)?;
+        }
+        Ok(Base::Own)
     }
 
     /// What a delta may take from: files of several chunks that the old tree has under the same path.

@@ -23,29 +23,34 @@ impl Serving<'_> {
             && let Some(next) = manifest.locate(next.chunk).filter(|next| next.entry == place.entry)
             && let Some(file) = &self.file
         {
-            file.read_ahead(next.offset, u64::from(next.len));
+            manifest.runs(&next).for_each(|run| file.read_ahead(&run));
         }
         let mut sent = 0;
-        while sent < place.len as usize {
-            let len = self.await_leave(place.len as usize - sent)?;
-            let offset = place.offset + sent as u64;
-            match &wanted.blocks {
-                None if self.guest.packer.as_mut().is_some_and(|packer| packer.wants(len)) => {
-                    self.send_packed(offset, len)?;
+        // A piece lies in one place of its file.
+        for run in manifest.runs(&place) {
+            let mut at = run.start;
+            while at < run.end {
+                let len = self.await_leave((run.end - at) as usize)?;
+                match &wanted.blocks {
+                    None if self.guest.packer.as_mut().is_some_and(|packer| packer.wants(len)) => {
+                        self.send_packed(at, len)?;
+                    }
+                    None => self.send_piece(at, len)?,
+                    Some(blocks) => {
+                        let theirs = blocks.get(sent / DELTA_BLOCK * 8..).unwrap_or(&[]);
+                        self.send_difference(at, len, theirs)?;
+                    }
                 }
-                None => self.send_piece(offset, len)?,
-                Some(blocks) => {
-                    self.send_difference(offset, len, blocks.get(sent / DELTA_BLOCK * 8..).unwrap_or(&[]))?;
-                }
+                sent += len;
+                at += len as u64;
             }
-            sent += len;
         }
         let digest = self.hasher.finish();
         self.link.queue(&digest)?;
         self.in_chunk = false;
         self.shared.note_digest(chunk, digest, place.len);
         if let Some(file) = &mut self.file {
-            file.drop_behind(place.offset..place.offset + u64::from(place.len), &self.reader);
+            manifest.runs(&place).for_each(|run| file.drop_behind(run, &self.reader));
         }
         Ok(())
     }

@@ -13,10 +13,10 @@ use crate::digest::{ChunkHasher, DigestKind};
 use crate::donor::circle::Membership;
 use crate::donor::shelf::Reader;
 use crate::donor::source::SourceFile;
-use crate::donor::spawn;
 use crate::donor::state::Shared;
+use crate::donor::{since, spawn};
 use crate::frame::{HEADER_LEN, Header, PIECE_MAX, Piece, PieceKind, bounded_text, kind, le_u32, shown_text};
-use crate::handshake::{CIRCLES, prove_root};
+use crate::handshake::{CIRCLES, COMPARES, prove_root};
 use crate::link::{Link, wait_readable};
 use crate::manifest::ChunkPlace;
 use crate::meeting::{self, Door, Met};
@@ -98,7 +98,9 @@ fn meet(socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) -> Result<Opt
         progress: &shared.progress,
         stall: options.stall_timeout,
         paces: options.pace_long_paths,
-        features: packing | if introduces { CIRCLES } else { 0 },
+        features: packing
+            | if introduces { CIRCLES } else { 0 }
+            | if options.bases.is_some() { COMPARES } else { 0 },
         digests,
     };
     let Met { link, hello, token } = match meeting::meet(socket, &door, &**shared)? {
@@ -224,6 +226,7 @@ impl Serving<'_> {
         let header = self.link.read_header()?;
         match header.kind {
             kind::WANT_MANIFEST => self.send_manifest(),
+            kind::WANT_SINCE => self.send_manifest_since(),
             kind::WANT => self.note_wanted(header.len as usize),
             kind::WANT_DELTA => self.note_wanted_delta(header),
             kind::PROVE => self.prove(),
@@ -262,6 +265,14 @@ impl Serving<'_> {
         self.link.flush(false)?;
         self.shared.progress.enter(Phase::Transfer);
         Ok(())
+    }
+
+    fn send_manifest_since(&mut self) -> Result<()> {
+        let root: [u8; 32] = self.link.take_array()?;
+        self.manifest()?;
+        since::begin(self.shared, root)?;
+        self.manifest = None;
+        self.send_manifest()
     }
 
     fn note_wanted(&mut self, len: usize) -> Result<()> {
@@ -349,19 +360,21 @@ impl Serving<'_> {
         alive_at: &mut Instant,
     ) -> Result<()> {
         self.open(manifest, place.entry)?;
-        let mut done = 0;
-        while done < place.len as usize {
-            let len = PIECE_MAX.min(place.len as usize - done);
-            self.shared.options.throttle.acquire(len, &self.shared.cancel);
-            let Some(file) = &self.file else { return Err(Error::RootDigest) };
-            file.read(&mut self.scratch[..len], place.offset + done as u64)?;
-            self.hasher.update(&self.scratch[..len]);
-            done += len;
-            self.stay_alive(alive_at)?;
+        for run in manifest.runs(place) {
+            let mut at = run.start;
+            while at < run.end {
+                let len = PIECE_MAX.min((run.end - at) as usize);
+                self.shared.options.throttle.acquire(len, &self.shared.cancel);
+                let Some(file) = &self.file else { return Err(Error::RootDigest) };
+                file.read(&mut self.scratch[..len], at)?;
+                self.hasher.update(&self.scratch[..len]);
+                at += len as u64;
+                self.stay_alive(alive_at)?;
+            }
         }
         self.shared.note_digest(chunk, self.hasher.finish(), place.len);
         if let Some(file) = &mut self.file {
-            file.drop_behind(place.range(), &self.reader);
+            manifest.runs(place).for_each(|run| file.drop_behind(run, &self.reader));
         }
         Ok(())
     }

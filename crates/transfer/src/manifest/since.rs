@@ -1,0 +1,149 @@
+//! Makes of a tree's manifest one that moves only what differs from another tree of the same file system.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+use sys::dir::Dir;
+
+use super::{
+    Entry, EntryKind, FLAG_PART, FLAG_SPARSE, HEADER_LEN, MAGIC_SINCE, MANIFEST_LEN_MAX, Manifest,
+    ManifestError, Record, chunks_of,
+};
+use crate::extents::{self, BLOCK};
+use crate::{Cancel, Error, Result};
+
+/// Each waits for the file system's metadata most of the time.
+const THREADS: usize = 4;
+
+/// The blocks of a file that differ; `None` where it is not compared, and moves whole.
+type Differing = Option<Vec<Range<u32>>>;
+
+/// Compares the tree in `dir` with the one in `old`, whose root digest is `root`, file by file of the same path. Neither may be
+/// written to, and both lie in one file system that shares blocks.
+pub(crate) fn since(
+    manifest: &Manifest,
+    dir: &Dir,
+    old: &Dir,
+    root: &[u8; 32],
+    cancel: &Cancel,
+) -> Result<Manifest> {
+    let found = compare_all(manifest, dir, old, cancel)?;
+    encode(manifest, root, &found)
+}
+
+fn compare_all(manifest: &Manifest, dir: &Dir, old: &Dir, cancel: &Cancel) -> Result<Vec<Differing>> {
+    let found = Mutex::new(vec![None; manifest.len()]);
+    let failed = Mutex::new(None);
+    let next = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Relaxed);
+                    if index as usize >= manifest.len() || cancel.is_cancelled() {
+                        return;
+                    }
+                    let entry = manifest.entry(index);
+                    if entry.kind != EntryKind::File || entry.size == 0 {
+                        continue;
+                    }
+                    match compare(&entry, dir, old) {
+                        Ok(differing) => {
+                            if let Ok(mut found) = found.lock() {
+                                found[index as usize] = differing;
+                            }
+                        }
+                        Err(error) => {
+                            next.store(u32::MAX / 2, Relaxed);
+                            if let Ok(mut failed) = failed.lock() {
+                                failed.get_or_insert(Error::file("compare", entry.path)(error));
+                            }
+                        }
+                    }
+                }
+            });
+        }
+    });
+    if cancel.is_cancelled() {
+        return Err(Error::Cancelled);
+    }
+    match failed.into_inner() {
+        Ok(None) => found.into_inner().map_err(|_| Error::Options("a comparing thread died")),
+        Ok(Some(error)) => Err(error),
+        Err(_) => Err(Error::Options("a comparing thread died")),
+    }
+}
+
+fn open(dir: &Dir, path: &Path) -> io::Result<File> {
+    dir.open_below(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
+}
+
+fn compare(entry: &Entry<'_>, dir: &Dir, old: &Dir) -> io::Result<Differing> {
+    // What has no file of that name there, a link or a directory among them, moves whole.
+    let Ok(old) = open(old, entry.path) else { return Ok(None) };
+    if !old.metadata()?.is_file() || entry.size.div_ceil(BLOCK) > u64::from(u32::MAX) {
+        return Ok(None);
+    }
+    extents::differing(&old, &open(dir, entry.path)?).map(Some)
+}
+
+fn encode(manifest: &Manifest, root: &[u8; 32], found: &[Differing]) -> Result<Manifest> {
+    let mut bytes = manifest.as_bytes()[..HEADER_LEN].to_vec();
+    bytes[..8].copy_from_slice(MAGIC_SINCE);
+    bytes.extend_from_slice(root);
+    let mut chunks = 0;
+    for (entry, differing) in manifest.iter().zip(found) {
+        let target = entry.target.map_or(&[][..], |target| target.as_os_str().as_bytes());
+        let path = entry.path.as_os_str().as_bytes();
+        let record = Record {
+            kind: entry.kind,
+            flags: if entry.is_sparse() { FLAG_SPARSE } else { 0 }
+                | if differing.is_some() { FLAG_PART } else { 0 },
+            path_len: path.len(),
+            mode: entry.mode,
+            uid: entry.uid,
+            gid: entry.gid,
+            mtime: entry.mtime,
+            size: if entry.kind == EntryKind::Link { target.len() as u64 } else { entry.size },
+        };
+        bytes.extend_from_slice(&record.encode());
+        bytes.extend_from_slice(path);
+        bytes.extend_from_slice(target);
+        let mut moved = entry.size;
+        if let Some(ranges) = differing {
+            moved = encode_ranges(&mut bytes, ranges, entry.size);
+        }
+        chunks += chunks_of(moved, manifest.chunk_size());
+        if bytes.len() as u64 > MANIFEST_LEN_MAX {
+            return Err(ManifestError::TooLarge("more than 256 MiB of paths and ranges").into());
+        }
+    }
+    for (entry, differing) in manifest.iter().zip(found) {
+        if let (Some(map), None) = (entry.data_map, differing) {
+            bytes.extend_from_slice(map);
+        }
+    }
+    bytes[20..24].copy_from_slice(&(chunks as u32).to_le_bytes());
+    Ok(Manifest::parse(bytes)?)
+}
+
+/// Appends how much moves, and where it lies; gives how much.
+fn encode_ranges(bytes: &mut Vec<u8>, ranges: &[Range<u32>], size: u64) -> u64 {
+    let len = |range: &Range<u32>| (u64::from(range.end) * BLOCK).min(size) - u64::from(range.start) * BLOCK;
+    let moved: u64 = ranges.iter().map(len).sum();
+    bytes.extend_from_slice(&moved.to_le_bytes());
+    bytes.extend_from_slice(&(ranges.len() as u32).to_le_bytes());
+    for range in ranges {
+        bytes.extend_from_slice(&range.start.to_le_bytes());
+        bytes.extend_from_slice(&(range.end - range.start).to_le_bytes());
+    }
+    moved
+}
