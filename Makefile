@@ -4,7 +4,7 @@
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb reproduce test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify
+.PHONY: help build test attack mutants fuzz test-vm test-compose test-mixed deb reproduce test-deb test-systemd chaos soak reliability truth lint deny check fmt schemas demo bench bench-bus bench-whole bench-gateway bench-metrics bench-page clean-cache bench-verify bench-since
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -131,6 +131,10 @@ bench-verify: ## What a scheduled proof costs the queries of the server beside i
 	@scripts/install-deps build test
 	$(CARGO) build --quiet --release --workspace --bins
 	OA_PROGRAMS=$(CURDIR)/target/release $(CARGO) run --quiet --release -p e2e --example proving
+
+bench-since: ## A seed of which the recipient has kept the one before, beside a delta: see docs/data-plane.md
+	@scripts/install-deps build test
+	$(CARGO) run --quiet --release -p e2e --example keeping
 
 bench-metrics: ## A scrape of 1,000 hosts: see docs/metrics.md
 	@scripts/install-deps build test

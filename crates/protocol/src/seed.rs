@@ -251,6 +251,9 @@ pub struct SeedOptions {
     pub require_proven: bool,
     /// Reuse equal blocks of the recipient's old datadir.
     pub delta: bool,
+    /// With `delta`: read both sides, although the recipient has kept what came from this donor before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reread: bool,
     /// Make the recipient a replica of this server.
     pub replicate_from: Option<ReplicationSource>,
     /// TCP without TLS.
@@ -278,6 +281,7 @@ impl Default for SeedOptions {
             transport: Transport::Auto,
             require_proven: false,
             delta: false,
+            reread: false,
             replicate_from: None,
             plain: false,
             relay: false,

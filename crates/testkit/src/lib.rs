@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod fault_proxy;
 pub mod fuzz;
+pub mod loopfs;
 pub mod mysqld;
 pub mod nats;
 pub mod netns;

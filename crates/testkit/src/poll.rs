@@ -12,12 +12,20 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// When `limit` passes without a value.
 #[track_caller]
 pub fn until<T>(limit: Duration, what: impl Display, mut probe: impl FnMut() -> Option<T>) -> T {
+    match within(limit, &mut probe) {
+        Some(value) => value,
+        None => panic!("waited {limit:?} in vain for {what}"),
+    }
+}
+
+/// Asks `probe` until it gives a value, or `limit` has passed.
+pub fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + limit;
     loop {
-        if let Some(value) = probe() {
-            return value;
+        let found = probe();
+        if found.is_some() || Instant::now() >= deadline {
+            return found;
         }
-        assert!(Instant::now() < deadline, "waited {limit:?} in vain for {what}");
         std::thread::sleep(INTERVAL);
     }
 }

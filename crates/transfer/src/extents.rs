@@ -166,6 +166,7 @@ fn add(found: &mut Vec<Range<u32>>, bytes: Range<u64>) {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range of blocks is meant")]
 mod tests {
     use super::*;
 

@@ -63,6 +63,13 @@ pub fn manifest(data: &[u8]) {
             if let Some(place) = place {
                 assert_eq!(place.entry as usize, index);
                 assert!(place.len > 0 && place.offset + u64::from(place.len) <= entry.moved, "{place:?}");
+                let (mut end, mut sum) = (0, 0);
+                for run in manifest.runs(&place) {
+                    assert!(end <= run.start && run.start < run.end && run.end <= entry.size, "{run:?}");
+                    sum += run.end - run.start;
+                    end = run.end;
+                }
+                assert_eq!(sum, u64::from(place.len));
             }
         }
     }

@@ -6,11 +6,11 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use common::{Bench, Fault, Proxy, assert_same_tree, content, write};
+use testkit::loopfs::Mounted;
 use transfer::{Donor, DonorOptions, RecipientOptions, receive};
 
 #[test]
@@ -47,42 +47,9 @@ fn a_delta_moves_only_the_pages_that_differ() {
 
 const NO_XFS: &str = "no XFS image can be made and mounted here (needs root, xfsprogs and loop devices)";
 
-/// A loop-mounted XFS that can share blocks; unmounted when dropped.
-struct Xfs {
-    dir: tempfile::TempDir,
-}
-
-impl Xfs {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::TempDir::with_prefix("transfer-xfs-").unwrap();
-        let image = dir.path().join("image");
-        File::create(&image).unwrap().set_len(400 << 20).unwrap();
-        fs::create_dir(dir.path().join("mnt")).unwrap();
-        let made =
-            Command::new("mkfs.xfs").arg("-q").arg(&image).status().is_ok_and(|status| status.success());
-        let mounted = made
-            && Command::new("mount")
-                .args(["-o", "loop"])
-                .args([&image, &dir.path().join("mnt")])
-                .status()
-                .is_ok_and(|status| status.success());
-        mounted.then_some(Self { dir })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-}
-
-impl Drop for Xfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
-
 #[test]
 fn a_delta_on_xfs_shares_what_is_equal_with_the_old_tree() {
-    let Some(xfs) = Xfs::mount() else {
+    let Some(xfs) = Mounted::xfs(400) else {
         testkit::skip!("{NO_XFS}");
     };
     let bench = Bench::new();
@@ -259,7 +226,7 @@ fn files_with_holes_are_compared_too() {
 
 #[test]
 fn files_with_holes_are_compared_where_they_began_as_clones_too() {
-    let Some(xfs) = Xfs::mount() else {
+    let Some(xfs) = Mounted::xfs(400) else {
         testkit::skip!("{NO_XFS}");
     };
     layouts_of_holes_arrive(&xfs.path(), true, 0x5EED_0002);

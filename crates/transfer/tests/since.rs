@@ -14,46 +14,13 @@ use std::time::Duration;
 
 use common::{Bench, Fault, Proxy, assert_same_but_holes, assert_same_tree, content, write};
 use nix::fcntl::{FallocateFlags, fallocate};
+use testkit::loopfs::Mounted;
 use transfer::{
     Base, BaseTree, Bases, Donor, DonorOptions, DonorReport, Exclude, Received, RecipientOptions, receive,
 };
 
-/// A file system in a file; unmounted when dropped.
-struct Mounted {
-    dir: tempfile::TempDir,
-}
-
-impl Mounted {
-    fn make(mkfs: &[&str], options: &str) -> Option<Self> {
-        let dir = tempfile::TempDir::with_prefix("transfer-since-").unwrap();
-        let (image, place) = (dir.path().join("image"), dir.path().join("mnt"));
-        File::create(&image).unwrap().set_len(512 << 20).unwrap();
-        fs::create_dir(&place).unwrap();
-        let ran = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
-        let made = ran(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))
-            && ran(Command::new("mount").args(["-o", options]).args([&image, &place]));
-        made.then_some(Self { dir })
-    }
-
-    fn xfs() -> Option<Self> {
-        Self::make(&["mkfs.xfs", "-q"], "loop")
-    }
-
-    fn btrfs(options: &str) -> Option<Self> {
-        Self::make(&["mkfs.btrfs", "-q"], options)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.path()).status();
-    }
-}
-
+/// Of each file system; sparse.
+const MIB: u64 = 512;
 const NO_MOUNT: &str =
     "no XFS or btrfs can be made and mounted here (needs root, their tools and loop devices)";
 
@@ -164,23 +131,20 @@ fn happens(dice: &mut Dice, file: &Path, other: &Path) {
     let aligned = (at / 4096 * 4096) as i64;
     let len = 1 + dice.below(100_000);
     let blocks = (1 + len / 4096 * 4096).next_multiple_of(4096) as i64;
+    // Not each file system can do each, nor at each place.
+    let allocate = |mode, len| {
+        let _ = fallocate(&open, mode, aligned, len);
+    };
     match dice.below(12) {
         0..4 => open.write_all_at(&content(dice.below(u64::MAX), PAGE as usize), at / PAGE * PAGE).unwrap(),
         4 => open.write_all_at(&content(dice.below(u64::MAX), len as usize), at).unwrap(),
         5 => open.write_all_at(&content(dice.below(u64::MAX), len as usize), size).unwrap(),
         6 => open.set_len(at).unwrap(),
         7 => open.set_len(size + len).unwrap(),
-        8 => {
-            _ = fallocate(
-                &open,
-                FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE,
-                aligned,
-                blocks,
-            )
-        }
-        9 => _ = fallocate(&open, FallocateFlags::empty(), aligned, blocks),
+        8 => allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE, blocks),
+        9 => allocate(FallocateFlags::empty(), blocks),
         // The blocks stay where they are on the disk, and get other places in the file.
-        10 => _ = fallocate(&open, FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, aligned, 4096),
+        10 => allocate(FallocateFlags::FALLOC_FL_COLLAPSE_RANGE, 4096),
         _ => {
             // Another file's blocks, whole and as they are.
             fs::remove_file(file).unwrap();
@@ -221,17 +185,17 @@ fn histories(make: impl Fn() -> Option<Mounted>, seed: u64) {
 
 #[test]
 fn whatever_happened_in_between_arrives_on_xfs() {
-    histories(Mounted::xfs, 0x5EED_0011);
+    histories(|| Mounted::xfs(MIB), 0x5EED_0011);
 }
 
 #[test]
 fn whatever_happened_in_between_arrives_on_btrfs() {
-    histories(|| Mounted::btrfs("loop"), 0x5EED_0012);
+    histories(|| Mounted::btrfs(MIB, ""), 0x5EED_0012);
 }
 
 #[test]
 fn whatever_happened_in_between_arrives_on_a_btrfs_that_compresses() {
-    histories(|| Mounted::btrfs("loop,compress-force=zstd"), 0x5EED_0013);
+    histories(|| Mounted::btrfs(MIB, "compress-force=zstd"), 0x5EED_0013);
 }
 
 /// Pages of a file of 64 MiB that change: one in a hundred.
@@ -255,7 +219,7 @@ fn with_a_large_file(make: impl Fn() -> Option<Mounted>) -> Option<Pair> {
 
 #[test]
 fn only_what_differs_travels_and_the_rest_is_shared_with_what_was_kept() {
-    for make in [Mounted::xfs, || Mounted::btrfs("loop")] {
+    for make in [|| Mounted::xfs(MIB), || Mounted::btrfs(MIB, "")] {
         let Some(mut pair) = with_a_large_file(make) else {
             testkit::skip!("{NO_MOUNT}");
         };
@@ -269,7 +233,7 @@ fn only_what_differs_travels_and_the_rest_is_shared_with_what_was_kept() {
 
 #[test]
 fn what_was_written_to_since_is_not_believed() {
-    let Some(mut pair) = with_a_large_file(Mounted::xfs) else {
+    let Some(mut pair) = with_a_large_file(|| Mounted::xfs(MIB)) else {
         testkit::skip!("{NO_MOUNT}");
     };
     // Of the old length, and with its old time of modification put back: only the time of change tells.
@@ -285,13 +249,13 @@ fn what_was_written_to_since_is_not_believed() {
 
 #[test]
 fn a_tree_that_was_never_given_is_not_compared_with() {
-    let Some(mut pair) = with_a_large_file(Mounted::xfs) else {
+    let Some(mut pair) = with_a_large_file(|| Mounted::xfs(MIB)) else {
         testkit::skip!("{NO_MOUNT}");
     };
     pair.given.clear();
     assert!(!pair.seed().since_base);
     // On another file system the same numbers of blocks say nothing.
-    let elsewhere = Mounted::xfs().unwrap();
+    let elsewhere = Mounted::xfs(MIB).unwrap();
     clone_tree_by_copy(&pair.given[0].1, &elsewhere.path().join("copy"));
     pair.given[0].1 = elsewhere.path().join("copy");
     pair.given[0].2 = transfer::manifest::stamp(&pair.given[0].1, &Exclude::none()).unwrap();
@@ -305,7 +269,7 @@ fn clone_tree_by_copy(from: &Path, to: &Path) {
 
 #[test]
 fn one_that_is_cut_off_goes_on_where_it_was_and_ends_whole() {
-    let Some(mut pair) = with_a_large_file(Mounted::xfs) else {
+    let Some(mut pair) = with_a_large_file(|| Mounted::xfs(MIB)) else {
         testkit::skip!("{NO_MOUNT}");
     };
     let snapshot = pair.snapshot();
@@ -330,7 +294,7 @@ fn one_that_is_cut_off_goes_on_where_it_was_and_ends_whole() {
 
 #[test]
 fn a_kept_tree_that_lacks_a_file_fails_the_seed_and_says_so() {
-    let Some(mut pair) = with_a_large_file(Mounted::xfs) else {
+    let Some(mut pair) = with_a_large_file(|| Mounted::xfs(MIB)) else {
         testkit::skip!("{NO_MOUNT}");
     };
     let snapshot = pair.snapshot();

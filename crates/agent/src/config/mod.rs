@@ -215,6 +215,9 @@ pub(crate) struct SeedConfig {
     pub(crate) streams: BTreeMap<String, StreamConfig>,
     /// As a recipient: keep the donor's `ib_buffer_pool`, so that MySQL loads the pages that were hot there.
     pub(crate) keep_buffer_pool: bool,
+    /// As a recipient: keep what came beside the datadir, as it came, so that the next `--delta` from the same donor moves only what
+    /// differs from it. It shares its blocks with the data (XFS, btrfs) until these change.
+    pub(crate) keep_base: bool,
     /// As a recipient: no client and no write must have been seen for this long, in seconds, or the plan wants leave; 0: at
     /// this moment.
     pub(crate) watch_s: u64,
@@ -252,6 +255,7 @@ impl Default for SeedConfig {
             statement_sources: false,
             streams: BTreeMap::new(),
             keep_buffer_pool: true,
+            keep_base: false,
             watch_s: 60,
             ignored_clients: Vec::new(),
             replicate_patience_s: 120,

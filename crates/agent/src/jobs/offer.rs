@@ -22,11 +22,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use transfer::{Identity, Token};
 
+mod given;
 mod health;
+mod left_out;
 mod serve;
 mod stream;
 
-pub(crate) use serve::clone_policy;
+pub(crate) use left_out::clone_policy;
 
 use super::kind::Kind;
 use super::{Origin, begin_with, store};

@@ -152,9 +152,12 @@ pub struct SeedOptionArgs {
     /// Demand a snapshot that `snapshot verify` has passed
     #[arg(long)]
     pub require_proven: bool,
-    /// Reuse equal blocks of the recipient's old datadir
+    /// Reuse equal blocks: of what the recipient has kept of this donor (seed.keep_base), else of its old datadir
     #[arg(long)]
     pub delta: bool,
+    /// With --delta: compare all blocks of both hosts, although the recipient has kept what came from this donor before
+    #[arg(long, requires = "delta")]
+    pub reread: bool,
     /// Make the recipient a replica of this server
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_source)]
     pub replicate_from: Option<ReplicationSource>,
@@ -217,6 +220,7 @@ impl SeedOptionArgs {
             },
             require_proven: self.require_proven,
             delta: self.delta,
+            reread: self.reread,
             replicate_from: self.replicate_from.clone(),
             plain: self.plain,
             // Decided when it is known who can.

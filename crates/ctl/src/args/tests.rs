@@ -33,7 +33,7 @@ fn the_definition_is_sound_and_every_subcommand_has_help() {
 fn seed_options_travel_as_they_were_typed() {
     let cli = parse(
         "ctl seed start db7 db8 --from db1 --snapshot vg0/s1 --stop-mysql --allow-primary --allow-other-cluster --no-start --keep-old 2h \
-         --connections 4 --throttle 50M --compression zstd --require-proven --delta --transport store --detach --yes --json",
+         --connections 4 --throttle 50M --compression zstd --require-proven --delta --reread --transport store --detach --yes --json",
     );
     let Cmd::Seed(SeedCmd::Start { recipients, donor, options, run, .. }) = cli.command else {
         panic!("not a seed start")
@@ -58,6 +58,7 @@ fn seed_options_travel_as_they_were_typed() {
             transport: Transport::Store,
             require_proven: true,
             delta: true,
+            reread: true,
             replicate_from: None,
             relay: false,
         }
@@ -95,7 +96,9 @@ fn options_that_fight_each_other_are_refused() {
     ] {
         assert_eq!(refused(line).kind(), ErrorKind::ArgumentConflict, "{line}");
     }
-    assert_eq!(refused("ctl fleet --tls-cert a").kind(), ErrorKind::MissingRequiredArgument);
+    for line in ["ctl fleet --tls-cert a", "ctl seed start db7 --reread"] {
+        assert_eq!(refused(line).kind(), ErrorKind::MissingRequiredArgument, "{line}");
+    }
 }
 
 #[test]

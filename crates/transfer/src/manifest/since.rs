@@ -147,3 +147,60 @@ fn encode_ranges(bytes: &mut Vec<u8>, ranges: &[Range<u32>], size: u64) -> u64 {
     }
     moved
 }
+
+#[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "one range of blocks is meant")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::Exclude;
+
+    const CHUNK: u64 = 256 << 10;
+
+    /// A tree of two files of which the second is `blocks` long and ends in the middle of its last block.
+    fn tree(blocks: u64) -> Manifest {
+        let dir = tempfile::TempDir::with_prefix("since-test-").unwrap();
+        fs::write(dir.path().join("a"), vec![1; 300_000]).unwrap();
+        fs::write(dir.path().join("b"), vec![1; (blocks * BLOCK - 100) as usize]).unwrap();
+        crate::manifest::build(dir.path(), &Exclude::none(), Some(CHUNK as u32), &Cancel::new()).unwrap().0
+    }
+
+    #[test]
+    fn the_chunks_of_a_file_that_moves_in_part_are_its_ranges_one_after_the_other() {
+        let whole = tree(100);
+        let ranges = vec![1..2, 5..30, 40..41, 99..100];
+        let since = encode(&whole, &[7; 32], &[None, Some(ranges.clone())]).unwrap();
+        assert_eq!(since.since(), Some(&[7; 32]));
+        assert_eq!(since.bytes_total(), whole.bytes_total());
+        assert_eq!(since.bytes_data(), 300_000 + 28 * BLOCK - 100);
+        let entry = since.entry(1);
+        assert!(entry.is_part() && entry.size == 100 * BLOCK - 100 && entry.chunks == 2);
+        let places = (0..2).map(|nth| since.locate(entry.first_chunk + nth).unwrap());
+        let moved: Vec<u64> = places
+            .flat_map(|place| since.runs(&place).collect::<Vec<_>>())
+            .flat_map(|run| run.step_by(BLOCK as usize).map(|at| at / BLOCK))
+            .collect();
+        assert_eq!(moved, ranges.into_iter().flatten().map(u64::from).collect::<Vec<_>>());
+        assert!(!since.entry(0).is_part(), "what was not compared moves whole");
+    }
+
+    #[test]
+    fn ranges_that_no_honest_donor_tells_are_refused() {
+        let whole = tree(10);
+        let told = |ranges: Vec<Range<u32>>| encode(&whole, &[7; 32], &[None, Some(ranges)]);
+        told(vec![0..3, 4..10]).unwrap();
+        for (ranges, why) in [
+            (vec![3..4, 0..1], "out of order"),
+            (vec![0..4, 3..5], "overlapping"),
+            (vec![0..4, 4..5], "touching: there is one form only"),
+            (vec![0..11], "beyond the end"),
+            (vec![2..2], "empty"),
+        ] {
+            assert!(told(ranges).is_err(), "{why}");
+        }
+        let mut bytes = told(vec![0..3]).unwrap().as_bytes().to_vec();
+        bytes[..8].copy_from_slice(b"OAMANIF1");
+        assert!(Manifest::parse(bytes).is_err(), "of a whole tree no file moves in part");
+    }
+}

@@ -1,22 +1,22 @@
 //! The steps of an offer: the snapshot is held, served to one recipient, and let go.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use job::{Scope, Step, StepError};
-use mysql::datadir::{ClonePolicy, LogNames, top, unwanted};
 use protocol::error::{ErrorCode, WireError};
 use protocol::ids::JobId;
 use serde_json::{Value, json};
 use snapshot::{MountLease, MountMode};
-use transfer::{Donor, DonorOptions, Exclude, Identity, PagePolicy, SourceGuard};
+use transfer::{Donor, DonorOptions, Identity, PagePolicy, SourceGuard};
 
+use super::given::{self, Given};
 use super::health::{HEALTH_INTERVAL, spare};
+use super::left_out::exclude;
 use super::{Params, Private, stream, tell_open};
-use crate::config::{Binlogs, PageCheck};
+use crate::config::PageCheck;
 use crate::host::{Host, blocking, chain};
 use crate::jobs::snapshot::release_if_held;
 use crate::jobs::store;
@@ -100,6 +100,9 @@ impl Step<Host> for Serve {
             store::end(host, giver).await;
         }
         let report = report?;
+        if let Some(snapshot) = &params.snapshot {
+            given::remember(host, snapshot, &report);
+        }
         let output = json!({
             "bytes_total": report.bytes_total,
             "bytes_sent": report.bytes_sent,
@@ -239,6 +242,7 @@ async fn donor_options(
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let names = host.instance.log_names().await;
     let binlogs = host.config.seed.binlogs;
+    options.bases = Some(Arc::new(Given::of(host, &holder(params), names.clone())?));
     options.exclude = blocking(move || exclude(&root, &names, binlogs)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,
@@ -248,25 +252,6 @@ async fn donor_options(
     options.guard_interval = Duration::from_secs_f64(host.config.snapshot.guardian.interval_s);
     options.source_guard = Arc::new(LeaseGuard { lease: Some(lease), doomed: Arc::clone(&host.doomed) });
     Ok(options)
-}
-
-/// What stays at home: what must not be cloned, by its exact name at the top of the datadir.
-fn exclude(root: &Path, names: &LogNames, binlogs: Binlogs) -> Result<Exclude, WireError> {
-    let entries = top(root)?;
-    let policy = clone_policy();
-    let stays = |(name, is_dir): &(String, bool)| unwanted(name, *is_dir, &policy, names).is_some();
-    let mut left_out: Vec<String> = entries.into_iter().filter(stays).map(|(name, _)| name).collect();
-    if binlogs == Binlogs::Needed {
-        left_out.extend(mysql::binlog::superfluous(root, names)?);
-    }
-    Ok(Exclude::new(left_out))
-}
-
-/// What of a snapshot goes along. The binary logs do: with a log, the engine's commits are not flushed one by one, and crash
-/// recovery asks the log which prepared transactions were committed. A lock on commits does not flush them either, and of a
-/// server that was not running nobody has proven that it was shut down.
-pub(crate) fn clone_policy() -> ClonePolicy {
-    ClonePolicy { keep_binlogs: true, ..ClonePolicy::default() }
 }
 
 /// Whether what is read is still the snapshot: the guardian's word first, since it knows the cause, then the mount's.

@@ -1,7 +1,7 @@
 //! What a recipient knows when it decides about a seed.
 
 use mysql::UnitFacts;
-use protocol::ids::AgentId;
+use protocol::ids::{AgentId, SnapshotId};
 use protocol::mysql::ServerInfo;
 
 use crate::usage::InUse;
@@ -37,6 +37,8 @@ pub(crate) struct RecipientFacts {
     pub(crate) takes_plain: bool,
     /// Whether it hands on what it receives.
     pub(crate) relays: bool,
+    /// The donor's snapshot of which the tree is kept here.
+    pub(crate) base: Option<SnapshotId>,
     /// Whether anybody uses its server.
     pub(crate) in_use: InUse,
     /// A post-copy command is configured.

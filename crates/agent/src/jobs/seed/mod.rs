@@ -1,5 +1,6 @@
 //! The recipient's side of a seed: plan, begin, and the stages as steps of one job.
 
+mod base;
 pub(crate) mod facts;
 mod guards;
 mod notes;
@@ -19,7 +20,7 @@ use job::{Scope, StepError, Steps, crashsafe};
 use mysql::datadir::Ownership;
 use protocol::command::Call as _;
 use protocol::error::{ErrorCode, WireError};
-use protocol::ids::{AgentId, JobId};
+use protocol::ids::{AgentId, JobId, SnapshotId};
 use protocol::job::JobAccepted;
 use protocol::mysql::{ServerInfo, ServerState};
 use protocol::params::SeedStartParams;
@@ -211,6 +212,7 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         other_seed,
         takes_plain: host.config.seed.allow_plain,
         relays: host.config.seed.relay,
+        base: datadir.as_deref().and_then(|datadir| kept_of(datadir, &donor.agent)),
         in_use: in_use(host, &server).await,
         has_post_copy: !host.config.seed.post_copy.is_empty(),
         key_source: mysql::encryption::key_source(&settings),
@@ -218,6 +220,12 @@ async fn facts(host: &Host, donor: &DonorFacts, options: &SeedOptions, own: Opti
         reach: Reach::NotTried,
         server,
     }
+}
+
+/// The snapshot of that donor's of which the tree is kept here.
+fn kept_of(datadir: &Path, donor: &AgentId) -> Option<SnapshotId> {
+    let layout = Layout::of(datadir, JobId::generate()).ok()?;
+    base::find(&layout, donor).map(|kept| kept.record.snapshot)
 }
 
 /// Whether anybody uses this server, this moment included.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use job::{Scope, StepError};
+use protocol::ids::SnapshotId;
 use protocol::mysql::Coordinates;
 use protocol::seed::SeedStage;
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,12 @@ pub(crate) struct Transferred {
     /// The backup program's stream; absent for a tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) stream: Option<String>,
+    /// The donor's snapshot that was kept here: only what differs from it was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) since: Option<SnapshotId>,
+    /// Why what was kept here was not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) not_since: Option<String>,
     /// Of the whole.
     pub(crate) bytes_total: u64,
     /// Without what a run before had brought.

@@ -63,6 +63,12 @@ fn actions(donor: &DonorFacts, me: &RecipientFacts, options: &SeedOptions) -> Ve
             human_u64(me.datadir_bytes)
         ));
     }
+    if let Some(base) = me.base.as_ref().filter(|_| options.delta && !options.reread) {
+        actions.push(format!(
+            "move only what differs from {base}, which was kept here, if {} still has it as it was; else compare with the old data",
+            donor.agent
+        ));
+    }
     actions.push(match &donor.stream {
         None => format!(
             "copy {} in {} files from {} into a staging directory beside {datadir}",

@@ -128,6 +128,7 @@ fn recipient() -> RecipientFacts {
         other_seed: None,
         takes_plain: false,
         relays: true,
+        base: None,
         in_use: InUse::No(Duration::from_secs(60)),
         has_post_copy: false,
         key_source: None,

@@ -87,6 +87,8 @@ pub(super) async fn receive(
     let files = blocking(move || mysql::usage::walk(&ground.path()).map_err(WireError::from)).await?.files;
     let seconds = taken.elapsed.as_secs_f64().max(0.001);
     Ok(Transferred {
+        since: None,
+        not_since: None,
         stream: Some(name.to_owned()),
         bytes_total: taken.bytes,
         bytes_moved: taken.bytes,

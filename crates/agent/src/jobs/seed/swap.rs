@@ -24,6 +24,7 @@ use self::phase::Phase;
 
 #[cfg(test)]
 mod attack_tests;
+mod bases;
 mod held;
 mod phase;
 

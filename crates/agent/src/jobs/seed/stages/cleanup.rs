@@ -10,7 +10,7 @@ use protocol::seed::SeedStage;
 use serde_json::{Value, json};
 
 use super::super::notes::Transferred;
-use super::super::{Target, forget, undo};
+use super::super::{Target, base, forget, undo};
 use super::replicate::coordinates;
 use super::swap::{on_layout, outside};
 use crate::host::{Host, blocking};
@@ -43,6 +43,12 @@ impl Step<Host> for Cleanup {
             let outside = outside(scope, &target);
             blocking(move || outside.remove()).await?;
         }
+        let (bases, job) = (target.layout(scope.job_id())?, scope.job_id());
+        blocking(move || {
+            base::told(base::remove_all(&bases, Some(job)));
+            Ok(())
+        })
+        .await?;
         // Where MySQL was not to be started, its operator may from here on.
         let left_stopped = service::let_go(host).await?;
         forget(host, scope.job_id())?;

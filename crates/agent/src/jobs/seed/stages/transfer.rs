@@ -11,8 +11,9 @@ use protocol::error::{ErrorCode, WireError};
 use protocol::params::SeedStartParams;
 use protocol::seed::SeedStage;
 use serde_json::{Value, json};
-use transfer::{Cancel, DigestKind, Progress, Received, RecipientOptions, Throttle};
+use transfer::{Base, Cancel, DigestKind, Progress, Received, RecipientOptions, Throttle};
 
+use super::super::base::{self, Kept};
 use super::super::notes::{Note, Transferred};
 use super::super::{Target, private_dir, stream, taken_of, token};
 use crate::errors::system;
@@ -48,30 +49,70 @@ impl Step<Host> for Transfer {
         let moved = match (options, &params.offer.facts.stream) {
             (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, &params, name, options).await,
             (Ok((options, taker)), None) => match on_proven_ground(scope, options) {
-                Ok(options) => {
-                    receive_tree(scope, options).await.map_err(|error| store::explain(error, taker.as_ref()))
-                }
+                Ok(options) => receive_tree(scope, &params, options)
+                    .await
+                    .map_err(|error| store::explain(error, taker.as_ref())),
                 Err(error) => Err(error),
             },
             (Err(error), _) => Err(error),
         };
         drop(throttled);
         let moved = moved?;
+        if host.config.seed.keep_base {
+            keep_base(scope, &params, &moved).await?;
+        }
         Note::Received(moved.clone()).write(scope).await?;
         output(&moved)
     }
 
     async fn undo(&self, host: &Host, scope: &Scope) -> Result<(), StepError> {
-        abandon(host, scope).await
+        abandon(host, scope).await?;
+        let layout = Target::of(scope)?.layout(scope.job_id())?;
+        let removed = blocking(move || {
+            base::told(base::remove(&layout));
+            Ok(())
+        });
+        removed.await.map_err(StepError::from)
     }
 }
 
+/// Keeps what came for the next seed, where that can be done; a seed does not fail for it.
+async fn keep_base(scope: &Scope, params: &SeedStartParams, moved: &Transferred) -> Result<(), StepError> {
+    let Some(snapshot) = params.offer.facts.snapshot.as_ref().map(|snapshot| snapshot.id.clone()) else {
+        return Ok(());
+    };
+    let layout = Target::of(scope)?.layout(scope.job_id())?;
+    let (donor, root_digest) = (params.offer.facts.agent.clone(), moved.root_digest.clone());
+    blocking(move || {
+        if let Err(error) = base::keep(&layout, (&donor, &snapshot), &root_digest) {
+            tracing::warn!(%error, "seed.keep_base: what came is not kept for the next seed (needs XFS or btrfs)");
+        }
+        Ok(())
+    })
+    .await
+    .map_err(StepError::from)
+}
+
 /// Receives the donor's tree; the counters are the stage's output.
-async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Transferred, StepError> {
+async fn receive_tree(
+    scope: &Scope,
+    params: &SeedStartParams,
+    mut options: RecipientOptions,
+) -> Result<Transferred, StepError> {
+    // Held until everything has come.
+    let (kept, mut not_since) = find_base(scope, params).await?;
+    options.base = kept.as_ref().map(|(_, base)| base.clone());
     let received = receive(scope, options).await?;
+    if kept.is_some() && !received.since_base {
+        let why = format!("{} no longer has it as it was (its log says more)", params.offer.facts.agent);
+        tracing::warn!(why, "what was kept here was not used");
+        not_since = Some(why);
+    }
     let seconds = received.elapsed.as_secs_f64().max(0.001);
     Ok(Transferred {
         stream: None,
+        since: kept.filter(|_| received.since_base).map(|(kept, _)| kept.record.snapshot),
+        not_since,
         bytes_total: received.bytes_total,
         bytes_moved: received.bytes_moved,
         bytes_resumed: received.bytes_resumed,
@@ -81,6 +122,28 @@ async fn receive_tree(scope: &Scope, options: RecipientOptions) -> Result<Transf
         elapsed_ms: u64::try_from(received.elapsed.as_millis()).unwrap_or(u64::MAX),
         bytes_per_s: (received.bytes_moved as f64 / seconds) as u64,
     })
+}
+
+/// What was kept of this donor and may be used, or why what was kept may not.
+async fn find_base(
+    scope: &Scope,
+    params: &SeedStartParams,
+) -> Result<(Option<(Kept, Base)>, Option<String>), StepError> {
+    if !params.options.delta || params.options.reread {
+        return Ok((None, None));
+    }
+    let layout = Target::of(scope)?.layout(scope.job_id())?;
+    let donor = params.offer.facts.agent.clone();
+    let found = blocking(move || {
+        let Some(kept) = base::find(&layout, &donor) else { return Ok((None, None)) };
+        match kept.proven() {
+            Some(base) => Ok((Some((kept, base)), None)),
+            None => {
+                Ok((None, Some(format!("what was kept of {} has been written to", kept.record.snapshot))))
+            }
+        }
+    });
+    found.await.map_err(StepError::from)
 }
 
 /// Tells the donor that nobody comes for its offer any more: without a word it would hold the snapshot until the offer
