@@ -9,8 +9,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use bus::durable::COMMAND_STREAM;
-use bus::events::EVENT_STREAM;
+use bus::durable::{COMMAND_STREAM, command_stream_limits, ensure_command_stream};
+use bus::events::{EVENT_STREAM, ensure_event_stream, event_stream_limits};
 use bus::store::stream_of;
 use bus::{Answer, CallOptions};
 use e2e::events::{assert_none_lost_none_doubled, await_event, of_job};
@@ -28,6 +28,8 @@ const MIB: u64 = 1 << 20;
 const SLOW: u64 = 3 * MIB;
 /// Bytes between two of the strikes.
 const APART: u64 = 6 * MIB;
+/// At this rate it outlasts three servers that are replaced, with a command left and all copies made anew before the next.
+const VERY_SLOW: u64 = MIB / 2;
 const SERVERS: usize = 3;
 
 /// Leaving a command that nobody answers takes as long as the bus takes to elect.
@@ -59,10 +61,10 @@ impl Place {
         let configure = Some(configure);
         let world =
             World::start(WorldOptions { data_mib: 32, bus, configure, ..WorldOptions::default() }).await;
-        // A controller's first use of ctl makes it, for three servers.
-        bus::events::ensure_event_stream(world.client.bus(), &bus::events::event_stream_limits())
-            .await
-            .unwrap();
+        // A controller's first use of ctl makes them, for three servers.
+        let controller = world.client.bus();
+        ensure_event_stream(controller, &event_stream_limits()).await.unwrap();
+        ensure_command_stream(controller, &command_stream_limits()).await.unwrap();
         world.snapshot().await;
         let urls = cluster.urls();
         let mut away = world
@@ -118,8 +120,16 @@ impl Place {
     /// Every server has its copy of each stream again, as an operator waits for before the next one goes: two lost disks of three are
     /// more than the streams can bear. What the leader calls current may lack all messages for a moment (2.9.10), so each server is asked.
     async fn whole(&self) {
+        let told = std::sync::Mutex::new(String::new());
         let look = || async {
             let seen = bus::status::look(self.world.client.bus()).await.ok()?;
+            let kept = seen.streams.iter().map(|stream| (&stream.name, self.cluster.kept(&stream.name)));
+            let now = format!("{:?} {:?}", seen.problems, kept.collect::<Vec<_>>());
+            let mut told = told.lock().unwrap();
+            if *told != now {
+                println!("not whole, or just so: {now}");
+                *told = now;
+            }
             let is_whole = |stream: &bus::status::StreamStatus| {
                 let kept = self.cluster.kept(&stream.name);
                 stream.copies.len() == SERVERS && kept.iter().all(|copy| copy.is_some() && *copy == kept[0])
@@ -127,7 +137,7 @@ impl Place {
             let is_fine = seen.problems.is_empty() && !seen.streams.is_empty();
             (is_fine && seen.streams.iter().all(is_whole)).then_some(())
         };
-        testkit::poll::until_async(PATIENCE, "each server to have its copies", look).await;
+        testkit::poll::until_async(2 * PATIENCE, "each server to have its copies", look).await;
     }
 
     /// The seed ends well, the rows are the donor's, and every event is in the stream; gives them.
@@ -218,17 +228,20 @@ async fn lose_servers(place: &mut Place, transport: Transport, strikes: &[(SeedS
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_that_step_down_cost_a_seed_through_the_bus_nothing() {
     for program in matrix() {
-        let place = Place::new(program).await;
+        let mut place = Place::new(program).await;
+        place.leave().await;
         let job = place.begin(Transport::Store, SLOW).await;
         let bucket = stream_of(&place.world.donor.id());
         for strike in 1..=5 {
             place.world.in_transfer(job, strike * APART / 2).await;
-            for stream in [EVENT_STREAM, &bucket] {
+            for stream in [EVENT_STREAM, COMMAND_STREAM, &bucket] {
                 // One that is just being elected cannot: the next strike meets it.
                 place.cluster.step_down(stream).await.ok();
             }
+            place.leave().await;
         }
         assert_none_lost_none_doubled(&place.ends_right(job).await);
+        place.all_left_run_once().await;
     }
 }
 
@@ -240,18 +253,20 @@ async fn servers_are_replaced_by_newer_ones_under_a_running_seed() {
     };
     let oldest = matrix().swap_remove(0);
     let mut place = Place::new(oldest).await;
-    let job = place.begin(Transport::Store, SLOW).await;
+    let job = place.begin(Transport::Store, VERY_SLOW).await;
     for at in 0..SERVERS {
-        place.world.in_transfer(job, (at as u64 + 1) * APART).await;
+        place.world.in_transfer(job, (at as u64 + 1) * MIB).await;
         let node = place.cluster.node_mut(at);
         node.upgrade(newest.clone());
         node.stop();
-        node.restart().unwrap();
+        place.leave().await;
+        place.cluster.node_mut(at).restart().unwrap();
         place.cluster.elected(SERVERS);
         place.back().await;
         place.whole().await;
     }
     assert_none_lost_none_doubled(&place.ends_right(job).await);
+    place.all_left_run_once().await;
 }
 
 /// `OA_CUT_S` seconds without a quorum; in CI few, by hand 60.
@@ -261,6 +276,7 @@ async fn without_a_quorum_a_direct_seed_goes_on_and_its_events_come_later() {
     let mut place = Place::new(matrix().swap_remove(0)).await;
     let job = place.begin(Transport::Tcp, SLOW).await;
     place.world.in_transfer(job, APART).await;
+    place.leave().await;
     let until = Instant::now() + Duration::from_secs(cut);
     [1, 2].into_iter().for_each(|at| place.cluster.node_mut(at).kill9());
     place.back().await;
@@ -271,5 +287,7 @@ async fn without_a_quorum_a_direct_seed_goes_on_and_its_events_come_later() {
     [1, 2].into_iter().for_each(|at| place.cluster.node_mut(at).restart().unwrap());
     place.cluster.elected(SERVERS);
     place.back().await;
+    place.leave().await;
     assert_none_lost_none_doubled(&place.ends_right(job).await);
+    place.all_left_run_once().await;
 }
