@@ -72,8 +72,13 @@ installed_and_not_started() {
   install_on bus1 one orchestrator-ctl orchestrator-gateway
   on bus1 bash -c 'zcat /usr/share/man/man1/orchestrator-ctl-seed-start.1.gz | grep -q 'stop.*mysql'' || fail "no man page of seed start"
   for name in bash-completion/completions/orchestrator-ctl zsh/vendor-completions/_orchestrator-ctl fish/vendor_completions.d/orchestrator-ctl.fish; do
-    on bus1 grep -q seed "/usr/share/$name" || fail "no completions in $name"
+    on bus1 grep -q COMPLETE "/usr/share/$name" || fail "no completions in $name"
   done
+  # The shell asks the program.
+  on bus1 bash -c 'source /usr/share/bash-completion/completions/orchestrator-ctl
+    COMP_WORDS=(orchestrator-ctl snap) COMP_CWORD=1 COMP_TYPE=9
+    _clap_complete_orchestrator_ctl orchestrator-ctl snap
+    [[ "${COMPREPLY[*]}" == *snapshot* ]]' || fail "bash does not complete snap"
   on bus1 getent passwd orchestrator-gateway >/dev/null || fail "the gateway has no account"
   [[ $(on bus1 systemctl is-active orchestrator-gateway) == inactive ]] || fail "the gateway runs before it is configured"
 }

@@ -19,6 +19,7 @@ pub struct Scope {
     attempt: u32,
     rerun: bool,
     stop: CancellationToken,
+    park: CancellationToken,
 }
 
 impl Scope {
@@ -27,9 +28,9 @@ impl Scope {
         step: &'static str,
         attempt: u32,
         rerun: bool,
-        stop: CancellationToken,
+        (stop, park): (CancellationToken, CancellationToken),
     ) -> Self {
-        Self { live, step, attempt, rerun, stop }
+        Self { live, step, attempt, rerun, stop, park }
     }
 
     /// The job.
@@ -146,6 +147,13 @@ impl Scope {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.stop.is_cancelled()
+    }
+
+    /// Whether the step is told to stop for now: this very attempt runs again at the next start, unless somebody aborts the job
+    /// until then.
+    #[must_use]
+    pub fn is_parked(&self) -> bool {
+        self.park.is_cancelled()
     }
 
     /// `Err(StepError::stopped())` once the step is told to stop; for use with `?` between parts of a step.

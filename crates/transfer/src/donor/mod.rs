@@ -234,6 +234,17 @@ impl Donor {
             // Recipients should hear why; a blocked one does not hold this up.
             self.shared.wait_connections_closed(Some(TELL_LIMIT));
         }
+        self.close();
+    }
+
+    /// As [`Donor::stop`], of an offer that another process will serve again: recipients hear nothing, and come back.
+    pub fn leave(&self) {
+        self.shared.cancel.cancel();
+        self.shared.fail(Error::Cancelled);
+        self.close();
+    }
+
+    fn close(&self) {
         self.shared.cancel.cancel();
         // Wakes who waits for recipients to come.
         let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);

@@ -205,7 +205,10 @@ async fn wait(host: &Host, scope: &Scope, donor: Arc<Donor>) -> Result<transfer:
                 return report.map_err(StepError::from);
             }
             () = scope.cancelled() => {
-                let _ = tokio::task::spawn_blocking(move || donor.stop()).await;
+                // An agent that only restarts, as for an upgrade, serves the same offer again.
+                let parked = scope.is_parked();
+                let end = move || if parked { donor.leave() } else { donor.stop() };
+                let _ = tokio::task::spawn_blocking(end).await;
                 let _ = done.await;
                 return Err(StepError::stopped());
             }
