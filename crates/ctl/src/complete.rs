@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::Shells;
@@ -22,7 +22,7 @@ const HOSTS: [&str; 5] = ["host", "hosts", "recipient", "recipients", "from"];
 
 /// Answers a shell that asks, and ends the process then.
 pub fn answer() {
-    CompleteEnv::with_factory(|| with_hosts(Cli::command())).var(VARIABLE).complete();
+    CompleteEnv::with_factory(|| with_hosts(Cli::definition())).var(VARIABLE).complete();
 }
 
 /// What lets a shell ask; `None` for one that cannot.
@@ -30,7 +30,7 @@ pub fn answer() {
 pub fn registration(shell: &str) -> Option<Vec<u8>> {
     let shells = Shells::builtins();
     let mut script = Vec::new();
-    let name = Cli::command().get_name().to_owned();
+    let name = Cli::definition().get_name().to_owned();
     shells.completer(shell)?.write_registration(VARIABLE, &name, &name, &name, &mut script).ok()?;
     Some(script)
 }
@@ -96,7 +96,7 @@ mod tests {
             command.get_subcommands().for_each(|below| walk(below, found));
         }
         let mut found = Vec::new();
-        walk(&with_hosts(Cli::command()), &mut found);
+        walk(&with_hosts(Cli::definition()), &mut found);
         for wanted in [
             "start recipients",
             "start from",

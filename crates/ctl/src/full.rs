@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::{CtlError, Result};
 use crate::interrupt::Interrupt;
+use crate::paint;
 
 /// How a screen was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,9 +126,8 @@ pub(crate) fn window(frame: &mut Frame<'_>, title: &str, content: &str) {
 
 /// Nothing is told by colour alone.
 pub(crate) fn colour(grade: Grade) -> Style {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     match grade {
-        _ if plain => Style::new(),
+        _ if paint::is_off() => Style::new(),
         Grade::Fine => Style::new(),
         Grade::Weak => Style::new().fg(Color::Yellow),
         Grade::Bad => Style::new().fg(Color::Red),

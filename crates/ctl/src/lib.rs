@@ -18,6 +18,7 @@ mod interrupt;
 pub mod keys;
 pub mod lines;
 pub mod output;
+pub mod paint;
 pub mod render;
 pub mod schemas;
 pub mod session;

@@ -1,8 +1,9 @@
 //! Parses the command line, runs it, ends with its exit code.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use ctl::args::Cli;
+use ctl::args::{self, Cli};
 use ctl::error::CtlError;
 use ctl::exit::Exit;
 use ctl::output::Out;
@@ -11,9 +12,10 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     ctl::complete::answer();
-    let cli = match Cli::read(std::env::args_os()) {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::read(arguments.clone()) {
         Ok(cli) => cli,
-        Err(error) => return misused(&error),
+        Err(error) => return misused(&error, &arguments),
     };
     let out = Out::new(cli.global.json);
     log_to_stderr(cli.global.verbose);
@@ -39,8 +41,8 @@ fn main() -> ExitCode {
 }
 
 /// Help, or what is wrong with the arguments; a program that wants JSON has that as it has every other failure.
-fn misused(error: &clap::Error) -> ExitCode {
-    if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+fn misused(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+    if error.use_stderr() && args::asks_for_json(arguments) {
         let text = error.render().to_string();
         let what = text.lines().next().unwrap_or_default();
         let what = what.strip_prefix("error: ").unwrap_or(what).to_owned();

@@ -1,6 +1,7 @@
 //! Where words go: results to stdout, remarks to stderr, each result a line of JSON with `--json`. The only way out of this program,
 //! and what comes from other machines passes it harmless.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use serde::Serialize;
 use sys::text::{self, harmless};
+
+use crate::paint;
 
 /// The ways out of this program; clones share them.
 #[derive(Debug, Clone)]
@@ -33,8 +36,7 @@ impl Out {
     /// True when a person looks on at a terminal that can move its cursor: bars may move.
     #[must_use]
     pub fn is_terminal(&self) -> bool {
-        let is_able = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
-        !self.json && is_able && io::stdout().is_terminal() && io::stderr().is_terminal()
+        !self.json && is_able() && io::stdout().is_terminal() && io::stderr().is_terminal()
     }
 
     /// True when nothing more can be written to stdout: nobody reads it any more (`… | head`), or it failed.
@@ -62,7 +64,8 @@ impl Out {
             return;
         }
         let end = if text.ends_with('\n') { "" } else { "\n" };
-        self.bytes(format!("{}{end}", harmless(text)).as_bytes());
+        let text = coloured(harmless(text), io::stdout().is_terminal());
+        self.bytes(format!("{text}{end}").as_bytes());
     }
 
     /// Content of a host on stdout: byte for byte where a program or a file takes it, harmless on a terminal.
@@ -97,8 +100,9 @@ impl Out {
     /// A remark for people on stderr.
     pub fn note(&self, text: &str) {
         let end = if text.ends_with('\n') { "" } else { "\n" };
+        let text = coloured(harmless(text), io::stderr().is_terminal());
         // Nobody to tell when stderr is gone.
-        write!(io::stderr().lock(), "{}{end}", harmless(text)).ok();
+        write!(io::stderr().lock(), "{text}{end}").ok();
     }
 
     /// Asks a yes-or-no question on the terminal; `None` when there is no person to answer.
@@ -119,4 +123,13 @@ impl Out {
         io::stdin().read_line(&mut answer).ok();
         Some(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
     }
+}
+
+/// True when the terminal, if there is one, can move its cursor and change colours.
+fn is_able() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
+fn coloured(text: Cow<'_, str>, is_terminal: bool) -> Cow<'_, str> {
+    if is_terminal && is_able() && !paint::is_off() { paint::verdicts(&text).into() } else { text }
 }

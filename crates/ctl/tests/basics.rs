@@ -222,9 +222,10 @@ async fn usable_snapshots_are_found_from_heartbeats_alone() {
         found.as_array().unwrap().iter().map(|c| c["snapshot"]["id"].as_str().unwrap().to_owned()).collect()
     };
     assert_eq!(
-        ids(world.run("snapshot find shop --dc dc1 --json").await.expect(0)),
+        ids(world.run("snapshot find shop --prefer-dc dc1 -o json").await.expect(0)),
         ["vg0/proven", "vg0/new", "vg0/far"]
     );
+    assert_eq!(ids(world.run("snapshot shop find --dc dc2 --json").await.expect(0)), ["vg0/far"]);
     assert_eq!(ids(world.run("snapshot find shop --local-dc dc2 --json").await.expect(0)), ["vg0/far"]);
     let ran = world.run("snapshot find shoop").await;
     assert!(ran.expect(5).err.contains("did you mean shop?"), "{}", ran.err);

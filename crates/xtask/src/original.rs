@@ -47,12 +47,7 @@ const ENDPOINTS: &[Endpoint] = &[
     row("umount", "snapshot.unmount", SNAPSHOTS, "only the caller's hold; a seed keeps its own"),
     row("removelv?lv=", "snapshot.remove", SNAPSHOTS, "never an origin, never what is in use"),
     row("create-snapshot", "snapshot.create", SNAPSHOTS, ""),
-    row(
-        "available-snapshots-local",
-        "snapshot.list",
-        SNAPSHOTS,
-        "over the fleet: `ctl snapshot find --local-dc`",
-    ),
+    row("available-snapshots-local", "snapshot.list", SNAPSHOTS, "over the fleet: `ctl snapshot find --dc`"),
     row("available-snapshots", "snapshot.list", SNAPSHOTS, "over the fleet: `ctl snapshot find`"),
     row("du?path=", "host.disk-usage", SELF, "allow-listed paths only"),
     row("mysql-du", "mysql.disk-usage", SELF, "from memory with its age, or counted anew"),

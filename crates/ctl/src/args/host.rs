@@ -159,12 +159,12 @@ pub enum SnapshotCmd {
     Find {
         /// The cluster
         cluster: String,
-        /// List this data centre's first
-        #[arg(long)]
-        dc: Option<String>,
         /// Only this data centre's
+        #[arg(long, alias = "local-dc")]
+        dc: Option<String>,
+        /// List this data centre's first
         #[arg(long, value_name = "DC", conflicts_with = "dc")]
-        local_dc: Option<String>,
+        prefer_dc: Option<String>,
     },
 }
 

@@ -1,21 +1,24 @@
 //! The command line: what a person may type. Nothing here talks to the bus.
 
 mod accounts;
+mod examples;
+mod global;
 mod host;
 mod job;
+mod order;
 mod seed;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bus::permissions::{AgentUser, NamedUser};
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use protocol::event::EventData;
 use protocol::ids::AgentId;
 
 pub use accounts::{InitArgs, PushArgs, RevokeArgs, UserArgs};
+pub use global::{Form, Global, asks_for_json};
 pub use host::{BinlogCmd, CustomCmd, DatadirCmd, HostCmd, JobsCmd, LogRange, MysqlCmd, SnapshotCmd};
 pub use job::JobRef;
 pub use seed::{CompressionArg, DonorArgs, RunArgs, SeedCmd, SeedOptionArgs, WatchArgs};
@@ -39,107 +42,30 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// Reads the command line.
+    /// The command line as help, man pages and shells have it: with examples.
+    #[must_use]
+    pub fn definition() -> Command {
+        examples::with_examples(Self::command())
+    }
+
+    /// Reads the command line, host and verb in either order.
     ///
     /// # Errors
     /// What is wrong with it, or the help that was asked for.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches_from(arguments)?;
+        let definition = Self::definition();
+        let arguments = order::settled(&definition, arguments.into_iter().collect());
+        let matches = definition.try_get_matches_from(arguments)?;
         let mut names = Vec::new();
         let mut below = matches.subcommand();
         while let Some((name, matches)) = below {
             names.push(name);
             below = matches.subcommand();
         }
-        Ok(Self { spoken: names.join(" "), ..Self::from_arg_matches(&matches)? })
+        let mut cli = Self { spoken: names.join(" "), ..Self::from_arg_matches(&matches)? };
+        cli.global.settle_form()?;
+        Ok(cli)
     }
-}
-
-/// Options of every subcommand.
-#[derive(Debug, Clone, Args)]
-pub struct Global {
-    /// NATS server; several with commas [default: the context's, else nats://127.0.0.1:4222]
-    #[arg(long, env = "ORCH_SERVER", value_name = "URL", global = true, help_heading = "Bus")]
-    pub server: Option<String>,
-    /// A context of the `nats` tool: server, login, TLS, inbox prefix, JetStream domain; options and ORCH_… win over it
-    #[arg(long, env = "NATS_CONTEXT", value_name = "NAME", global = true, help_heading = "Bus")]
-    pub context: Option<String>,
-    /// NATS credentials file (JWT and seed), mode 0600
-    #[arg(
-        long,
-        env = "ORCH_CREDS",
-        value_name = "FILE",
-        global = true,
-        conflicts_with = "nkey_file",
-        help_heading = "Bus"
-    )]
-    pub creds: Option<PathBuf>,
-    /// File with the nkey seed to log in to NATS, mode 0600
-    #[arg(long, env = "ORCH_NKEY_FILE", value_name = "FILE", global = true, help_heading = "Bus")]
-    pub nkey_file: Option<PathBuf>,
-    /// File with the nkey seed that signs commands, mode 0600
-    #[arg(long, env = "ORCH_SIGN_KEY", value_name = "FILE", global = true, help_heading = "Bus")]
-    pub sign_key: Option<PathBuf>,
-    /// Hosts' keys, as `key pin` writes them: a reply that the host's key has not signed is not taken
-    #[arg(long, env = "ORCH_HOST_KEYS", value_name = "FILE", global = true, help_heading = "Bus")]
-    pub host_keys: Option<PathBuf>,
-    /// CA certificates (PEM) to trust for the bus
-    #[arg(long, env = "ORCH_TLS_CA", value_name = "FILE", global = true, help_heading = "Bus")]
-    pub tls_ca: Option<PathBuf>,
-    /// Client certificate (PEM) for mutual TLS
-    #[arg(
-        long,
-        env = "ORCH_TLS_CERT",
-        value_name = "FILE",
-        global = true,
-        requires = "tls_key",
-        help_heading = "Bus"
-    )]
-    pub tls_cert: Option<PathBuf>,
-    /// Key of the client certificate (PEM), mode 0600
-    #[arg(
-        long,
-        env = "ORCH_TLS_KEY",
-        value_name = "FILE",
-        global = true,
-        requires = "tls_cert",
-        help_heading = "Bus"
-    )]
-    pub tls_key: Option<PathBuf>,
-    /// First token of reply subjects, as the server's permissions for this user demand (`bus config` tells it)
-    #[arg(long, env = "ORCH_INBOX_PREFIX", value_name = "PREFIX", global = true, help_heading = "Bus")]
-    pub inbox_prefix: Option<String>,
-    /// Domain of the JetStream that keeps events, queued commands and buckets, where the server is a leaf node [default: the context's]
-    #[arg(long, env = "ORCH_JS_DOMAIN", value_name = "NAME", global = true, help_heading = "Bus")]
-    pub js_domain: Option<String>,
-    /// Who asks, for the audit [default: USER@HOST]
-    #[arg(long, env = "ORCH_ACTOR", value_name = "NAME", global = true, value_parser = parse_actor, help_heading = "Bus")]
-    pub actor: Option<String>,
-    /// How long to wait for a reply; jobs run on beyond it
-    #[arg(long, env = "ORCH_TIMEOUT", default_value = "10s", value_name = "TIME", global = true, value_parser = units::parse_timeout, help_heading = "Bus")]
-    pub timeout: Duration,
-    /// A collector of OpenTelemetry (OTLP over HTTP) that is told of this call; TRACEPARENT names the trace that it is a part of
-    #[arg(
-        long,
-        env = "OTEL_EXPORTER_OTLP_ENDPOINT",
-        value_name = "URL",
-        global = true,
-        hide_short_help = true,
-        help_heading = "Bus"
-    )]
-    pub otlp: Option<String>,
-    /// JSON on stdout, for programs
-    #[arg(long, global = true, help_heading = "Output")]
-    pub json: bool,
-    /// Do not ask before destroying something
-    #[arg(long, short = 'y', global = true, help_heading = "Output")]
-    pub yes: bool,
-    /// Leave the command for a host that is down; it runs once when the host is back, unless TIME has passed
-    #[arg(long, value_name = "TIME", global = true, value_parser = units::parse_seconds, help_heading = "Bus")]
-    pub queue: Option<u64>,
-    /// Say more on stderr; twice for all
-    #[arg(long, short = 'v', action = clap::ArgAction::Count, global = true, help_heading = "Output")]
-    pub verbose: u8,
 }
 
 /// What to do.
@@ -271,7 +197,7 @@ pub enum KeyCmd {
     },
     /// Writes down the keys that hosts sign their replies with, into the file of --host-keys
     #[command(
-        after_help = "To be sure of a key compare it with what `key show /var/lib/orchestrator-agent/reply.nk` prints on the host."
+        after_help = "To be sure of a key compare it with what `orchestrator-ctl key show /var/lib/orchestrator-agent/reply.nk` prints on the host."
     )]
     Pin {
         /// Hosts as the fleet knows them [default: all that answer]
@@ -374,13 +300,6 @@ fn parse_kind(text: &str) -> Result<String, String> {
     known.dedup();
     let near = suggest::hint(text, known.iter().copied());
     Err(near.unwrap_or_else(|| format!("the kinds are {}", EventData::KINDS.join(", "))))
-}
-
-fn parse_actor(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > 256 || text.chars().any(char::is_control) {
-        return Err("an actor has 1 to 256 bytes and no control characters".to_owned());
-    }
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]

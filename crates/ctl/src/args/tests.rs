@@ -14,7 +14,7 @@ fn refused(line: &str) -> clap::Error {
 
 #[test]
 fn the_definition_is_sound_and_every_subcommand_has_help() {
-    fn check(command: &clap::Command, path: &str) {
+    fn check(command: &Command, path: &str) {
         for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
             let path = format!("{path} {}", sub.get_name());
             assert!(sub.get_about().is_some(), "{path} says nothing of itself");
@@ -91,7 +91,7 @@ fn options_that_fight_each_other_are_refused() {
         "ctl seed start db7 --replace --keep-old 1h",
         "ctl seed start db7 --replace --delta",
         "ctl seed start db7 --no-start --replicate-from db1:3306",
-        "ctl snapshot find shop --dc a --local-dc b",
+        "ctl snapshot find shop --dc a --prefer-dc b",
         "ctl fleet --creds a --nkey-file b",
     ] {
         assert_eq!(refused(line).kind(), ErrorKind::ArgumentConflict, "{line}");
@@ -99,6 +99,54 @@ fn options_that_fight_each_other_are_refused() {
     for line in ["ctl fleet --tls-cert a", "ctl seed start db7 --reread"] {
         assert_eq!(refused(line).kind(), ErrorKind::MissingRequiredArgument, "{line}");
     }
+}
+
+fn read(line: &str) -> Result<Cli, clap::Error> {
+    Cli::read(line.split_whitespace().map(Into::into))
+}
+
+#[test]
+fn json_is_asked_for_as_other_tools_have_it() {
+    for line in [
+        "ctl --json fleet",
+        "ctl fleet -o json",
+        "ctl fleet -ojson",
+        "ctl -o json fleet",
+        "ctl fleet --output json",
+        "ctl --output=json fleet",
+        "ctl --json fleet -o json",
+    ] {
+        assert!(read(line).unwrap().global.json, "{line}");
+        let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
+        assert!(asks_for_json(&arguments), "{line}");
+    }
+    for line in ["ctl fleet", "ctl fleet -o text", "ctl fleet --output text"] {
+        assert!(!read(line).unwrap().global.json, "{line}");
+        let arguments: Vec<OsString> = line.split(' ').map(Into::into).collect();
+        assert!(!asks_for_json(&arguments), "{line}");
+    }
+    for line in ["ctl --json fleet -o text", "ctl -o text fleet --json"] {
+        assert_eq!(read(line).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
+    }
+    let error = refused("ctl fleet -o yaml").to_string();
+    assert!(error.contains("text, json"), "{error}");
+}
+
+#[test]
+fn host_and_verb_are_understood_in_either_order() {
+    for (line, spoken) in [
+        ("ctl mysql start db1", "mysql start"),
+        ("ctl mysql db1 start", "mysql start"),
+        ("ctl jobs show db1 00ab", "jobs show"),
+        ("ctl snapshot db1 create --keep 7d", "snapshot create"),
+        ("ctl seed db7 start --from db1", "seed start"),
+    ] {
+        assert_eq!(read(line).unwrap_or_else(|e| panic!("{line}: {e}")).spoken, spoken);
+    }
+    let help = read("ctl mysql error-log --help").unwrap_err().to_string();
+    assert!(help.contains("--lines"), "{help}");
+    let unknown = read("ctl mysql db1 sart").unwrap_err().to_string();
+    assert!(unknown.contains("'start'"), "{unknown}");
 }
 
 #[test]
@@ -150,7 +198,9 @@ fn every_command_of_the_brief_is_understood() {
         "snapshot unmount db1",
         "snapshot mounts db1",
         "snapshot verify db1 vg0/s --budget 2m",
+        "snapshot find shop --dc dc1",
         "snapshot find shop --local-dc dc1",
+        "snapshot find shop --prefer-dc dc1",
         "datadir db1 clear --datadir /var/lib/mysql",
         "datadir db1 post-copy",
         "binlog db1 files",

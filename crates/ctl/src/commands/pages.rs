@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::args::Cli;
@@ -20,7 +19,7 @@ pub(super) fn completions(shell: Shell, out: &Out) -> Result<()> {
 pub(super) fn man(dir: &Path, out: &Out) -> Result<()> {
     let failed = |source| CtlError::File { action: "write man pages into", path: dir.to_owned(), source };
     std::fs::create_dir_all(dir).map_err(failed)?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
+    clap_mangen::generate_to(Cli::definition(), dir).map_err(failed)?;
     out.note(&format!("man pages are in {}", dir.display()));
     Ok(())
 }

@@ -40,8 +40,8 @@ pub(super) async fn run(session: &Session, command: SnapshotCmd) -> Result<()> {
             let params = SnapshotVerifyParams { snapshot, budget_s: budget };
             return session.job(&host, params, &run).await;
         }
-        SnapshotCmd::Find { cluster, dc, local_dc } => {
-            return find(session, &cluster, dc.as_deref(), local_dc.as_deref()).await;
+        SnapshotCmd::Find { cluster, dc, prefer_dc } => {
+            return find(session, &cluster, prefer_dc.as_deref(), dc.as_deref()).await;
         }
     }
     Ok(())
@@ -56,11 +56,13 @@ async fn find(session: &Session, cluster: &str, first: Option<&str>, only: Optio
     if found.is_empty() {
         let clusters = fleet.iter().map(|beat| beat.cluster.as_str());
         let place = only.map(|dc| format!(" in DC {dc}")).unwrap_or_default();
-        let known = fleet.iter().any(|beat| beat.cluster == cluster);
-        let hint = if known { None } else { crate::suggest::hint(cluster, clusters) };
+        let maker = fleet.iter().find(|beat| beat.cluster == cluster).map(|beat| beat.agent.as_str());
+        let hint = if maker.is_some() { None } else { crate::suggest::hint(cluster, clusters) };
         return Err(CtlError::NotFound {
             what: format!("no host has a usable snapshot of cluster {cluster}{place}"),
-            hint: hint.or_else(|| Some("make one with `snapshot create HOST`".to_owned())),
+            hint: hint.or_else(|| {
+                Some(format!("make one with `orchestrator-ctl snapshot create {}`", maker.unwrap_or("HOST")))
+            }),
         });
     }
     session.out.result(&found, |found| render::found(found, Timestamp::now()));
