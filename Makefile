@@ -95,7 +95,7 @@ check: ## What CI runs: the tests, a short soak, then lint
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-schemas: ## Write schemas/ and docs/commands.md anew from the code
+schemas: ## Write schemas/, docs/commands.md and docs/configuration.md anew from the code
 	$(CARGO) run --quiet -p xtask -- schemas
 	@OA_WRITE_SCHEMAS=1 $(CARGO) test --quiet -p orchestrator-ctl --lib schemas_of_what_ctl_prints
 

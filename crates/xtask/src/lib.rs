@@ -2,6 +2,7 @@
 //!
 //! A library beside the binary so that the same checks run as tests.
 
+mod configuration;
 mod ground;
 pub mod layering;
 mod modules;

@@ -16,7 +16,7 @@ struct Args {
 enum Task {
     /// Check that crates lean only on the crates that they may know
     Layering,
-    /// Write schemas/ and docs/commands.md from the code
+    /// Write schemas/, docs/commands.md and docs/configuration.md from the code
     Schemas {
         /// Write nothing; fail when they and the code differ
         #[arg(long)]

@@ -1,4 +1,4 @@
-//! `schemas/` and `docs/commands.md`: written from the protocol's types, and compared with them.
+//! `schemas/`, `docs/commands.md` and `docs/configuration.md`: written from the types of the code, and compared with them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,13 +8,13 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use walkdir::WalkDir;
 
-use crate::original;
+use crate::{configuration, original};
 
 const COMMANDS: &str = "docs/commands.md";
 
 /// Writes the generated files anew and removes those that no type stands behind any more. Returns how many there are.
 pub fn write(root: &Path) -> anyhow::Result<usize> {
-    let wanted = wanted()?;
+    let wanted = wanted(root)?;
     for path in present(root)?.into_keys().filter(|path| !wanted.contains_key(path)) {
         fs::remove_file(root.join(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
@@ -30,8 +30,9 @@ pub fn write(root: &Path) -> anyhow::Result<usize> {
 
 /// Says, one line each, where the generated files and the code differ.
 pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
-    let mut found = differences(&wanted()?, &present(root)?);
+    let mut found = differences(&wanted(root)?, &present(root)?);
     found.extend(original::check(root));
+    found.extend(configuration::check(root)?);
     Ok(found)
 }
 
@@ -55,7 +56,7 @@ fn differences(wanted: &Files, present: &Files) -> Vec<String> {
     found
 }
 
-fn wanted() -> anyhow::Result<Files> {
+fn wanted(root: &Path) -> anyhow::Result<Files> {
     let mut files = Files::new();
     for document in protocol::schema::documents() {
         let mut text = serde_json::to_string_pretty(&sorted(document.content))?;
@@ -64,6 +65,7 @@ fn wanted() -> anyhow::Result<Files> {
         ensure!(!twice, "two documents are named {}", document.path);
     }
     files.insert(COMMANDS.into(), commands());
+    files.insert(configuration::PAGE.into(), configuration::page(root)?);
     Ok(files)
 }
 
@@ -106,11 +108,13 @@ fn sorted(value: Value) -> Value {
     }
 }
 
-/// The JSON files below `schemas/` and the table of commands; others (a README) are not generated and none of our business.
+/// The JSON files below `schemas/` and the two pages; others (a README) are not generated and none of our business.
 fn present(root: &Path) -> anyhow::Result<Files> {
     let mut files = Files::new();
-    if let Ok(text) = fs::read_to_string(root.join(COMMANDS)) {
-        files.insert(COMMANDS.into(), text);
+    for page in [COMMANDS, configuration::PAGE] {
+        if let Ok(text) = fs::read_to_string(root.join(page)) {
+            files.insert(page.into(), text);
+        }
     }
     let directory = root.join("schemas");
     if !directory.exists() {
