@@ -70,15 +70,17 @@ pub enum BusError {
     },
     /// Answers cannot be heard: the permissions of this user know another inbox.
     #[error(
-        "the bus does not let this user hear answers below {inbox}: its inbox prefix is another one, which `bus config` told \
-         when it made the account"
+        "the bus does not let this user hear answers below {inbox}: its inbox prefix is another one, which `orchestrator-ctl bus \
+         config` told when it made the account"
     )]
     InboxRefused {
         /// The inbox prefix of this connection.
         inbox: String,
     },
     /// Nobody listens on the agent's command subject.
-    #[error("agent {0} is not on the bus; see `fleet`, or queue the command until it is back")]
+    #[error(
+        "agent {0} is not on the bus; see `orchestrator-ctl fleet`, or queue the command until it is back"
+    )]
     NoAgent(AgentId),
     /// Nobody serves this subject: JetStream is off, or the stream or consumer is missing.
     #[error("nobody serves {subject}; is JetStream enabled and set up for this account?")]

@@ -96,7 +96,7 @@ where
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 violation = violations.recv() => if violation.is_ok_and(|v| v.concerns(&subject)) {
-                    tracing::debug!("doubles of this agent cannot be noticed here; make the accounts anew with `bus config`");
+                    tracing::debug!("doubles of this agent cannot be noticed here; make the accounts anew with `orchestrator-ctl bus config`");
                     return;
                 },
                 message = heard.next() => {

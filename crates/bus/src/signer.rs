@@ -87,7 +87,10 @@ impl HostKeys {
                 continue;
             }
             let Some((host, key)) = line.split_once(char::is_whitespace) else {
-                return Err(bad(at, "a line is a host and its key (reply_key of `host HOST info`)".into()));
+                return Err(bad(
+                    at,
+                    "a line is a host and its key (reply_key of `orchestrator-ctl host HOST info`)".into(),
+                ));
             };
             let host: AgentId = host.parse().map_err(|error| bad(at, format!("{error}")))?;
             let key = key.trim();

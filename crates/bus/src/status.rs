@@ -273,7 +273,7 @@ fn judge(status: &mut BusStatus, stream: &StreamStatus, info: &Info) {
             status.problem(format!("the queue of {host} has no leader: its commands do not come"), None);
         }
         if waiting.redelivered > 0 {
-            let next = "is an agent of this host on the bus, with permissions that `bus config` of this version made?";
+            let next = "is an agent of this host on the bus, with permissions that `orchestrator-ctl bus config` of this version made?";
             let many = waiting.redelivered;
             status.problem(
                 format!("{many} commands come to {host} again and again and are not acknowledged"),
@@ -380,7 +380,7 @@ fn few_replicas(status: &mut BusStatus, cluster: usize) {
     for what in few {
         status.problem(
             what,
-            Some("`orchestrator-ctl bus setup` raises it, `--replicas 3` also where somebody wanted fewer"),
+            Some("`orchestrator-ctl bus setup` raises it, `orchestrator-ctl bus setup --replicas 3` also where somebody wanted fewer"),
         );
     }
 }

@@ -181,7 +181,7 @@ fn best_snapshot<'a>(
         if options.snapshot.as_ref().is_some_and(|id| *id != snapshot.id) {
             continue;
         }
-        if let Some(why) = unfit(snapshot, recipient, options) {
+        if let Some(why) = unfit(&beat.agent, snapshot, recipient, options) {
             reason = format!("snapshot {} {why}", snapshot.id);
         } else if best.is_none_or(|b| rank(true, snapshot) < rank(true, b)) {
             best = Some(snapshot);
@@ -190,7 +190,12 @@ fn best_snapshot<'a>(
     best.ok_or(reason)
 }
 
-fn unfit(snapshot: &SnapshotSummary, recipient: &Heartbeat, options: &DonorOptions) -> Option<String> {
+fn unfit(
+    host: &AgentId,
+    snapshot: &SnapshotSummary,
+    recipient: &Heartbeat,
+    options: &DonorOptions,
+) -> Option<String> {
     if snapshot.foreign {
         return Some(
             "is not of its datadir; name it with --from, --snapshot and --foreign to use it all the same"
@@ -204,7 +209,10 @@ fn unfit(snapshot: &SnapshotSummary, recipient: &Heartbeat, options: &DonorOptio
         return Some(format!("holds the data of cluster {cluster}"));
     }
     if options.require_proven && !snapshot.proven {
-        return Some("is not proven; run `snapshot verify` on it first".to_owned());
+        return Some(format!(
+            "is not proven; `orchestrator-ctl snapshot verify {host} {}` tries it",
+            snapshot.id
+        ));
     }
     let fill = snapshot.fill_percent?;
     (fill >= NEARLY_FULL_PERCENT).then(|| format!("is about to overflow ({fill:.0} % full)"))

@@ -91,6 +91,16 @@ pub enum CtlError {
         /// What was perhaps meant.
         hint: String,
     },
+    /// A host's key is not written down.
+    #[error("{host}: its key is not taken")]
+    NotPinned {
+        /// Which host.
+        host: AgentId,
+        /// Why not.
+        why: String,
+        /// What to do.
+        hint: String,
+    },
     /// A record does not hold what was once written.
     #[error("{host}: the record was altered")]
     Altered {
@@ -168,7 +178,7 @@ impl CtlError {
             Self::Job { view, .. } if view.state == JobState::Aborted => Exit::Aborted,
             Self::Job { view, .. } => view.error.as_ref().map_or(Exit::Failed, Exit::of),
             Self::Refused { guards, .. } if guards.as_slice() == [Guard::NoOtherSeed] => Exit::Busy,
-            Self::Refused { .. } => Exit::Refused,
+            Self::Refused { .. } | Self::NotPinned { .. } => Exit::Refused,
             Self::Altered { .. } => Exit::Failed,
             Self::NoDonor(_) | Self::NotFound { .. } => Exit::NotFound,
             Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => Exit::NotFound,
@@ -214,6 +224,7 @@ impl CtlError {
             Self::Call { host, .. }
             | Self::Job { host, .. }
             | Self::Refused { host, .. }
+            | Self::NotPinned { host, .. }
             | Self::Altered { host, .. } => Some(host),
             Self::NoDonor(none) => Some(&none.recipient),
             _ => None,
@@ -235,7 +246,7 @@ impl CtlError {
         match self {
             Self::Usage { .. } => Some(ErrorCode::BadRequest),
             Self::Refused { guards, .. } if guards.is_empty() => Some(ErrorCode::PlanChanged),
-            Self::Refused { .. } => Some(ErrorCode::Refused),
+            Self::Refused { .. } | Self::NotPinned { .. } => Some(ErrorCode::Refused),
             Self::NoDonor(_) | Self::NotFound { .. } | Self::NoHost { .. } => Some(ErrorCode::NotFound),
             Self::Bus { source, .. } | Self::Call { source, .. } => match **source {
                 BusError::TimedOut { .. } => Some(ErrorCode::TimedOut),
@@ -258,6 +269,9 @@ impl CtlError {
         if let Self::Refused { reasons, .. } | Self::Altered { problems: reasons, .. } = self {
             return reasons.clone();
         }
+        if let Self::NotPinned { why, .. } = self {
+            return vec![why.clone()];
+        }
         if let Some(error) = self.wire() {
             let mut causes = vec![error.message.clone()];
             // A layer that repeats the ones below it says nothing new.
@@ -279,25 +293,36 @@ impl CtlError {
     fn hint(&self) -> Option<String> {
         let given = match self {
             Self::Usage { hint, .. } | Self::Call { hint, .. } | Self::NotFound { hint, .. } => hint.clone(),
-            Self::NoHost { hint, .. } => Some(hint.clone()),
+            Self::NoHost { hint, .. } | Self::NotPinned { hint, .. } => Some(hint.clone()),
             Self::Refused { reasons, .. } if reasons.iter().any(|reason| reason.contains("--")) => {
                 Some("mend the cause or give leave with the option that it names".into())
             }
-            Self::Refused { host, .. } => Some(format!("mend the cause, then look again: seed plan {host}")),
+            Self::Refused { host, guards, .. } if guards.is_empty() => {
+                Some(format!("`orchestrator-ctl seed plan {host}`, with the same options, shows the new one"))
+            }
+            Self::Refused { host, .. } => {
+                Some(format!("mend the cause, then look again: `orchestrator-ctl seed plan {host}`"))
+            }
             Self::Altered { .. } => {
                 Some("trust neither side alone: look who can write to the host's state directory and to the stream".into())
             }
-            Self::NoDonor(_) => {
-                Some("make a snapshot (`snapshot create HOST`) or name a donor with --from".into())
+            Self::NoDonor(none) => {
+                let lacks = none.passed_over.iter().find(|passed| passed.why.contains("snapshot"));
+                let maker = lacks.map_or("HOST", |passed| passed.agent.as_str());
+                Some(format!("make a snapshot (`orchestrator-ctl snapshot create {maker}`) or name a donor with --from"))
             }
             _ => None,
         };
         given.or_else(|| match self {
-            Self::Bus { source, .. } | Self::Call { source, .. } => hint_of(source),
+            Self::Bus { source, .. } => hint_of(source, "HOST"),
+            Self::Call { host, source, .. } => hint_of(source, host.as_str()),
             Self::Job { host, view } if view.kind.starts_with("mysql.") || view.kind.starts_with("seed.") => {
-                Some(format!("see `mysql {host} error-log` and `jobs {host} show {}`", view.id))
+                Some(format!(
+                    "see `orchestrator-ctl mysql {host} error-log` and `orchestrator-ctl jobs {host} show {}`",
+                    view.id
+                ))
             }
-            Self::Job { host, view } => Some(format!("see `jobs {host} show {}`", view.id)),
+            Self::Job { host, view } => Some(format!("see `orchestrator-ctl jobs {host} show {}`", view.id)),
             _ => None,
         })
     }
@@ -321,11 +346,12 @@ fn exit_of(error: &BusError) -> Exit {
     }
 }
 
-fn hint_of(error: &BusError) -> Option<String> {
+fn hint_of(error: &BusError, host: &str) -> Option<String> {
     let hint = match error {
         BusError::NotConnected { trouble: Unconnected::Login, .. } => {
             "log in with --nkey-file (ORCH_NKEY_FILE) or --creds (ORCH_CREDS); the server's accounts must have the public key \
-             (`key show FILE` prints it, `bus config` makes them), and the server must have been reloaded"
+             (`orchestrator-ctl key show FILE` prints it, `orchestrator-ctl bus config` makes them), and the server must have been \
+             reloaded"
         }
         BusError::NotConnected { trouble: Unconnected::Tls, .. } => {
             "give the server's authority with --tls-ca (ORCH_TLS_CA), and --tls-cert and --tls-key where the server wants them"
@@ -337,32 +363,56 @@ fn hint_of(error: &BusError) -> Option<String> {
             "is nats-server running there? give its address with --server or ORCH_SERVER"
         }
         BusError::InboxRefused { .. } => {
-            "set --inbox-prefix or ORCH_INBOX_PREFIX, for a person _INBOX_USER_NAME with the name given to `bus config`"
+            "set --inbox-prefix or ORCH_INBOX_PREFIX, for a person _INBOX_USER_NAME with the name given to \
+             `orchestrator-ctl bus config`"
         }
         BusError::NoResponders { .. } => {
             "JetStream must be enabled on the server and set up for this account"
         }
-        BusError::NoJetStream { .. } => "`bus status` tells what is missing",
+        BusError::NoJetStream { .. } => "`orchestrator-ctl bus status` tells what is missing",
         BusError::NotFromHost { .. } => {
-            "what was asked may have been done. A host that is new or was rebuilt: `key pin HOST`, with --replace for another key"
+            return Some(format!(
+                "what was asked may have been done. A host that is new: `orchestrator-ctl key pin {host}`; one that was rebuilt: \
+                 `orchestrator-ctl key pin {host} --replace`"
+            ));
         }
-        BusError::TimedOut { .. } => "look whether it was done before you repeat it; --timeout waits longer",
-        BusError::Agent(error) => match error.code {
-            ErrorCode::Unauthenticated => {
-                "sign commands with --sign-key FILE or ORCH_SIGN_KEY; the host must trust the key"
-            }
-            ErrorCode::Forbidden => "the key's roles are in the host's configuration",
-            ErrorCode::TimedOut => "look whether it was done before you repeat it; --timeout waits longer",
-            ErrorCode::Expired => "compare the clocks of this machine and the host",
-            ErrorCode::Busy => "wait for the holder, or end its job with `jobs HOST abort JOB`",
-            ErrorCode::PlanChanged => "look at the new plan with `seed plan` and start again",
-            ErrorCode::MissingCapability => "`host HOST info` lists what is missing and how to get it",
-            ErrorCode::UnsupportedVersion => {
-                "ctl and agent are of different protocol versions; update the older one"
-            }
-            _ if error.retryable => "the same command may succeed later",
-            _ => return None,
-        },
+        BusError::TimedOut { .. } => LATE,
+        BusError::Agent(error) => return hint_of_agent(error, host),
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+const LATE: &str = "look whether it was done before you repeat it; --timeout waits longer";
+
+fn hint_of_agent(error: &WireError, host: &str) -> Option<String> {
+    let hint = match error.code {
+        ErrorCode::Unauthenticated => {
+            "sign commands with --sign-key FILE or ORCH_SIGN_KEY; the host must trust the key"
+        }
+        ErrorCode::Forbidden => "the key's roles are in the host's configuration",
+        ErrorCode::TimedOut => LATE,
+        ErrorCode::Expired => "compare the clocks of this machine and the host",
+        ErrorCode::Busy => {
+            return Some(format!(
+                "wait for the holder (`orchestrator-ctl jobs {host} list --unfinished`), or end its job: \
+                 `orchestrator-ctl jobs {host} abort JOB`"
+            ));
+        }
+        ErrorCode::PlanChanged => {
+            return Some(format!(
+                "look at the new plan (`orchestrator-ctl seed plan {host}`) and start again"
+            ));
+        }
+        ErrorCode::MissingCapability => {
+            return Some(format!(
+                "`orchestrator-ctl host {host} info` lists what is missing and how to get it"
+            ));
+        }
+        ErrorCode::UnsupportedVersion => {
+            "ctl and agent are of different protocol versions; update the older one"
+        }
+        _ if error.retryable => "the same command may succeed later",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -394,6 +444,25 @@ mod tests {
         assert_eq!(report["code"], "refused");
         assert_eq!(report["exit"], 3);
         assert_eq!(report["host"], "db7");
+    }
+
+    #[test]
+    fn what_to_do_next_is_a_whole_command_about_that_host() {
+        for (code, wanted) in [
+            (ErrorCode::Busy, "orchestrator-ctl jobs db7 list --unfinished"),
+            (ErrorCode::PlanChanged, "orchestrator-ctl seed plan db7"),
+            (ErrorCode::MissingCapability, "orchestrator-ctl host db7 info"),
+        ] {
+            let text = call(BusError::Agent(WireError::new(code, "no"))).render();
+            assert!(text.contains("  next:    ") && text.contains(&format!("`{wanted}`")), "{text}");
+        }
+        let hint = "update the agent on db7".to_owned();
+        let pinned = CtlError::NotPinned { host: "db7".parse().unwrap(), why: "too old".into(), hint };
+        assert_eq!(pinned.exit(), Exit::Refused);
+        assert_eq!(
+            pinned.render(),
+            "error: db7: its key is not taken\n  because: too old\n  next:    update the agent on db7\n"
+        );
     }
 
     #[test]

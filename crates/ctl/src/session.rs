@@ -78,7 +78,7 @@ impl Session {
                 Ok(Err(BusError::StreamDiffers { .. })) => Ok(Made::Before),
                 Ok(Err(error)) => Err(one_line("no stream of events", &error)),
                 Err(_) => {
-                    Err("no stream of events: JetStream does not answer; has its cluster a leader? `bus status` tells"
+                    Err("no stream of events: JetStream does not answer; has its cluster a leader? `orchestrator-ctl bus status` tells"
                         .to_owned())
                 }
             }
@@ -172,7 +172,9 @@ impl Session {
         }
         match fleet.len() {
             0 => "no agent at all answers on this bus; is --server right?".to_owned(),
-            n => format!("{n} other hosts answer (see `fleet`); start orchestrator-agent on {host}"),
+            n => format!(
+                "{n} other hosts answer (see `orchestrator-ctl fleet`); start orchestrator-agent on {host}"
+            ),
         }
     }
 

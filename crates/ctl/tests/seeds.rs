@@ -257,7 +257,7 @@ async fn a_job_begun_and_left_is_watched_later_with_its_result() {
     let db1 = world.agent("db1", "dc1", vec![]).await;
     let ran = world.run("snapshot create db1 --keep 7d --size 20G --detach").await;
     let job = db1.any_job().unwrap().id;
-    assert!(ran.expect(0).out.contains(&format!("`jobs db1 watch {job}`")), "{}", ran.out);
+    assert!(ran.expect(0).out.contains(&format!("`orchestrator-ctl jobs db1 watch {job}`")), "{}", ran.out);
     assert_eq!(db1.params("snapshot.create"), json!({"keep_s": 604_800, "size_bytes": 20_u64 << 30}));
     let ran = world.run(&format!("jobs db1 watch {job}")).await;
     assert!(ran.expect(0).out.contains("db1: done after 0s: snapshot.create\n  rows  7\n"), "{}", ran.out);

@@ -91,7 +91,8 @@ pub(crate) fn token_secret(path: &Path) -> Result<Tokens, SecretError> {
 pub(crate) fn sign_key(path: &Path) -> Result<KeyPair, SecretError> {
     let text = sys::file::read_secret(path)?;
     let seed = text.lines().map(str::trim).find(|line| line.starts_with('S'));
-    let expected = "expected an nkey seed (SU…), for example from `orchestrator-ctl key`";
+    let expected =
+        "expected an nkey seed (SU…), for example from `orchestrator-ctl key generate FILE --for signing`";
     let wrong = || SecretError::Contents { path: path.to_owned(), expected };
     KeyPair::from_seed(seed.ok_or_else(wrong)?).map_err(|_| wrong())
 }

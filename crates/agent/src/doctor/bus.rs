@@ -17,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) fn events(host: &Host) -> Finding {
     match host.outbox.trouble() {
         None => fine(AREA, "events", "they reach their stream"),
-        Some(why) => missing(AREA, "events", why, "orchestrator-ctl bus setup, with a controller's account"),
+        Some(why) => {
+            missing(AREA, "events", why, "`orchestrator-ctl bus setup`, with a controller's account")
+        }
     }
 }
 

@@ -97,12 +97,15 @@ fn replication(place: &Place<'_>) -> Finding {
 /// Old and new data lie side by side until the new ones have started.
 async fn space(place: &Place<'_>, datadir: &Path) -> Finding {
     let (area, what) = ("seed", "space");
-    let mend = "make room or a larger volume; `seed start --replace` does without, and loses the old data if it fails";
+    let mend = format!(
+        "make room or a larger volume; `orchestrator-ctl seed start {} --replace` does without, and loses the old data if it fails",
+        place.id
+    );
     let used = place.instance.disk_usage_within(datadir, PATIENCE).await;
     let (used, free) = match (used, place.instance.disk_free(datadir)) {
         (Ok(Some(used)), Ok(free)) => (used.allocated_bytes, free.available_bytes),
         (Ok(None), _) => {
-            let again = format!("ask again later, or orchestrator-ctl mysql {} disk-usage", place.id);
+            let again = format!("ask again later, or `orchestrator-ctl mysql {} disk-usage`", place.id);
             return unknown(area, what, "the datadir is still being counted", again);
         }
         (Err(error), _) | (_, Err(error)) => return unknown(area, what, chain(&error), "df"),

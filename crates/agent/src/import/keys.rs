@@ -51,7 +51,7 @@ const RULES: &[(&str, Rule)] = &[
     (
         "AvailableLocalSnapshotHostsCommand",
         Gone(
-            "heartbeats tell: `orchestrator-ctl snapshot find CLUSTER --local-dc DC`; set agent.cluster and agent.dc",
+            "heartbeats tell: `orchestrator-ctl snapshot find CLUSTER --dc DC`; set agent.cluster and agent.dc",
         ),
     ),
     (
@@ -70,9 +70,7 @@ const RULES: &[(&str, Rule)] = &[
     ("MySQLTailErrorLogCommand", Gone("the server's own log is found; mysql.error_log names another")),
     (
         "MySQLDeleteDatadirContentCommand",
-        Gone(
-            "`datadir clear` is built in, and a seed needs none: it replaces the old data once the new ones are proven",
-        ),
+        Gone("`orchestrator-ctl datadir HOST clear` is built in; a seed replaces the old data at its end"),
     ),
     ("MySQLServiceStopCommand", Take(service)),
     ("MySQLServiceStartCommand", Take(service)),
@@ -88,7 +86,7 @@ const RULES: &[(&str, Rule)] = &[
     ("PreferStreaming", Gone("seeds never lie on the donor's disk")),
     (
         "MySQLBackupOldDatadir",
-        Gone("the old datadir is kept until the new one is proven, and longer with `seed start --keep-old`"),
+        Gone("kept until the new one is proven; longer by `orchestrator-ctl seed start HOST --keep-old 2h`"),
     ),
     ("Datacenter", Take(dc)),
     ("Cluster", Take(cluster)),
@@ -121,7 +119,10 @@ const RULES: &[(&str, Rule)] = &[
     ("SSLValidOUs", Gone("who may do what is said by signed commands (auth.trusted), not by certificates")),
     ("StatusEndpoint", Gone(NO_HTTP)),
     ("StatusOUVerify", Gone(NO_HTTP)),
-    ("StatusBadSeconds", Gone("a host that is silent is shown as lost by `fleet` and its metrics")),
+    (
+        "StatusBadSeconds",
+        Gone("a host that is silent is shown as lost by `orchestrator-ctl fleet` and its metrics"),
+    ),
     ("HttpTimeoutSeconds", Gone(NO_HTTP)),
     ("ExecWithSudo", Gone("the agent is root, and what handles foreign data runs as the data's owner")),
     (

@@ -73,7 +73,10 @@ pub(super) async fn revoke(args: &RevokeArgs, global: Global, out: Out) -> Resul
         });
     }
     if args.offline {
-        out.note("the servers do not know yet: `bus push` tells them");
+        out.note(&format!(
+            "the servers do not know yet: `orchestrator-ctl bus push --keys {}` tells them",
+            args.keys.display()
+        ));
         return Ok(());
     }
     tell(&keys, global, out).await

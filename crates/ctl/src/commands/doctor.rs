@@ -19,7 +19,7 @@ pub(super) async fn run(session: &Session, args: DoctorArgs) -> Result<()> {
     if hosts.is_empty() {
         return Err(CtlError::usage(
             "no agent answers on this bus",
-            "name hosts, or see `fleet` and `bus status`",
+            "name hosts, or see `orchestrator-ctl fleet` and `orchestrator-ctl bus status`",
         ));
     }
     let asked = stream::iter(hosts).map(|host| examine(session, host)).buffered(AT_ONCE);

@@ -85,7 +85,7 @@ async fn clear(
         let Some(datadir) = datadir else {
             return Err(CtlError::usage(
                 "datadir clear with --yes must name the datadir that you mean",
-                format!("add --datadir PATH (`mysql {host} info` shows it)"),
+                format!("add --datadir PATH (`orchestrator-ctl mysql {host} info` shows it)"),
             ));
         };
         return session.job(host, DatadirClearParams { datadir }, run).await;
@@ -94,7 +94,9 @@ async fn clear(
         Some(datadir) => datadir,
         None => session.call(host, MysqlInfoParams {}).await?.datadir.ok_or_else(|| CtlError::NotFound {
             what: format!("{host} does not know its datadir"),
-            hint: Some(format!("see `mysql {host} info` and `mysql {host} error-log`")),
+            hint: Some(format!(
+                "see `orchestrator-ctl mysql {host} info` and `orchestrator-ctl mysql {host} error-log`"
+            )),
         })?,
     };
     match session.out.ask(&format!("Remove everything below {} on {host}?", datadir.display())) {

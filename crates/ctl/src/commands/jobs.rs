@@ -52,7 +52,7 @@ pub(super) async fn named(session: &Session, host: &AgentId, meant: &JobRef) -> 
         [one] => Ok(one.id),
         [] => Err(CtlError::NotFound {
             what: format!("{host} has no job whose id begins or ends with {part}"),
-            hint: Some(format!("`jobs {host} list` shows its jobs")),
+            hint: Some(format!("`orchestrator-ctl jobs {host} list` shows its jobs")),
         }),
         ref several => {
             let names: Vec<String> =
@@ -78,9 +78,13 @@ pub(super) async fn abort(session: &Session, host: &AgentId, job: JobId) -> Resu
         let how = match (view.state.is_final(), view.stage.as_deref()) {
             (true, _) => render::state(view),
             (false, Some(stage)) => {
-                format!("is being aborted at {stage}; `jobs {host} show {job}` tells the end")
+                format!(
+                    "is being aborted at {stage}; `orchestrator-ctl jobs {host} show {job}` tells the end"
+                )
             }
-            (false, None) => format!("is being aborted; `jobs {host} show {job}` tells the end"),
+            (false, None) => {
+                format!("is being aborted; `orchestrator-ctl jobs {host} show {job}` tells the end")
+            }
         };
         format!("{host}: {} {job} {how}", view.kind)
     });

@@ -29,7 +29,7 @@ pub(super) fn run(command: &KeyCmd, out: &Out) -> Result<()> {
         if asked(KeyUse::Login) {
             out.note(&format!(
                 "to log in: an agent names the file in bus.credentials.nkey_file, a person with --nkey-file; the server's accounts \
-                 get the public key by `bus config --agent HOST={public}` or `--controller NAME={public}`"
+                 get the public key by `orchestrator-ctl bus config --agent HOST={public}` or `--controller NAME={public}`"
             ));
         }
         if asked(KeyUse::Signing) {
@@ -84,20 +84,23 @@ async fn pin_one(
     replace: bool,
 ) -> Result<Option<(AgentId, String)>> {
     let info = session.call(&host, AgentInfoParams {}).await?;
-    let refused =
-        |reason: String| CtlError::Refused { host: host.clone(), reasons: vec![reason], guards: Vec::new() };
+    let refused = |why: String, hint: String| CtlError::NotPinned { host: host.clone(), why, hint };
     let Some(key) = info.reply_key else {
-        return Err(refused(format!("it signs no replies: version {} is too old", info.version)));
+        let why = format!("it signs no replies: version {} is too old", info.version);
+        return Err(refused(why, format!("update the agent on {host}")));
     };
     let before = pinned.of(&host);
     let state = match before {
         Some(before) if before == key => "known",
         Some(_) if replace => "replaced",
         Some(before) => {
-            return Err(refused(format!(
-                "it tells {key}, the file has {before}: if it was rebuilt, compare `key show` of reply.nk in its state directory, \
-                 then `key pin --replace {host}`"
-            )));
+            return Err(refused(
+                format!("it tells {key}, the file has {before}"),
+                format!(
+                    "if it was rebuilt, compare what `orchestrator-ctl key show /var/lib/orchestrator-agent/reply.nk` prints there, \
+                     then `orchestrator-ctl key pin --replace {host}`"
+                ),
+            ));
         }
         None => "new",
     };

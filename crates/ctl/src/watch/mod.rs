@@ -48,7 +48,7 @@ impl Session {
         if run.detach {
             self.out.result(&json!({"host": host, "job": accepted.job}), |_| {
                 format!(
-                    "{host}: job {} began; `jobs {host} watch {}` stays with it",
+                    "{host}: job {} began; `orchestrator-ctl jobs {host} watch {}` stays with it",
                     accepted.job, accepted.job
                 )
             });

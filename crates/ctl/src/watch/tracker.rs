@@ -227,7 +227,7 @@ fn finished_text(view: &JobView) -> String {
     }
     let kept = view.result.as_ref().and_then(|result| result[KEPT_UNTIL].as_str()?.parse::<Timestamp>().ok());
     if let Some(until) = kept {
-        text.push_str(&format!("; the old data are kept until {} (`seed undo`)", units::time(until)));
+        text.push_str(&format!("; the old data are kept until {} (seed undo)", units::time(until)));
     }
     if view.summary.is_empty() { text } else { format!("{text}: {}", view.summary) }
 }

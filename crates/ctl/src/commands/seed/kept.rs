@@ -32,7 +32,10 @@ pub(super) async fn last(session: &Session, recipient: &AgentId) -> Result<JobId
     // Newest first.
     of(session, recipient).await?.first().map(|kept| kept.job).ok_or_else(|| CtlError::NotFound {
         what: format!("{recipient} keeps no old datadir"),
-        hint: Some("a seed keeps it with --keep-old 2h; `seed kept` shows those of all hosts".to_owned()),
+        hint: Some(
+            "a seed keeps it with --keep-old 2h; `orchestrator-ctl seed kept` shows those of all hosts"
+                .to_owned(),
+        ),
     })
 }
 

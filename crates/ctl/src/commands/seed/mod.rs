@@ -80,6 +80,6 @@ async fn seed_job(
     let found = if must_run { running } else { running.or_else(|| seeds().max_by_key(|job| job.created_at)) };
     found.map(|job| job.id).ok_or_else(|| CtlError::NotFound {
         what: format!("{recipient} has no {}seed", if must_run { "running " } else { "" }),
-        hint: Some(format!("`jobs {recipient} list` shows its jobs")),
+        hint: Some(format!("`orchestrator-ctl jobs {recipient} list` shows its jobs")),
     })
 }

@@ -154,7 +154,7 @@ async fn give_up(
     if matches!(source, BusError::TimedOut { .. } | BusError::Closed) {
         // It may have begun, and then it needs the offer; an unused one lapses by itself.
         let hint = format!(
-            "the seed may have begun: `seed watch {recipient}` tells; if not, the offer on {donor} lapses at {}",
+            "the seed may have begun: `orchestrator-ctl seed watch {recipient}` tells; if not, the offer on {donor} lapses at {}",
             crate::units::time(offer.expires_at)
         );
         return CtlError::call(recipient, "seed.start", source, Some(hint));
