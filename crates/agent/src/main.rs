@@ -25,6 +25,8 @@ mod spans;
 mod state;
 mod streams;
 mod supervised;
+#[cfg(test)]
+mod told_tests;
 mod uploads;
 mod usage;
 mod watch;

@@ -97,3 +97,20 @@ fn init_log(config: &Config) {
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use testkit::told::{self, Told};
+
+    use super::Args;
+
+    #[test]
+    fn what_pages_tell_to_type_is_understood() {
+        let told = told::by_pages("orchestrator-gateway", &[]).unwrap();
+        assert!(told.len() >= 3, "{told:?}");
+        let line = |told: &Told| [vec!["orchestrator-gateway".to_owned()], told.arguments.clone()].concat();
+        let wrong = told::misread(&told, |told| Args::try_parse_from(line(told)).map(|_| ()));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}

@@ -11,5 +11,6 @@ pub mod poll;
 pub mod port;
 pub mod programs;
 pub mod skip;
+pub mod told;
 pub mod vm;
 mod waits;

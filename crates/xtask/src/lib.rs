@@ -7,6 +7,7 @@ mod ground;
 pub mod layering;
 mod modules;
 pub mod mutants;
+mod named;
 pub mod original;
 pub mod schemas;
 pub mod tidy;

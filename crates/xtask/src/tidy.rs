@@ -1,6 +1,6 @@
 //! What neither rustfmt nor clippy sees and a reviewer should not have to: long files, unfinished code, tests that
-//! sleep for a fixed time, paths of one machine, unsafe code outside its one module, unused dependencies, circles of modules, and
-//! what bypasses the ground floor.
+//! sleep for a fixed time, paths of one machine, unsafe code outside its one module, unused dependencies, circles of modules,
+//! what bypasses the ground floor, and pages that name what is not there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use regex::Regex;
 
 use crate::ground::Ground;
-use crate::{Files, layering, modules, mutants};
+use crate::{Files, layering, modules, mutants, named};
 
 const MAX_LINES: usize = 500;
 /// Longer than that and not split yet.
@@ -36,6 +36,7 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
     found.extend(unsafe_homes(&files));
     found.extend(modules::circles(&files));
     found.extend(mutants::stale(&files)?);
+    found.extend(named::missing(&files, |path| root.join(path).exists())?);
     found.extend(unused_dependencies(root, &files)?);
     Ok(found)
 }

@@ -85,11 +85,11 @@ pub(super) fn arguments(ty: &Type) -> Vec<&Type> {
     let Type::Path(path) = ty else { return Vec::new() };
     let Some(last) = path.path.segments.last() else { return Vec::new() };
     let syn::PathArguments::AngleBracketed(arguments) = &last.arguments else { return Vec::new() };
-    let of = |argument| match argument {
-        &syn::GenericArgument::Type(ref ty) => Some(ty),
+    let types = arguments.args.iter().filter_map(|argument| match argument {
+        syn::GenericArgument::Type(ty) => Some(ty),
         _ => None,
-    };
-    arguments.args.iter().filter_map(of).collect()
+    });
+    types.collect()
 }
 
 /// A doc comment in one line.
