@@ -79,9 +79,9 @@ pub(super) fn board(board: &mut Board, frame: &mut Frame<'_>, now: Timestamp) {
         board.top = board.marked + 1 - board.page.max(1);
     }
     board.top = board.top.min(total.saturating_sub(board.page));
-    frame.render_widget(title(board, now), head);
+    frame.render_widget(title(board, usize::from(head.width), now), head);
     frame.render_widget(hosts(board, usize::from(list.width), now), list);
-    frame.render_widget(footer(board, total), foot);
+    frame.render_widget(footer(board, total, usize::from(foot.width)), foot);
     if board.help {
         window(frame, "Keys", HELP);
     } else if board.details
@@ -91,26 +91,34 @@ pub(super) fn board(board: &mut Board, frame: &mut Frame<'_>, now: Timestamp) {
     }
 }
 
-fn title(board: &Board, now: Timestamp) -> Paragraph<'static> {
+/// On a narrow terminal the clock goes first, then the jobs; what is wrong stays.
+fn title(board: &Board, width: usize, now: Timestamp) -> Paragraph<'static> {
     let (all, troubled, jobs) = board.counts();
-    let mut spans = vec![
-        Span::styled("fleet", Style::new().add_modifier(Modifier::BOLD)),
-        Span::raw(format!("  {}  {all} hosts, ", now.strftime("%H:%M:%S UTC"))),
-        Span::styled(
-            format!("{troubled} in trouble"),
-            colour(if troubled > 0 { Grade::Bad } else { Grade::Fine }),
-        ),
-        Span::raw(format!(", {jobs} jobs  ")),
-    ];
     let alarm = match (&board.bus, &board.blind) {
         (Bus::Silent(seconds), _) => Some(format!("the bus is silent for {}", units::duration(*seconds))),
         (Bus::Away, _) => Some("no connection to the bus: all this is old".to_owned()),
         (Bus::Speaks, Some(why)) => Some(format!("missing hosts cannot be told: {why}")),
         (Bus::Speaks, None) => None,
     };
-    spans.extend(alarm.map(|alarm| {
-        Span::styled(text::line(&alarm).into_owned(), colour(Grade::Bad).add_modifier(Modifier::BOLD))
-    }));
+    let alarm = alarm.map(|alarm| format!("  {}", text::line(&alarm)));
+    let (name, hosts, trouble) = ("fleet", format!("  {all} hosts, "), format!("{troubled} in trouble"));
+    let (mut clock, mut jobs) = (now.strftime("  %H:%M:%S UTC").to_string(), format!(", {jobs} jobs"));
+    let alarm_width = alarm.as_ref().map_or(0, |alarm| alarm.chars().count());
+    let least = name.len() + hosts.len() + trouble.len() + alarm_width;
+    if least + clock.len() + jobs.len() > width {
+        clock.clear();
+    }
+    if least + jobs.len() > width {
+        jobs.clear();
+    }
+    let mut spans = vec![
+        Span::styled(name, Style::new().add_modifier(Modifier::BOLD)),
+        Span::raw(clock + &hosts),
+        Span::styled(trouble, colour(if troubled > 0 { Grade::Bad } else { Grade::Fine })),
+        Span::raw(jobs),
+    ];
+    let loud = colour(Grade::Bad).add_modifier(Modifier::BOLD);
+    spans.extend(alarm.map(|alarm| Span::styled(alarm, loud)));
     Paragraph::new(Line::from(spans))
 }
 
@@ -156,7 +164,11 @@ fn fitting(wanted: &[usize], width: usize) -> Vec<usize> {
     kept
 }
 
-fn footer(board: &Board, total: usize) -> Paragraph<'static> {
+/// Keys that the footer names, and their worth as columns have it.
+const KEYS: [(&str, u8); 5] =
+    [("q out", 1), ("/ filter", 2), ("s order", 4), ("t trouble", 3), ("? keys", 0)];
+
+fn footer(board: &Board, total: usize, width: usize) -> Paragraph<'static> {
     if board.typing {
         return Paragraph::new(format!("/{}▏  enter: keep it   Esc: leave it", text::line(&board.filter)));
     }
@@ -165,19 +177,30 @@ fn footer(board: &Board, total: usize) -> Paragraph<'static> {
         0 => String::new(),
         more => format!(", {more} more"),
     };
-    let place = if total == 0 {
-        "no host".to_owned()
-    } else {
-        format!("{}–{last} of {total}{more}", board.top + 1)
-    };
-    let mut words = vec![place, format!("by {}", board.sort.word())];
+    let place =
+        if total == 0 { "no host".to_owned() } else { format!("{}–{last} of {total}", board.top + 1) };
+    let mut words = vec![format!("by {}", board.sort.word())];
     if board.only_trouble {
         words.push("only trouble".to_owned());
     }
     if !board.filter.is_empty() {
         words.push(format!("with {:?}", text::line(&board.filter)));
     }
-    Paragraph::new(format!("{}   q out  / filter  s order  t trouble  ? keys", words.join(", ")))
+    let mut keys = KEYS.to_vec();
+    let line = |more: &str, words: &[String], keys: &[(&str, u8)]| {
+        let keys: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        format!("{place}{more}, {}   {}", words.join(", "), keys.join("  "))
+    };
+    let is_long = |line: String| line.chars().count() > width;
+    while keys.len() > 1 && is_long(line(&more, &words, &keys)) {
+        let least = (0..keys.len()).max_by_key(|&at| keys[at].1).unwrap_or(0);
+        keys.remove(least);
+    }
+    let more = if is_long(line(&more, &words, &keys)) { "" } else { &more };
+    while words.len() > 1 && is_long(line(more, &words, &keys)) {
+        words.remove(0);
+    }
+    Paragraph::new(line(more, &words, &keys))
 }
 
 fn details(entry: &Entry, now: Timestamp) -> String {
