@@ -114,7 +114,7 @@ async fn a_snapshot_is_made_found_mounted_unmounted_and_removed() {
     .await;
     let elsewhere = world.ctl(&["snapshot", "find", "shop", "--local-dc", "dc2"]).await;
     assert_eq!(elsewhere.status.code(), Some(5), "{elsewhere:?}");
-    let any = world.ctl(&["--json", "snapshot", "find", "shop", "--dc", "dc2"]).await;
+    let any = world.ctl(&["--json", "snapshot", "find", "shop", "--prefer-dc", "dc2"]).await;
     assert!(any.stdout.contains("db1"), "{any:?}");
 
     let mount = SnapshotMountParams {
