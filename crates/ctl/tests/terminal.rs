@@ -5,7 +5,7 @@ mod fake;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fake::{Fate, LIMIT, World, beat, summary};
 use protocol::mysql::ServerState;
@@ -73,15 +73,9 @@ impl Tmux {
     /// The screen as soon as it is as it should be; panics with what is there instead.
     #[track_caller]
     fn until(&self, is_right: impl Fn(&[String]) -> bool) -> Vec<String> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let seen = self.seen();
-            if is_right(&seen) {
-                return seen;
-            }
-            assert!(Instant::now() < deadline, "it never came, there is:\n{}", seen.join("\n"));
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let right = || Some(self.seen()).filter(|seen| is_right(seen));
+        testkit::poll::within(LIMIT, right)
+            .unwrap_or_else(|| panic!("it never came, there is:\n{}", self.seen().join("\n")))
     }
 
     /// Leaves by `q`: what was on the terminal before is there again, and nothing else but what is said at the end.
