@@ -75,8 +75,9 @@ impl Draft {
 
     /// The agent's configuration.
     pub(crate) fn agent_toml(&self) -> String {
-        let mut text =
-            String::from("# Made from a configuration of the original by `orchestrator-agent import`.\n\n");
+        let mut text = String::from(
+            "# Made from a configuration of the original by `orchestrator-agent import FILE`.\n\n",
+        );
         // Keys with dots come before the first table, and tables after all others, or they would mean another's.
         comment(&mut text, &self.keys_to_decide);
         text.push_str(&toml::to_string(&self.agent).unwrap_or_default());
