@@ -20,7 +20,7 @@ fn all_understood(told: &[Told], at_least: usize) {
 
 #[test]
 fn what_pages_tell_to_type_is_understood() {
-    all_understood(&told::by_pages(PROGRAM, &[]).unwrap(), 8);
+    all_understood(&told::by_pages(PROGRAM, &[]).unwrap(), 6);
 }
 
 /// What they name are connections, for who looks at the server's monitoring.
