@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use job::crashsafe;
 use mysql::datadir::LogNames;
 use protocol::error::WireError;
-use protocol::ids::SnapshotId;
+use protocol::ids::{AgentId, SnapshotId};
 use serde::{Deserialize, Serialize};
 use snapshot::{MountMode, MountTable};
 use transfer::{BaseTree, Bases, DonorReport};
@@ -71,18 +71,18 @@ fn forget_oldest(dir: &Path) {
 pub(super) struct Given {
     dir: PathBuf,
     mounts: Arc<MountTable>,
-    /// Who holds such a snapshot while it is compared with. No job's: what a crash leaves of it is let go at the next start.
+    /// Who holds such a snapshot while it is compared with. It names no offer: what a crash leaves of it is let go at the next start.
     holder: String,
     names: LogNames,
     binlogs: Binlogs,
 }
 
 impl Given {
-    pub(super) fn of(host: &Host, offer: &str, names: LogNames) -> Result<Self, WireError> {
+    pub(super) fn of(host: &Host, recipient: &AgentId, names: LogNames) -> Result<Self, WireError> {
         Ok(Self {
             dir: dir(host),
             mounts: Arc::clone(&host.snapshots()?.mounts),
-            holder: format!("comparison for {offer}"),
+            holder: format!("comparison for {recipient}"),
             names,
             binlogs: host.config.seed.binlogs,
         })

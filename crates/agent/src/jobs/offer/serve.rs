@@ -245,7 +245,7 @@ async fn donor_options(
     options.idle_timeout = Duration::from_secs(host.config.seed.offer_s);
     let names = host.instance.log_names().await;
     let binlogs = host.config.seed.binlogs;
-    options.bases = Some(Arc::new(Given::of(host, &holder(params), names.clone())?));
+    options.bases = Some(Arc::new(Given::of(host, &params.recipient, names.clone())?));
     options.exclude = blocking(move || exclude(&root, &names, binlogs)).await?;
     options.pages = match host.config.seed.pages {
         PageCheck::Off => PagePolicy::Off,
