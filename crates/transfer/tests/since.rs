@@ -32,14 +32,22 @@ fn clone_tree(from: &Path, to: &Path) {
 
 /// Trees that a donor has given: as its agent would have noted them.
 #[derive(Default)]
-struct Given(Vec<([u8; 32], PathBuf, [u8; 32])>);
+struct Given(Vec<OfThen>);
+
+/// A tree that was given.
+#[derive(Clone)]
+struct OfThen {
+    root_digest: [u8; 32],
+    root: PathBuf,
+    stamp: [u8; 32],
+    exclude: Exclude,
+}
 
 impl Bases for Given {
     fn find(&self, root_digest: &[u8; 32]) -> Result<BaseTree, String> {
-        let (_, root, stamp) =
-            self.0.iter().find(|(given, ..)| given == root_digest).ok_or("it was never given")?;
-        let (root, stamp) = (root.clone(), *stamp);
-        Ok(BaseTree { root, stamp, exclude: Exclude::none(), hold: Box::new(()) })
+        let given = self.0.iter().find(|given| given.root_digest == *root_digest);
+        let OfThen { root, stamp, exclude, .. } = given.ok_or("it was never given")?.clone();
+        Ok(BaseTree { root, stamp, exclude, hold: Box::new(()) })
     }
 }
 
@@ -48,7 +56,9 @@ struct Pair {
     donor: Mounted,
     recipient: Mounted,
     snapshots: usize,
-    given: Vec<([u8; 32], PathBuf, [u8; 32])>,
+    given: Vec<OfThen>,
+    /// What stays at home.
+    exclude: Exclude,
     kept: Option<Base>,
 }
 
@@ -56,7 +66,7 @@ impl Pair {
     fn on(make: impl Fn() -> Option<Mounted>) -> Option<Self> {
         let (donor, recipient) = (make()?, make()?);
         fs::create_dir(donor.path().join("live")).unwrap();
-        Some(Self { donor, recipient, snapshots: 0, given: Vec::new(), kept: None })
+        Some(Self { donor, recipient, snapshots: 0, given: Vec::new(), exclude: Exclude::none(), kept: None })
     }
 
     fn live(&self) -> PathBuf {
@@ -73,6 +83,7 @@ impl Pair {
     fn ends(&self, bench: &Bench, snapshot: &Path) -> (Donor, RecipientOptions) {
         let options = DonorOptions {
             root: snapshot.to_owned(),
+            exclude: self.exclude.clone(),
             bases: Some(Arc::new(Given(self.given.clone()))),
             chunk_size: Some(256 << 10),
             ..bench.donor_options()
@@ -95,14 +106,23 @@ impl Pair {
         let received = receive(options).unwrap();
         let report = donor.wait().unwrap();
         // Holes within a block that is compared are filled with it.
-        assert_same_but_holes(&snapshot, &staging);
+        if self.exclude.matches(b"at-home") {
+            assert!(!staging.join("at-home").exists());
+        } else {
+            assert_same_but_holes(&snapshot, &staging);
+        }
         self.keep(&snapshot, &staging, &received, &report);
         received
     }
 
     fn keep(&mut self, snapshot: &Path, staging: &Path, received: &Received, report: &DonorReport) {
         assert_eq!(received.root_digest, report.root_digest);
-        self.given.push((report.root_digest, snapshot.to_owned(), report.stamp));
+        self.given.push(OfThen {
+            root_digest: report.root_digest,
+            root: snapshot.to_owned(),
+            stamp: report.stamp,
+            exclude: self.exclude.clone(),
+        });
         let root = self.recipient.path().join(format!("kept-{}", self.snapshots));
         clone_tree(staging, &root);
         self.kept = Some(Base { root, root_digest: received.root_digest });
@@ -237,7 +257,7 @@ fn what_was_written_to_since_is_not_believed() {
         testkit::skip!("{NO_MOUNT}");
     };
     // Of the old length, and with its old time of modification put back: only the time of change tells.
-    let file = pair.given[0].1.join("db/t7.ibd");
+    let file = pair.given[0].root.join("db/t7.ibd");
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
     let open = File::options().write(true).open(&file).unwrap();
     open.write_all_at(b"other", 50).unwrap();
@@ -256,9 +276,9 @@ fn a_tree_that_was_never_given_is_not_compared_with() {
     assert!(!pair.seed().since_base);
     // On another file system the same numbers of blocks say nothing.
     let elsewhere = Mounted::xfs(MIB).unwrap();
-    clone_tree_by_copy(&pair.given[0].1, &elsewhere.path().join("copy"));
-    pair.given[0].1 = elsewhere.path().join("copy");
-    pair.given[0].2 = transfer::manifest::stamp(&pair.given[0].1, &Exclude::none()).unwrap();
+    clone_tree_by_copy(&pair.given[0].root, &elsewhere.path().join("copy"));
+    pair.given[0].root = elsewhere.path().join("copy");
+    pair.given[0].stamp = transfer::manifest::stamp(&pair.given[0].root, &Exclude::none()).unwrap();
     change_pages(&pair.live());
     assert!(!pair.seed().since_base);
 }
@@ -303,4 +323,19 @@ fn a_kept_tree_that_lacks_a_file_fails_the_seed_and_says_so() {
     let (_donor, options) = pair.ends(&bench, &snapshot);
     let error = receive(options).unwrap_err();
     assert!(error.to_string().contains("t3.ibd"), "{}", common::chain(&error));
+}
+
+#[test]
+fn what_stayed_at_home_then_comes_whole() {
+    let Some(mut pair) = Pair::on(|| Mounted::xfs(MIB)) else {
+        testkit::skip!("{NO_MOUNT}");
+    };
+    write(&pair.live(), "big.ibd", &content(5, 4 << 20));
+    write(&pair.live(), "at-home", &content(6, 100_000));
+    pair.exclude = Exclude::new(["at-home"]);
+    pair.seed();
+    pair.exclude = Exclude::none();
+    let received = pair.seed();
+    assert!(received.since_base);
+    assert_eq!(received.bytes_moved, 100_000);
 }

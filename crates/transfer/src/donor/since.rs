@@ -54,7 +54,8 @@ fn compare(shared: &Shared, whole: &Manifest, root: &[u8; 32]) -> Result<Manifes
     }
     let open = |path| Dir::open(path).map_err(Error::file("open", path)).map_err(told);
     let (dir, old) = (open(&shared.options.root)?, open(&base.root)?);
-    let since = manifest::since(whole, &dir, &old, root, &shared.cancel).map_err(told)?;
+    let given = manifest::Old { dir: &old, exclude: &base.exclude, root };
+    let since = manifest::since(whole, &dir, given, &shared.cancel).map_err(told)?;
     // Afterwards: what was written to it in between would show as well.
     if manifest::stamp(&base.root, &base.exclude).map_err(told)? != base.stamp {
         return Err("what was given then has been written to since".to_owned());

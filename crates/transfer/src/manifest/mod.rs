@@ -27,7 +27,7 @@ pub(crate) use build::build;
 pub use build::stamp;
 pub use exclude::Exclude;
 pub use parse::ManifestError;
-pub(crate) use since::since;
+pub(crate) use since::{Old, since};
 
 use crate::extents::BLOCK;
 use crate::frame::{le_u32, le_u64};

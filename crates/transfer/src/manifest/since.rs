@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use sys::dir::Dir;
 
 use super::{
-    Entry, EntryKind, FLAG_PART, FLAG_SPARSE, HEADER_LEN, MAGIC_SINCE, MANIFEST_LEN_MAX, Manifest,
+    Entry, EntryKind, Exclude, FLAG_PART, FLAG_SPARSE, HEADER_LEN, MAGIC_SINCE, MANIFEST_LEN_MAX, Manifest,
     ManifestError, Record, chunks_of,
 };
 use crate::extents::{self, BLOCK};
@@ -26,20 +26,24 @@ const THREADS: usize = 4;
 /// The blocks of a file that differ; `None` where it is not compared, and moves whole.
 type Differing = Option<Vec<Range<u32>>>;
 
-/// Compares the tree in `dir` with the one in `old`, whose root digest is `root`, file by file of the same path. Neither may be
-/// written to, and both lie in one file system that shares blocks.
-pub(crate) fn since(
-    manifest: &Manifest,
-    dir: &Dir,
-    old: &Dir,
-    root: &[u8; 32],
-    cancel: &Cancel,
-) -> Result<Manifest> {
-    let found = compare_all(manifest, dir, old, cancel)?;
-    encode(manifest, root, &found)
+/// A tree that was given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Old<'a> {
+    pub(crate) dir: &'a Dir,
+    /// What of it was not.
+    pub(crate) exclude: &'a Exclude,
+    /// Its root digest.
+    pub(crate) root: &'a [u8; 32],
 }
 
-fn compare_all(manifest: &Manifest, dir: &Dir, old: &Dir, cancel: &Cancel) -> Result<Vec<Differing>> {
+/// Compares the tree in `dir` with an older one, file by file of the same path. Neither may be written to, and both lie in one file
+/// system that shares blocks.
+pub(crate) fn since(manifest: &Manifest, dir: &Dir, old: Old<'_>, cancel: &Cancel) -> Result<Manifest> {
+    let found = compare_all(manifest, dir, old, cancel)?;
+    encode(manifest, old.root, &found)
+}
+
+fn compare_all(manifest: &Manifest, dir: &Dir, old: Old<'_>, cancel: &Cancel) -> Result<Vec<Differing>> {
     let found = Mutex::new(vec![None; manifest.len()]);
     let failed = Mutex::new(None);
     let next = AtomicU32::new(0);
@@ -86,9 +90,13 @@ fn open(dir: &Dir, path: &Path) -> io::Result<File> {
     dir.open_below(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty())
 }
 
-fn compare(entry: &Entry<'_>, dir: &Dir, old: &Dir) -> io::Result<Differing> {
+fn compare(entry: &Entry<'_>, dir: &Dir, old: Old<'_>) -> io::Result<Differing> {
+    // The recipient has none of what stayed at home then.
+    if old.exclude.matches(entry.path.as_os_str().as_bytes()) {
+        return Ok(None);
+    }
     // What has no file of that name there, a link or a directory among them, moves whole.
-    let Ok(old) = open(old, entry.path) else { return Ok(None) };
+    let Ok(old) = open(old.dir, entry.path) else { return Ok(None) };
     if !old.metadata()?.is_file() || entry.size.div_ceil(BLOCK) > u64::from(u32::MAX) {
         return Ok(None);
     }
@@ -154,7 +162,6 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::Exclude;
 
     const CHUNK: u64 = 256 << 10;
 
