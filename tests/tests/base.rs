@@ -120,7 +120,7 @@ async fn in_doubt_the_old_data_are_compared_and_that_is_told() {
     change(&world, "two").await;
     let (_, gone) = seed(&world, &["--delta"]).await;
     let why = gone["not_since"].as_str().unwrap();
-    assert!(why.contains("db1 no longer has it"), "{why}");
+    assert!(why.contains("db1 did not compare with it: its snapshot of then is gone"), "{why}");
 }
 
 async fn fails_after_the_swap(world: &mut World, fails: bool) {

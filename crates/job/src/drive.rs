@@ -130,7 +130,7 @@ impl<C: Send + Sync + 'static> Driver<C> {
             return Ok(());
         }
         let stop = self.control.stop.clone();
-        let tokens = (stop.clone(), self.control.park.clone());
+        let tokens = (stop.clone(), self.control.abort.clone());
         let scope = Scope::new(Arc::clone(&self.live), name, attempt, rerun, tokens);
         let (step_task, ctx, fault) = (Arc::clone(step), Arc::clone(&self.ctx), self.fault(Phase::Run, name));
         let task = tokio::spawn(async move {
@@ -205,7 +205,8 @@ impl<C: Send + Sync + 'static> Driver<C> {
             return Ok(());
         }
         let stop = self.control.park.clone();
-        let tokens = (stop.clone(), stop.clone());
+        // Nobody aborts an undo.
+        let tokens = (stop.clone(), CancellationToken::new());
         let scope = Scope::new(Arc::clone(&self.live), name, attempt, rerun, tokens);
         let (step_task, ctx, fault) =
             (Arc::clone(step), Arc::clone(&self.ctx), self.fault(Phase::Undo, name));

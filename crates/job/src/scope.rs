@@ -19,7 +19,7 @@ pub struct Scope {
     attempt: u32,
     rerun: bool,
     stop: CancellationToken,
-    park: CancellationToken,
+    abort: CancellationToken,
 }
 
 impl Scope {
@@ -28,9 +28,9 @@ impl Scope {
         step: &'static str,
         attempt: u32,
         rerun: bool,
-        (stop, park): (CancellationToken, CancellationToken),
+        (stop, abort): (CancellationToken, CancellationToken),
     ) -> Self {
-        Self { live, step, attempt, rerun, stop, park }
+        Self { live, step, attempt, rerun, stop, abort }
     }
 
     /// The job.
@@ -149,11 +149,11 @@ impl Scope {
         self.stop.is_cancelled()
     }
 
-    /// Whether the step is told to stop for now: this very attempt runs again at the next start, unless somebody aborts the job
-    /// until then.
+    /// Whether the step is told to stop for now, and not because somebody wants the job ended: this very attempt runs again at the
+    /// next start.
     #[must_use]
     pub fn is_parked(&self) -> bool {
-        self.park.is_cancelled()
+        self.stop.is_cancelled() && !self.abort.is_cancelled()
     }
 
     /// `Err(StepError::stopped())` once the step is told to stop; for use with `?` between parts of a step.

@@ -253,6 +253,8 @@ impl Donor {
             let _ = thread.join();
         }
         self.shared.wait_connections_closed(None);
+        // After the connections: one of them may have begun it.
+        self.shared.wait_compared();
     }
 
     /// Waits until every admitted recipient has everything and agrees on it, or until the seed failed.

@@ -14,7 +14,7 @@ use crate::{Error, Manifest, Result, extents, manifest};
 pub(super) fn begin(shared: &Arc<Shared>, root: [u8; 32]) -> Result<()> {
     let Some(manifest) = shared.lend_manifest(root) else { return Ok(()) };
     let lent = Lent { shared: Arc::clone(shared), manifest };
-    spawn("donor-compare", move || {
+    let comparing = spawn("donor-compare", move || {
         let mut lent = lent;
         match compare(&lent.shared, &lent.manifest, &root) {
             Ok(since) => {
@@ -24,8 +24,9 @@ pub(super) fn begin(shared: &Arc<Shared>, root: [u8; 32]) -> Result<()> {
             }
             Err(why) => tracing::warn!(%why, "not compared with what the recipient has kept"),
         }
-    })
-    .map(drop)
+    })?;
+    shared.note_comparing(comparing);
+    Ok(())
 }
 
 /// The manifest on its way out and back: whatever happens, who waits for one gets one.

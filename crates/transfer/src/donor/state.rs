@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::circle::{Circle, Tree};
@@ -31,6 +32,8 @@ pub(super) struct Shared {
     changed: Condvar,
     /// Held by who asks the guard for the cause of an error.
     asking: Mutex<()>,
+    /// The thread that compares the tree with another.
+    comparing: Mutex<Option<JoinHandle<()>>>,
     /// With the other recipients of this tree, once one of them hands on.
     circle: OnceLock<Arc<Circle>>,
 }
@@ -99,6 +102,7 @@ impl Shared {
             state: Mutex::new(State { idle_since: Some(Instant::now()), ..State::default() }),
             changed: Condvar::new(),
             asking: Mutex::default(),
+            comparing: Mutex::default(),
             circle: OnceLock::new(),
         };
         shared.add_token(token);
@@ -141,6 +145,18 @@ impl Shared {
         let manifest = state.manifest.take()?;
         state.since = Some(root);
         Some(manifest)
+    }
+
+    pub(super) fn note_comparing(&self, thread: JoinHandle<()>) {
+        *self.comparing.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Waits until no file of another tree is open; soon where the donor is cancelled.
+    pub(super) fn wait_compared(&self) {
+        let thread = self.comparing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
     }
 
     pub(super) fn set_manifest(&self, manifest: Arc<Manifest>) {

@@ -70,18 +70,22 @@ fn open(place: &Dir, name: &Path) -> Option<Kept> {
     Some(Kept { tree: dir.dir(Path::new(TREE)).ok()?, record })
 }
 
-/// Keeps the staged tree as it came from that donor's snapshot.
+/// Where a tree came from.
+#[derive(Debug)]
+pub(super) struct From<'a> {
+    pub(super) donor: &'a AgentId,
+    pub(super) snapshot: &'a SnapshotId,
+    pub(super) root_digest: &'a str,
+}
+
+/// Keeps the staged tree as it came, anew if it was kept before.
 ///
 /// # Errors
-/// The file system shares no blocks, or it cannot be written; then nothing is kept.
-pub(super) fn keep(
-    layout: &Layout,
-    (donor, snapshot): (&AgentId, &SnapshotId),
-    root_digest: &str,
-) -> io::Result<()> {
+/// The file system shares no blocks, it cannot be written, or it was stopped; then nothing is kept.
+pub(super) fn keep(layout: &Layout, from: &From<'_>, stopped: &dyn Fn() -> bool) -> io::Result<()> {
     let place = open_place(layout)?;
     let name = layout.base();
-    let kept = keep_at(&place, &name, layout, (donor, snapshot), root_digest);
+    let kept = keep_at(&place, &name, layout, from, stopped);
     if kept.is_err() {
         let _ = place.remove(&name);
     }
@@ -92,8 +96,8 @@ fn keep_at(
     place: &Dir,
     name: &Path,
     layout: &Layout,
-    (donor, snapshot): (&AgentId, &SnapshotId),
-    root_digest: &str,
+    from: &From<'_>,
+    stopped: &dyn Fn() -> bool,
 ) -> io::Result<()> {
     place.remove(name)?;
     place.make_dir(name, 0o700)?;
@@ -101,14 +105,14 @@ fn keep_at(
     dir.make_dir(Path::new(TREE), 0o700)?;
     let tree = dir.dir(Path::new(TREE))?;
     let held = layout.hold().map_err(io::Error::other)?;
-    share_tree(&Dir::open(&held.staging())?, &tree)?;
+    share_tree(&Dir::open(&held.staging())?, &tree, stopped)?;
     nix::unistd::syncfs(&tree)?;
     let stamp =
         transfer::manifest::stamp(&tree.by_descriptor(), &Exclude::none()).map_err(io::Error::other)?;
     let record = Record {
-        donor: donor.clone(),
-        snapshot: snapshot.clone(),
-        root_digest: root_digest.to_owned(),
+        donor: from.donor.clone(),
+        snapshot: from.snapshot.clone(),
+        root_digest: from.root_digest.to_owned(),
         stamp: sys::hex::encode(stamp),
         kept_at: Timestamp::now(),
     };
@@ -118,14 +122,17 @@ fn keep_at(
 }
 
 /// Makes every file and directory below anew, of the same blocks. Links have no content to be taken from.
-fn share_tree(from: &Dir, to: &Dir) -> io::Result<()> {
+fn share_tree(from: &Dir, to: &Dir, stopped: &dyn Fn() -> bool) -> io::Result<()> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
     for name in from.names()? {
+        if stopped() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let name = Path::new(&name);
         match from.open_below(name, OFlag::O_RDONLY | OFlag::O_NONBLOCK, Mode::empty()) {
             Ok(file) if file.metadata()?.is_dir() => {
                 to.make_dir(name, 0o700)?;
-                share_tree(&from.dir(name)?, &to.dir(name)?)?;
+                share_tree(&from.dir(name)?, &to.dir(name)?, stopped)?;
             }
             Ok(file) => {
                 let copy = to.open_below(name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -181,8 +188,9 @@ mod tests {
         layout
     }
 
-    fn from() -> (AgentId, SnapshotId) {
-        ("db1".parse().unwrap(), "s1".parse().unwrap())
+    fn keep_of(donor: &AgentId, layout: &Layout, root_digest: &str, stopped: bool) -> io::Result<()> {
+        let snapshot = "s1".parse().unwrap();
+        keep(layout, &From { donor, snapshot: &snapshot, root_digest }, &|| stopped)
     }
 
     #[test]
@@ -192,11 +200,13 @@ mod tests {
         };
         let datadir = place.path().join("mysql");
         fs::create_dir(&datadir).unwrap();
-        let (donor, snapshot) = from();
+        let donor = "db1".parse().unwrap();
         let (first, second) = (JobId::generate(), JobId::generate());
         let layout = staged(&datadir, first);
         let digest = sys::hex::encode([9; 32]);
-        keep(&layout, (&donor, &snapshot), &digest).unwrap();
+        keep_of(&donor, &layout, &digest, true).unwrap_err();
+        assert!(layout.bases().is_empty(), "stopped half-way");
+        keep_of(&donor, &layout, &digest, false).unwrap();
         layout.remove().unwrap();
         let kept = find(&layout, &donor).unwrap();
         assert_eq!(kept.proven().unwrap().root_digest, [9; 32]);
@@ -204,7 +214,7 @@ mod tests {
         let file = place.path().join(layout.base()).join("data/shop/orders.ibd");
         assert_eq!(fs::read(&file).unwrap(), vec![7; 300_000]);
         let later = staged(&datadir, second);
-        keep(&later, (&donor, &snapshot), &digest).unwrap();
+        keep_of(&donor, &later, &digest, false).unwrap();
         remove_all(&later, Some(second)).unwrap();
         assert!(!file.exists(), "the earlier one is gone");
         let kept = find(&later, &donor).unwrap();
@@ -223,9 +233,9 @@ mod tests {
         let place = tempfile::tempdir_in("/dev/shm").unwrap();
         let datadir = place.path().join("mysql");
         fs::create_dir(&datadir).unwrap();
-        let (donor, snapshot) = from();
+        let donor = "db1".parse().unwrap();
         let layout = staged(&datadir, JobId::generate());
-        keep(&layout, (&donor, &snapshot), "00").unwrap_err();
+        keep_of(&donor, &layout, "00", false).unwrap_err();
         assert!(find(&layout, &donor).is_none());
         assert!(layout.bases().is_empty());
     }

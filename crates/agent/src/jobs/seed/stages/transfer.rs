@@ -40,28 +40,18 @@ impl Step<Host> for Transfer {
             Note::Received(received) => Some(received),
             _ => None,
         });
-        if let Some(received) = received {
-            return output(&received);
-        }
-        let throttle = Arc::new(Throttle::limited(params.options.throttle_bytes_per_s));
-        let throttled = host.throttles.hold(scope.job_id(), &throttle);
-        let options = recipient_options(host, scope, &params, throttle).await;
-        let moved = match (options, &params.offer.facts.stream) {
-            (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, &params, name, options).await,
-            (Ok((options, taker)), None) => match on_proven_ground(scope, options) {
-                Ok(options) => receive_tree(scope, &params, options)
-                    .await
-                    .map_err(|error| store::explain(error, taker.as_ref())),
-                Err(error) => Err(error),
-            },
-            (Err(error), _) => Err(error),
+        let moved = match received {
+            Some(received) => received,
+            None => {
+                let moved = take(host, scope, &params).await?;
+                Note::Received(moved.clone()).write(scope).await?;
+                moved
+            }
         };
-        drop(throttled);
-        let moved = moved?;
+        // Only now: it takes its time, and a crash meanwhile must find that everything has come.
         if host.config.seed.keep_base {
             keep_base(scope, &params, &moved).await?;
         }
-        Note::Received(moved.clone()).write(scope).await?;
         output(&moved)
     }
 
@@ -76,6 +66,25 @@ impl Step<Host> for Transfer {
     }
 }
 
+/// Receives what the donor gives.
+async fn take(host: &Host, scope: &Scope, params: &SeedStartParams) -> Result<Transferred, StepError> {
+    let throttle = Arc::new(Throttle::limited(params.options.throttle_bytes_per_s));
+    let throttled = host.throttles.hold(scope.job_id(), &throttle);
+    let options = recipient_options(host, scope, params, throttle).await;
+    let moved = match (options, &params.offer.facts.stream) {
+        (Ok((options, _taker)), Some(name)) => stream::receive(host, scope, params, name, options).await,
+        (Ok((options, taker)), None) => match on_proven_ground(scope, options) {
+            Ok(options) => receive_tree(scope, params, options)
+                .await
+                .map_err(|error| store::explain(error, taker.as_ref())),
+            Err(error) => Err(error),
+        },
+        (Err(error), _) => Err(error),
+    };
+    drop(throttled);
+    moved
+}
+
 /// Keeps what came for the next seed, where that can be done; a seed does not fail for it.
 async fn keep_base(scope: &Scope, params: &SeedStartParams, moved: &Transferred) -> Result<(), StepError> {
     let Some(snapshot) = params.offer.facts.snapshot.as_ref().map(|snapshot| snapshot.id.clone()) else {
@@ -83,14 +92,19 @@ async fn keep_base(scope: &Scope, params: &SeedStartParams, moved: &Transferred)
     };
     let layout = Target::of(scope)?.layout(scope.job_id())?;
     let (donor, root_digest) = (params.offer.facts.agent.clone(), moved.root_digest.clone());
-    blocking(move || {
-        if let Err(error) = base::keep(&layout, (&donor, &snapshot), &root_digest) {
-            tracing::warn!(%error, "seed.keep_base: what came is not kept for the next seed (needs XFS or btrfs)");
+    let stop = scope.clone();
+    let keeping = blocking(move || {
+        let source = base::From { donor: &donor, snapshot: &snapshot, root_digest: &root_digest };
+        match base::keep(&layout, &source, &|| stop.is_cancelled()) {
+            Err(error) if !stop.is_cancelled() => {
+                tracing::warn!(%error, "seed.keep_base: what came is not kept for the next seed (needs XFS or btrfs)");
+            }
+            _ => {}
         }
         Ok(())
-    })
-    .await
-    .map_err(StepError::from)
+    });
+    keeping.await.map_err(StepError::from)?;
+    scope.checkpoint()
 }
 
 /// Receives the donor's tree; the counters are the stage's output.
@@ -104,7 +118,10 @@ async fn receive_tree(
     options.base = kept.as_ref().map(|(_, base)| base.clone());
     let received = receive(scope, options).await?;
     if kept.is_some() && !received.since_base {
-        let why = format!("{} no longer has it as it was (its log says more)", params.offer.facts.agent);
+        let why = format!(
+            "{} did not compare with it: its snapshot of then is gone or was written to, or its agent is older (its log says more)",
+            params.offer.facts.agent
+        );
         tracing::warn!(why, "what was kept here was not used");
         not_since = Some(why);
     }
